@@ -1,0 +1,236 @@
+"""The one config dict: a script's defaults, then config files, then flags.
+
+Every script lists its settings in a dict, one key a line with a short comment, and ends with
+
+    if __name__ == '__main__':
+        with one_line_errors():
+            main(configure(DEFAULTS))
+
+after which all of these work, files left to right and flags last:
+
+    python train.py
+    python train.py config/train_gpt2.py config/mine.py --n_layer=6 --compile=False
+    python train.py --help
+
+A config file is plain Python, run in a namespace of its own; every name it leaves behind that does
+not start with an underscore must be a key of the dict. Types are checked against the defaults: an
+int serves for a float, `optional(int)` is a key that may be None, `choice('a', 'b')` one of a few
+words. The help text is read from the comments in the script, so a setting is described once, where
+it is set. This module knows nothing about any particular script.
+"""
+import contextlib
+import difflib
+import math
+import os
+import sys
+import tokenize
+import traceback
+
+
+class BadInput(ValueError):
+    """Something the user gave is wrong. The message is one line: what is wrong, what would be right."""
+
+
+@contextlib.contextmanager
+def one_line_errors():
+    """Ends the program with one line on stderr and exit code 2 on BadInput, 130 on Ctrl-C."""
+    script = os.path.basename(sys.argv[0])
+    try:
+        yield
+    except BadInput as error:
+        print(f'{script}: {error}', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f'{script}: interrupted', file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away: `python sample.py | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+class optional:
+    """A setting of type `kind` that may also be None, which is its default unless another is given."""
+
+    def __init__(self, kind, default=None):
+        self.kind, self.default = kind, default
+        self.name = f'{kind.__name__} or None'
+
+    def parse(self, text):
+        return None if text in ('None', 'none', '') else parse_as(self.kind, text)
+
+    def accept(self, value):
+        return None if value is None else accept_as(self.kind, value)
+
+
+class choice:
+    """A setting that is one of a few words; the first is the default."""
+
+    def __init__(self, *words):
+        self.words, self.default = words, words[0]
+        self.name = '|'.join(words)
+
+    def parse(self, text):
+        return self.accept(text)
+
+    def accept(self, value):
+        if value not in self.words:
+            raise ValueError
+        return value
+
+
+class plain:
+    """A setting of the type that its default has: bool, int, float or str."""
+
+    def __init__(self, default):
+        self.kind, self.default = type(default), default
+        self.name = self.kind.__name__
+
+    def parse(self, text):
+        return parse_as(self.kind, text)
+
+    def accept(self, value):
+        return accept_as(self.kind, value)
+
+
+def parse_as(kind, text):
+    """The value of a flag's text, or ValueError."""
+    if kind is str:
+        return text
+    if kind is bool:
+        words = {'true': True, '1': True, 'yes': True, 'false': False, '0': False, 'no': False}
+        if text.lower() not in words:
+            raise ValueError
+        return words[text.lower()]
+    if kind is int:
+        try:
+            return int(text)
+        except ValueError:
+            return accept_as(int, float(text))  # 1e6 is what people type for a million
+    return accept_as(kind, kind(text))
+
+
+def accept_as(kind, value):
+    """`value` as a `kind`, or ValueError. An int serves for a float, and 1e6 for an int; a bool for neither."""
+    if isinstance(value, bool) != (kind is bool):
+        raise ValueError
+    if kind is float and isinstance(value, int):
+        value = float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, kind) or (kind is float and not math.isfinite(value)):
+        raise ValueError
+    return value
+
+
+def configure(defaults, argv=None):
+    """The settings of this run as a plain dict: `defaults`, then config files and flags from the command line.
+
+    defaults: {key: default value | optional(type) | choice(words)}, written in the calling script one
+              key a line; the comment at the line's end becomes the key's help text.
+    argv:     the command line without the program's name; sys.argv[1:] if None.
+
+    Ends the program with one line and exit code 2 on any mistake, before anything else has happened.
+    `--help` prints every key and ends with exit code 0.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    settings = {key: default if isinstance(default, (optional, choice)) else plain(default)
+                for key, default in defaults.items()}
+    caller = sys._getframe(1).f_globals
+    if any(arg in ('--help', '-h') for arg in argv):
+        print(help_text(settings, caller['__file__'], caller.get('__doc__') or ''))
+        sys.exit(0)
+    with one_line_errors():
+        config = {key: setting.default for key, setting in settings.items()}
+        for path in (arg for arg in argv if not arg.startswith('-')):
+            config.update(read_config_file(path, settings))
+        for flag in (arg for arg in argv if arg.startswith('-')):
+            key, value = read_flag(flag, settings)
+            config[key] = value
+    return config
+
+
+def read_config_file(path, settings):
+    """{key: value} of the assignments in a config file, checked against the settings."""
+    if not os.path.isfile(path):
+        raise BadInput(f'no config file {path}{nearest(path, config_files_beside(path))}; a setting is written --key=value')
+    namespace = {'__file__': os.path.abspath(path), '__name__': 'config'}
+    try:
+        with tokenize.open(path) as file:
+            exec(compile(file.read(), path, 'exec'), namespace)
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else '?'
+        raise BadInput(f'{path}, line {line}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}') from error
+    config = {}
+    for key, value in namespace.items():
+        if key.startswith('_'):
+            continue
+        check_known(key, settings, f'{path}: ')
+        try:
+            config[key] = settings[key].accept(value)
+        except (ValueError, TypeError):
+            raise BadInput(f'{path}: {key} = {value!r} should be {settings[key].name}') from None
+    return config
+
+
+def read_flag(flag, settings):
+    """(key, value) of a flag --key=value; dashes inside the key count as underscores."""
+    key, equals, text = flag.lstrip('-').partition('=')
+    key = key.replace('-', '_')
+    check_known(key, settings, f'{flag.partition("=")[0]}: ')
+    if not equals:
+        raise BadInput(f'{flag}: write --{key}=VALUE ({settings[key].name})')
+    try:
+        return key, settings[key].parse(text)
+    except ValueError:
+        raise BadInput(f'--{key}={text} should be {settings[key].name}') from None
+
+
+def check_known(key, settings, where):
+    if key not in settings:
+        raise BadInput(f'{where}unknown key {key!r}{nearest(key, settings)}; --help lists all keys')
+
+
+def nearest(word, candidates):
+    """', did you mean X?' or nothing."""
+    match = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
+    return f', did you mean {match[0]!r}?' if match else ''
+
+
+def config_files_beside(path):
+    folder = os.path.dirname(path)
+    names = os.listdir(folder or '.') if os.path.isdir(folder or '.') else []
+    return [os.path.join(folder, name) for name in names if name.endswith('.py')]
+
+
+def help_text(settings, script, doc):
+    """The script's docstring and every key with its type, default and comment, under the source's own headings."""
+    lines = [f'usage: python {os.path.basename(script)} [CONFIG.py ...] [--key=value ...]', '', doc.strip(), '']
+    shown = [(f'--{key}={setting.default}', setting.name) for key, setting in settings.items()]
+    width = min(44, max(len(flag) for flag, _ in shown))
+    comments = read_comments(script, settings)
+    for (flag, kind), key in zip(shown, settings):
+        heading, comment = comments.get(key, ('', ''))
+        if heading:
+            lines += ['', heading]
+        lines.append(f'  {flag:<{width}}  {comment} ({kind})' if comment else f'  {flag:<{width}}  ({kind})')
+    return '\n'.join(lines)
+
+
+def read_comments(script, settings):
+    """{key: (heading above it or '', comment behind it)} from the source of the dict of defaults."""
+    rows = {}
+    with tokenize.open(script) as file:
+        for token in tokenize.generate_tokens(file.readline):
+            if token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
+                rows.setdefault(token.start[0], []).append(token)
+    comments, heading = {}, ''
+    for row in rows.values():
+        comment = row[-1].string.lstrip('# ') if row[-1].type == tokenize.COMMENT else ''
+        key = row[0].string.strip('\'"') if row[0].type == tokenize.STRING else None
+        if key in settings and key not in comments and len(row) > 1 and row[1].string == ':':
+            comments[key] = (heading, comment)
+            heading = ''
+        else:
+            heading = comment if len(row) == 1 else ''
+    return comments

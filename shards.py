@@ -1,0 +1,452 @@
+"""Token shards: the .bin format, how a folder of them is written and checked, and the order of batches.
+
+    python shards.py data/fineweb               check a folder (header, size, sha256, id range, tokenizer)
+
+A folder holds NAME_val_000000.bin, NAME_train_000001.bin, ... and meta.json. A shard is a header of
+256 little-endian int32 (magic 20240520, version 1, number of tokens, zeros) and then the tokens as
+uint16: the format of llm.c and modded-nanogpt. nanoGPT's train.bin and val.bin, which have no header,
+are read too. Every document starts with <|endoftext|>, and all shards of a split, in the order of
+their names, are one stream of tokens.
+
+Files appear whole or not at all, and meta.json comes last. A data set that many jobs write side by
+side has, beside its shards, one NAME_progress.json per job with the shards of that job; `load_meta`
+adds them up, so there is nothing to merge.
+
+This module knows nothing of models, and of text only what the tokenizer tells it.
+"""
+import contextlib
+import errno
+import functools
+import glob
+import hashlib
+import json
+import os
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from bpe import Tokenizer
+from configurator import BadInput, configure, one_line_errors
+
+DEFAULTS = {
+    'data_dir': '',  # the folder of shards to check; `python shards.py DIR` says the same
+    'seed': 0,       # which document is shown
+}
+
+MAGIC, VERSION, HEADER_INTS = 20240520, 1, 256
+HEADER_BYTES = 4 * HEADER_INTS
+SHARD_TOKENS = 100_000_000
+SHARD_NAME = re.compile(r'(?:^|_)(train|val)(?:_\d+)?\.bin$')
+SCAN_LIMIT = 2**28  # up to this many tokens, ids are checked when a split is opened, not only as they are used
+OPEN_SHARDS = 128   # memory maps kept open by one loader: each holds a file descriptor, and macOS allows 256
+GPT2_META = {'tokenizer': 'gpt2', 'tokenizer_sha256': None, 'vocab_size': 50257, 'eot': 50256,
+             'document_separator': '<|endoftext|>', 'source': 'unknown', 'shards': {}}
+
+
+# ---------------------------------------------------------------------------- files, whole or not at all
+
+@contextlib.contextmanager
+def whole_file(path):
+    """A binary file to write that takes the name `path` once it is complete and on the disk.
+
+    A kill leaves at most PATH.tmp, which the next writer of the same path replaces. A full disk raises
+    BadInput, and the unfinished file is removed.
+    """
+    unfinished = path + '.tmp'
+    try:
+        with open(unfinished, 'wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(unfinished)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BadInput(f'the disk is full: {path} could not be written. What stands in '
+                           f'{os.path.dirname(path) or "."} is whole; free some space and run again to go on') from error
+        raise
+    sync_folder(os.path.dirname(path) or '.')
+
+
+def sync_folder(folder):
+    """Makes a rename inside `folder` survive a power cut, where the system lets a folder be opened."""
+    if os.name == 'posix':
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path, value):
+    with whole_file(path) as file:
+        file.write((json.dumps(value, indent=1) + '\n').encode())
+
+
+def read_json(path):
+    try:
+        with open(path, encoding='utf-8') as file:
+            value = json.load(file)
+    except (OSError, ValueError) as error:
+        raise BadInput(f'{path} cannot be read as JSON ({error}); delete it and make the data again') from error
+    if not isinstance(value, dict):
+        raise BadInput(f'{path} should hold a JSON object; delete it and make the data again')
+    return value
+
+
+def sha256_of(path):
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------- one shard
+
+def write_shard(path, tokens):
+    """Writes a uint16 array as one shard. Returns its entry for meta.json: {'tokens': n, 'sha256': ...}."""
+    header = np.zeros(HEADER_INTS, dtype='<i4')
+    header[:3] = MAGIC, VERSION, len(tokens)
+    tokens = tokens.astype('<u2', casting='equiv', copy=False)
+    with whole_file(path) as file:
+        file.write(header)
+        file.write(tokens)
+    digest = hashlib.sha256(header)
+    digest.update(tokens)
+    return {'tokens': len(tokens), 'sha256': digest.hexdigest()}
+
+
+def read_shard(path):
+    """The tokens of a shard as a read-only uint16 memory map of shape (n_tokens,).
+
+    Raises BadInput when the file is cut short, is something else, or has ids of another width.
+    """
+    size = shard_size(path)
+    if size == 0:
+        return np.empty(0, dtype='<u2')
+    has_header = 2 * size != os.path.getsize(path)
+    return np.memmap(path, dtype='<u2', mode='r', offset=HEADER_BYTES if has_header else 0, shape=(size,))
+
+
+def shard_size(path):
+    """The number of tokens in a shard, after its header has been checked against the file's size."""
+    try:
+        n_bytes = os.path.getsize(path)
+        with open(path, 'rb') as file:
+            header = np.frombuffer(file.read(HEADER_BYTES)[:n_bytes // 4 * 4], dtype='<i4')
+    except OSError as error:
+        raise BadInput(f'{path}: {error.strerror}') from error
+    if len(header) == 0 or header[0] != MAGIC:
+        if os.path.basename(path) in ('train.bin', 'val.bin') and n_bytes % 2 == 0:
+            return n_bytes // 2  # nanoGPT's: nothing but tokens
+        raise BadInput(f'{path} is not a token shard: it does not start with the number {MAGIC}')
+    if len(header) < HEADER_INTS:
+        raise BadInput(f'{path} is cut short: {n_bytes} bytes are less than a header; delete it and make it again')
+    if header[1] != VERSION:
+        raise BadInput(f'{path} is a shard of version {header[1]}; only version {VERSION}, uint16 tokens, is read here')
+    tokens_in_file, odd_byte = divmod(n_bytes - HEADER_BYTES, 2)
+    if tokens_in_file != header[2] or odd_byte:
+        raise BadInput(f'{path} is cut short or damaged: its header says {header[2]:,} tokens, '
+                       f'the file holds {tokens_in_file:,}; delete it and make it again')
+    return tokens_in_file
+
+
+def write_shards(documents, out_dir, name, split='train', shard_tokens=SHARD_TOKENS, first=1):
+    """Writes documents as OUT_DIR/NAME_SPLIT_00000N.bin, N from `first`, and returns their entries for meta.json.
+
+    documents:    iterable of uint16 arrays of any length, each starting with the id of <|endoftext|>
+    shard_tokens: tokens in a shard; a document may go on in the next. The last shard is as long as it is.
+    Returns {file name: {'tokens': n, 'sha256': ...}} in the order of the stream; {} when there was nothing.
+    """
+    os.makedirs(out_dir, exist_ok=True)
+    entries = {}
+    buffer, filled = np.empty(shard_tokens, dtype=np.uint16), 0
+
+    def finish_shard():
+        file_name = f'{name}_{split}_{first + len(entries):06d}.bin'
+        entries[file_name] = write_shard(os.path.join(out_dir, file_name), buffer[:filled])
+
+    for tokens in documents:
+        if tokens.dtype != np.uint16:
+            raise TypeError(f'documents should be uint16 arrays, not {tokens.dtype}')
+        while filled + len(tokens) >= shard_tokens:
+            head, tokens = tokens[:shard_tokens - filled], tokens[shard_tokens - filled:]
+            buffer[filled:] = head
+            filled = shard_tokens
+            finish_shard()
+            filled = 0
+        buffer[filled:filled + len(tokens)] = tokens
+        filled += len(tokens)
+    if filled:
+        finish_shard()
+    return entries
+
+
+# ---------------------------------------------------------------------------- a folder of shards
+
+def find_shards(data_dir, split):
+    """Paths of the shards of a split, in the order of the stream. Raises BadInput when there are none."""
+    how_to_make = (f'make some with `python corpus.py --source=stdlib --out_dir={data_dir}` or fineweb.py, '
+                   'or let `make demo` show the whole way')
+    if not os.path.isdir(data_dir):
+        raise BadInput(f'no data folder {data_dir!r}; {how_to_make}')
+    names = sorted(name for name in os.listdir(data_dir) if (match := SHARD_NAME.search(name)) and match[1] == split)
+    if not names:
+        raise BadInput(f'no {split} shards in {data_dir}; {how_to_make}')
+    return [os.path.join(data_dir, name) for name in names]
+
+
+def load_meta(data_dir, quiet=False):
+    """What is known of a folder's tokens, as a dict.
+
+    'tokenizer' ('gpt2', or 'tokenizer.json' beside the shards), 'tokenizer_sha256' (None for gpt2), 'vocab_size',
+    'eot', 'document_separator', 'source', 'shards' ({file name: {'tokens', 'sha256'}}), and what else the
+    script that made the data has to say. Several jobs' NAME_progress.json are added up. Shards made by
+    others come without meta.json: they count as GPT-2's, which is said in a line unless `quiet`.
+    """
+    path = os.path.join(data_dir, 'meta.json')
+    parts = {part: read_json(part) for part in sorted(glob.glob(os.path.join(glob.escape(data_dir), '*_progress.json')))}
+    if os.path.exists(path):
+        meta = read_json(path)
+    elif parts:
+        meta = next(iter(parts.values()))['meta']
+    elif os.path.exists(os.path.join(data_dir, 'tokenizer.json')):
+        raise BadInput(f'{path} is missing, but tokenizer.json is there: the data is unfinished. '
+                       'Run the script that makes it once more')
+    else:
+        meta = GPT2_META
+        if not quiet:
+            print(f"{data_dir} has no meta.json: its tokens are taken for GPT-2's", file=sys.stderr)
+    for key in ('tokenizer', 'vocab_size', 'eot'):
+        if key not in meta:
+            raise BadInput(f'{path} lacks {key!r}; make the data again')
+    shards = dict(meta.get('shards', {}))
+    for part, progress in parts.items():
+        if progress['meta'].get('tokenizer_sha256') != meta.get('tokenizer_sha256'):
+            raise BadInput(f'{part} was made with another tokenizer than {path}; one folder takes one tokenizer')
+        shards.update({shard['file']: {'tokens': shard['tokens'], 'sha256': shard['sha256']}
+                       for shard in progress['shards']})
+    return {**meta, 'shards': dict(sorted(shards.items()))}
+
+
+def load_tokenizer(data_dir):
+    """The Tokenizer that made a folder's shards. Raises BadInput when tokenizer.json is not the one they were made with."""
+    meta = load_meta(data_dir, quiet=True)
+    if meta['tokenizer'] == 'gpt2':
+        return Tokenizer.gpt2()
+    path = os.path.join(data_dir, os.path.basename(meta['tokenizer']))
+    if not os.path.exists(path):
+        raise BadInput(f'{path} is missing, and the shards beside it cannot be read without it; make the data again')
+    if sha256_of(path) != meta['tokenizer_sha256']:
+        raise BadInput(f'{path} is not the tokenizer that the shards beside it were made with (its sha256 differs '
+                       'from the one in meta.json); put the right one back, or make the data again')
+    return Tokenizer.load(path)
+
+
+# ---------------------------------------------------------------------------- the order of batches
+
+class BatchLoader:
+    """Batches of consecutive tokens from the shards of one split, in an order fixed by `seed` alone.
+
+    The split's shards form one stream, cut into windows of block_size tokens. 'train' takes, in each epoch,
+    all windows once in a fresh pseudo-random order, and starts cutting at a fresh offset, so that the cuts
+    fall elsewhere. 'val' takes them in order from the start, the same for every seed.
+
+    The whole state is `sequence_index`, the number of sequences that all ranks together have taken. A call
+    of next() on rank r of w takes the b sequences from sequence_index + r*b on and moves the index by w*b:
+    which sequences an optimizer step sees depends neither on w nor on b.
+
+    n_tokens, n_sequences: tokens of the split, and windows in one epoch. Tokens at the stream's end that fill
+    no window are left out of the epoch; the next epoch's offset leaves out others.
+    Raises BadInput on a folder, a shard or a token id that cannot be used.
+    """
+
+    def __init__(self, data_dir, split, block_size, batch_size, seed, rank=0, world_size=1):
+        self.split, self.block_size, self.batch_size, self.seed = split, block_size, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.vocab_size = load_meta(data_dir, quiet=True)['vocab_size']
+        self.paths = find_shards(data_dir, split)
+        self.starts = np.cumsum([0] + [shard_size(path) for path in self.paths])  # (n_shards + 1,) in the stream
+        self.n_tokens = int(self.starts[-1])
+        if self.n_tokens < block_size + 1:
+            raise BadInput(f'the {split} split in {data_dir} has {self.n_tokens:,} tokens, too few for one block of '
+                           f'{block_size:,}; use more data or --block_size={max(1, self.n_tokens - 1)} at most')
+        # 'train' gives up a window, so that every epoch has as many, whatever its offset
+        self.n_sequences = ((self.n_tokens - 1) // block_size if split == 'val' else
+                            max(1, (self.n_tokens - block_size) // block_size))
+        self.open_shard = functools.lru_cache(maxsize=OPEN_SHARDS)(lambda path: np.asarray(read_shard(path)))
+        self.sequence_index = 0
+        if self.n_tokens <= SCAN_LIMIT:
+            for path in self.paths:
+                check_ids(self.open_shard(path), self.vocab_size, path)
+
+    @property
+    def epoch(self):
+        return self.sequence_index // self.n_sequences
+
+    def seek(self, sequence_index):
+        """Goes to where sequence_index sequences have been taken."""
+        self.sequence_index = sequence_index
+
+    def next(self):
+        """The next (x, y), int64 tensors of shape (batch_size, block_size); y is x one token later."""
+        first = self.sequence_index + self.rank * self.batch_size
+        starts = self.window_starts(np.arange(first, first + self.batch_size))
+        batch = np.empty((2, self.batch_size, self.block_size), dtype=np.int64)  # (2, B, T)
+        for row, start in enumerate(starts):
+            tokens = self.read(int(start), self.block_size + 1)
+            batch[0, row], batch[1, row] = tokens[:-1], tokens[1:]
+        self.sequence_index += self.world_size * self.batch_size
+        x, y = torch.from_numpy(batch)
+        return x, y
+
+    def window_starts(self, sequences):
+        """Where in the stream the given sequences start: (n,) int64 -> (n,) int64."""
+        epochs, places = np.divmod(sequences, self.n_sequences)
+        if self.split == 'val':
+            return places * self.block_size
+        starts = np.empty_like(places)
+        offsets = min(self.block_size, self.n_tokens - self.n_sequences * self.block_size)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            offset, *keys = np.random.SeedSequence((self.seed % 2**64, int(epoch))).generate_state(9, np.uint64)
+            starts[here] = shuffled(places[here], self.n_sequences, keys) * self.block_size + int(offset) % offsets
+        return starts
+
+    def read(self, start, length):
+        """`length` tokens of the stream from `start` on; they may lie in several shards."""
+        pieces = []
+        shard = int(np.searchsorted(self.starts, start, side='right')) - 1
+        while length > 0:
+            path = self.paths[shard]
+            inside = start - int(self.starts[shard])
+            piece = self.open_shard(path)[inside:inside + length]
+            check_ids(piece, self.vocab_size, path, inside)
+            pieces.append(piece)
+            start, length, shard = start + len(piece), length - len(piece), shard + 1
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def shuffled(places, n, keys):
+    """Where a pseudo-random permutation of range(n) puts `places`: (k,) ints below n -> (k,) int64, all different.
+
+    No table is kept, so an epoch over a trillion tokens costs what an epoch over a million does: a Feistel
+    network with one round per key permutes the next power of four, and what falls outside range(n) is sent
+    through again until it falls inside (Black & Rogaway 2002, "Ciphers with Arbitrary Finite Domains",
+    sections 3 and 4). The round function is the finalizer of SplitMix64 (Steele, Lea & Flood 2014, figure 1).
+    """
+    half = np.uint64(max(1, (int(n - 1).bit_length() + 1) // 2))
+    low = (np.uint64(1) << half) - np.uint64(1)
+    values = np.asarray(places).astype(np.uint64)
+    outside = np.ones(values.shape, dtype=bool)
+    while outside.any():
+        left, right = values[outside] >> half, values[outside] & low
+        for key in keys:
+            mixed = right + key
+            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(31))) & low)
+        values[outside] = left << half | right
+        outside = values >= n
+    return values.astype(np.int64)
+
+
+def check_ids(tokens, vocab_size, path, position=0):
+    """Raises BadInput naming the first id that is not in the vocabulary."""
+    if len(tokens) and tokens.max() >= vocab_size:
+        where = int(np.argmax(tokens >= vocab_size))
+        raise BadInput(f'{path}: token {position + where:,} is id {tokens[where]}, but the vocabulary of its folder has '
+                       f'{vocab_size} entries; the shard is damaged or of another tokenizer. `python shards.py '
+                       f'{os.path.dirname(path) or "."}` checks the whole folder')
+
+
+# ---------------------------------------------------------------------------- python shards.py DIR
+
+def main(config):
+    data_dir = config['data_dir']
+    if not data_dir:
+        raise BadInput('which folder should be checked? `python shards.py DIR`')
+    print(check_folder(data_dir, config['seed']))
+
+
+def check_folder(data_dir, seed=0):
+    """Reads every byte of a folder of shards and returns what it holds as a table, with the start of a document.
+
+    Raises BadInput naming the shards that are missing, cut short, changed since they were written, or have
+    ids outside the vocabulary, and a tokenizer that is not the one in meta.json.
+    """
+    meta, tokenizer = load_meta(data_dir), load_tokenizer(data_dir)
+    if tokenizer.vocab_size != meta['vocab_size']:
+        raise BadInput(f"{data_dir}: meta.json says {meta['vocab_size']} entries, its tokenizer has {tokenizer.vocab_size}")
+    splits = {split: find_shards(data_dir, split) for split in ('train', 'val')}
+    found = {os.path.basename(path) for paths in splits.values() for path in paths}
+    problems = [f'{name} is missing' for name in meta['shards'] if name not in found]
+    problems += [f'{name} is not in meta.json' for name in sorted(found) if meta['shards'] and name not in meta['shards']]
+    lengths = tokenizer.token_lengths().copy()  # (vocab_size,) bytes
+    lengths[meta['eot']] = 0  # it stands between texts, in none of them
+    rows = [('split', 'shards', 'tokens', 'documents', 'bytes/token', 'sha256')]
+    n_bytes = sum(os.path.getsize(path) for paths in splits.values() for path in paths)
+    with tqdm(total=n_bytes, unit='B', unit_scale=True, desc='checking') as bar, ThreadPoolExecutor() as pool:
+        for split, paths in splits.items():
+            counts, as_recorded = np.zeros(meta['vocab_size'], dtype=np.int64), 0
+            for examined in pool.map(lambda path: examine(path, meta, bar), paths):
+                problems += examined['problems']
+                counts += examined['counts']
+                as_recorded += examined['as_recorded']
+            n_tokens, n_documents = int(counts.sum()), int(counts[meta['eot']])
+            rows.append((split, f'{len(paths):,}', f'{n_tokens:,}', f'{n_documents:,}',
+                         f'{(counts @ lengths) / max(1, n_tokens - n_documents):.3f}',
+                         f'{as_recorded} of {len(paths)} as recorded'))
+    if problems:
+        more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
+        raise BadInput(f'{data_dir}: {"; ".join(problems[:3])}{more}. Delete what is damaged and run again the script '
+                       'that makes the data')
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    table = [''] + ['  '.join(f'{cell:>{width}}' for cell, width in zip(row, widths)) for row in rows]
+    title, text = random_document(data_dir, splits, tokenizer, meta, seed)
+    return '\n'.join([*table, '', f"tokenizer {meta['tokenizer']}, {meta['vocab_size']:,} entries; {title}:", '', text])
+
+
+def examine(path, meta, bar):
+    """What one shard holds: {'counts': (vocab_size,) of each id, 'problems': [...], 'as_recorded': sha256 is meta's}."""
+    name, vocab_size = os.path.basename(path), meta['vocab_size']
+    result = {'counts': np.zeros(vocab_size, dtype=np.int64), 'problems': [], 'as_recorded': 0}
+    try:
+        tokens = read_shard(path)
+        for start in range(0, len(tokens), 1 << 20):
+            piece = np.asarray(tokens[start:start + (1 << 20)])
+            check_ids(piece, vocab_size, path, start)
+            result['counts'] += np.bincount(piece, minlength=vocab_size)
+            bar.update(piece.nbytes)
+    except BadInput as error:
+        result['problems'].append(str(error))
+    if name in meta['shards'] and not result['problems']:
+        result['as_recorded'] = int(sha256_of(path) == meta['shards'][name]['sha256'])
+        if not result['as_recorded']:
+            result['problems'].append(f'{name} has changed since it was written: its sha256 is not the recorded one')
+    return result
+
+
+def random_document(data_dir, splits, tokenizer, meta, seed, n_characters=200):
+    """(where it stands, its first characters) of a document picked by the seed."""
+    generator = np.random.default_rng(seed)
+    path = splits['train'][generator.integers(len(splits['train']))]
+    tokens = read_shard(path)
+    heads = np.flatnonzero(np.asarray(tokens) == meta['eot'])
+    start = int(heads[generator.integers(len(heads))]) + 1 if len(heads) else 0
+    document = np.asarray(tokens[start:start + n_characters])  # a character has no less than a byte, a token no less than one
+    ends = np.flatnonzero(document == meta['eot'])
+    text = tokenizer.decode(document[:ends[0]] if len(ends) else document)
+    return f'the document at token {start:,} of {os.path.basename(path)}', text[:n_characters]
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        folders = [argument for argument in sys.argv[1:] if os.path.isdir(argument)]
+        main(configure(DEFAULTS, [f'--data_dir={argument}' if argument in folders else argument for argument in sys.argv[1:]]))

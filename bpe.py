@@ -1,0 +1,606 @@
+"""Byte-level BPE from first principles: train one on any text, encode, decode, save, load; GPT-2's own too.
+
+    python bpe.py --input=texts/ --vocab_size=32768 --out=tokenizer.json    # train on files, a glob or a folder
+    python bpe.py --show='Hello world' --tokenizer=tokenizer.json           # see how a text is cut into tokens
+
+How it works, in the order of this file. GPT-2's pattern cuts text into chunks (words with their leading
+space, numbers, punctuation, white space) that no token ever crosses. Every chunk starts as its UTF-8
+bytes, so there is no unknown character. Training merges the most frequent pair of neighbouring tokens
+into a new token, over and over; encoding replays those merges in the order in which they were learned.
+
+`encode_slowly` is that algorithm for a reader; `encode` gives the same ids through tiktoken's Rust.
+Files are Hugging Face `tokenizer.json`. This module knows nothing about shards, data sets or models.
+"""
+import codecs
+import collections
+import concurrent.futures
+import functools
+import glob
+import heapq
+import json
+import multiprocessing
+import os
+import sys
+
+import numpy as np
+import regex
+from tqdm import tqdm
+
+from configurator import BadInput, configure, one_line_errors, optional
+
+DEFAULTS = {
+    'input': optional(str),             # train on this: a file, a glob or a folder, or several with commas between
+    'vocab_size': 32768,                # bytes, merges and special tokens counted together
+    'special_tokens': '<|endoftext|>',  # tokens that ordinary text never makes, with commas between
+    'out': 'tokenizer.json',            # where the trained tokenizer goes
+    'show': optional(str),              # print this text cut into coloured tokens, with their ids
+    'tokenizer': 'gpt2',                # what --show uses: gpt2, a tokenizer.json, or a folder with GPT-2's two files
+}
+
+# GPT-2's pattern (Radford et al. 2019, encoder.py of the release); ++ takes what + takes and never gives it back.
+SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+EOT = '<|endoftext|>'
+MAX_VOCAB = 65536                # ids are stored as uint16
+PIECE_CHARACTERS = 1 << 20       # what one process counts or encodes at a time
+NOTHING, GAP = -1, -2            # in training: no token begins in this cell; between two chunks
+
+
+# ---- bytes written as characters --------------------------------------------------------------------
+
+
+def byte_characters():
+    """GPT-2's way to write any byte as one visible character: {byte: character}, in the order of token ids.
+
+    Visible Latin-1 characters stand for themselves, the other 68 bytes become U+0100, U+0101, ...
+    The files of every byte-level BPE are written in this alphabet.
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+
+
+CHARACTER_OF_BYTE = byte_characters()
+BYTE_OF_CHARACTER = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
+
+
+def to_characters(token):
+    return ''.join(CHARACTER_OF_BYTE[byte] for byte in token)
+
+
+def to_bytes(word):
+    """The bytes that a word of a vocabulary file stands for; KeyError if a character stands for none."""
+    return bytes(BYTE_OF_CHARACTER[character] for character in word)
+
+
+# ---- training ---------------------------------------------------------------------------------------
+
+
+CHUNK = regex.compile(SPLIT_PATTERN)
+WHITE_SPACE_BEGINS = regex.compile(r'(?<=\S)\s')
+
+
+def count_chunks(texts, progress=False, processes=None):
+    """How often each chunk of GPT-2's pattern occurs: {chunk: count}.
+
+    texts: any iterable of str, read once and a bounded piece at a time, so together they may be larger than
+    memory. Whatever goes beyond the first few MB is counted by `processes` processes (default: all cores).
+    """
+    processes = processes or available_cores()
+    counts = collections.Counter()
+    pieces = in_pieces(texts)
+    with tqdm(desc='counting', unit='B', unit_scale=True, disable=not progress) as bar:
+        for piece in pieces:
+            counts.update(count_piece(piece))
+            bar.update(sum(map(len, piece)))
+            if processes > 1 and bar.n > 2 * PIECE_CHARACTERS:
+                count_in_processes(pieces, counts, processes, bar)
+    return counts
+
+
+def count_in_processes(pieces, counts, processes, bar):
+    """Adds the chunks of all pieces to counts. This process counts too, whenever the others have enough to do."""
+    spawn = multiprocessing.get_context('spawn')
+    with concurrent.futures.ProcessPoolExecutor(processes - 1, mp_context=spawn) as executor:
+        pending = collections.deque()
+        for piece in pieces:
+            if len(pending) < 2 * (processes - 1):
+                pending.append(executor.submit(count_piece, piece))
+            else:
+                counts.update(count_piece(piece))
+            bar.update(sum(map(len, piece)))
+            while pending and pending[0].done():
+                counts.update(pending.popleft().result())
+        while pending:
+            counts.update(pending.popleft().result())
+
+
+def count_piece(texts):
+    counts = collections.Counter()
+    for text in texts:
+        counts.update(CHUNK.findall(text))
+    return counts
+
+
+def in_pieces(texts):
+    """The texts as lists of about PIECE_CHARACTERS characters, longer texts cut."""
+    piece, size = [], 0
+    for text in texts:
+        for part in cut(text):
+            piece.append(part)
+            size += len(part)
+            if size >= PIECE_CHARACTERS:
+                yield piece
+                piece, size = [], 0
+    if piece:
+        yield piece
+
+
+def cut(text):
+    """A long text in parts of about PIECE_CHARACTERS whose chunks are the chunks of the whole.
+
+    White space after anything else always begins a chunk, and no chunk before that place looks beyond it.
+    """
+    start = 0
+    while len(text) - start > PIECE_CHARACTERS:
+        place = WHITE_SPACE_BEGINS.search(text, start + PIECE_CHARACTERS)
+        if not place:
+            break
+        yield text[start:place.start()]
+        start = place.start()
+    yield text[start:]
+
+
+def learn_merges(chunk_counts, n_merges, progress=False):
+    """The n_merges merges that BPE learns from these chunks (Sennrich et al. 2016, algorithm 1): [(id, id), ...].
+
+    chunk_counts: {chunk: how often it occurs}. Bytes have the ids 0..255 in GPT-2's order (byte_characters),
+    merge number i makes the token 256 + i. The most frequent pair is merged first; of equally frequent ones
+    that with the smaller left id, then the smaller right id. In a run such as `aaa` both pairs count, and
+    merging goes from the left. Gives fewer merges if every chunk has become one token before.
+
+    All places of a pair come up in the one merge that makes the newer of its two tokens; from then on the pair
+    only becomes rarer. So each pair is put in a heap once, with its places and its count of that moment, and
+    the pair on top is counted again before it is believed: what others still have is too high or right, never
+    too low. Pairs rarer than a threshold are left out, which is nearly all of them; when the frequent ones
+    are used up, the next round counts everything again with a lower threshold.
+    """
+    merges = []
+    begin, weight = lay_out(chunk_counts)
+    length = np.empty(256 + n_merges, dtype=np.int64)
+    with tqdm(total=n_merges, desc='merging', unit=' merges', disable=not progress) as bar:
+        while len(merges) < n_merges:
+            # Each token gets one cell again. `begin` has the id of the token that begins in a cell, `end` of
+            # the one that ends there; a token made in this round is as long as its parts.
+            begin, weight = begin[begin != NOTHING], weight[begin != NOTHING]
+            end = begin.copy()
+            length[:256 + len(merges)] = 1
+            left = np.flatnonzero((begin[:-1] != GAP) & (begin[1:] != GAP))
+            pairs = group_pairs(begin[left], begin[left + 1], left, weight, 1)
+            if not pairs:
+                break
+            threshold = max(1, max(count for count, *_ in pairs) // 16)
+            heap = [(-count, a, b, places) for count, a, b, places in pairs if count >= threshold]
+            heapq.heapify(heap)
+            while heap and len(merges) < n_merges:
+                count, a, b, first = heapq.heappop(heap)
+                first = first[(begin[first] == a) & (begin[first + length[a]] == b)]
+                count_now = int(weight[first].sum())
+                if count_now < -count:
+                    if count_now >= threshold:
+                        heapq.heappush(heap, (-count_now, a, b, first))
+                    continue
+                new = 256 + len(merges)
+                merges.append((a, b))
+                bar.update()
+                length[new] = length[a] + length[b]
+                if a == b:
+                    first = without_overlaps(first, length[a])
+                after = first + length[new]
+                begin[first] = new
+                begin[first + length[a]] = NOTHING
+                end[after - 1] = new
+                left, right = end[first - 1], begin[after]
+                followed, preceded = right != GAP, (left != GAP) & (left != new)  # new after new is in `followed`
+                for pairs in (
+                    group_pairs(new, right[followed], first[followed], weight, threshold),
+                    group_pairs(left[preceded], new, (first - length[left])[preceded], weight, threshold),
+                ):
+                    for count, a, b, places in pairs:
+                        heapq.heappush(heap, (-count, a, b, places))
+    return merges
+
+
+def lay_out(chunk_counts):
+    """(cells, weights): the byte ids of all chunks in a row with a gap around each, and how often each chunk occurs."""
+    chunks = [chunk.encode() for chunk in chunk_counts]
+    # 0xFF is in no UTF-8 text, so it can stand between chunks.
+    row = np.frombuffer(b'\xff' + b''.join(chunk + b'\xff' for chunk in chunks), dtype=np.uint8)
+    id_of_byte = np.full(256, GAP, dtype=np.int32)
+    id_of_byte[list(CHARACTER_OF_BYTE)] = np.arange(256)
+    id_of_byte[0xFF] = GAP
+    lengths = np.fromiter((len(chunk) + 1 for chunk in chunks), dtype=np.int64, count=len(chunks))
+    counts = np.fromiter(chunk_counts.values(), dtype=np.int64, count=len(chunks))
+    return id_of_byte[row], np.concatenate([[0], np.repeat(counts, lengths)])
+
+
+def group_pairs(left, right, places, weight, threshold):
+    """[(count, left id, right id, places in ascending order)] of the pairs that occur at least `threshold` times.
+
+    left, right: ids, arrays or a number; places: where each pair begins, ascending; weight: of every cell.
+    """
+    if len(places) == 0:
+        return []
+    # Pair and place in one number: sorting it is far faster than a stable argsort of the pairs.
+    left, right = np.asarray(left, dtype=np.uint64), np.asarray(right, dtype=np.uint64)
+    ordered = np.sort(left << np.uint64(48) | right << np.uint64(32) | places.astype(np.uint64))
+    keys, places = ordered >> np.uint64(32), (ordered & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
+    stops = np.append(starts[1:], len(keys))
+    counts = np.add.reduceat(weight[places], starts)
+    return [(int(counts[i]), int(keys[starts[i]]) >> 16, int(keys[starts[i]]) & 0xFFFF, places[starts[i]:stops[i]])
+            for i in np.flatnonzero(counts >= threshold)]
+
+
+def without_overlaps(places, length):
+    """Of the places of a pair x x in ascending order, those at which merging from the left finds it."""
+    index = np.arange(len(places))
+    run_begins = np.concatenate([[True], np.diff(places) != length])
+    index_in_run = index - np.maximum.accumulate(np.where(run_begins, index, 0))
+    return places[index_in_run % 2 == 0]
+
+
+# ---- the tokenizer ----------------------------------------------------------------------------------
+
+
+class Tokenizer:
+    """A byte-level BPE with GPT-2's split pattern.
+
+    vocab_size      bytes, merges and special tokens together; ids are 0 .. vocab_size - 1
+    eot             id of <|endoftext|>, which stands before every document
+    special_tokens  {text: id}; made from text only where `encode` is told to allow them
+    merges          [(left id, right id)] in the order in which they were learned
+    name            'gpt2', the file it was loaded from, or None
+    """
+
+    def __init__(self, tokens, special_tokens, merges=None, name=None):
+        """tokens: {bytes: id}, ids of merged tokens ascending in the order of the merges; special_tokens: {text: id}.
+        merges: as above; found from the tokens when first asked for if None."""
+        self.tokens, self.special_tokens, self.name, self._merges = tokens, special_tokens, name, merges
+        self.vocab_size = len(tokens) + len(special_tokens)
+        check_vocabulary(tokens, special_tokens)
+        self._bytes = [b''] * self.vocab_size
+        for token, i in tokens.items():
+            self._bytes[i] = token
+        for token, i in special_tokens.items():
+            self._bytes[i] = token.encode()
+
+    # -- making one
+
+    @classmethod
+    def train(cls, texts, vocab_size, special_tokens=(EOT,), progress=True, processes=None):
+        """A tokenizer of exactly vocab_size entries for these texts (any iterable of str; see count_chunks).
+
+        Special tokens have the last ids. Raises BadInput when vocab_size is below 256 + special tokens or above
+        65536, and when the texts are too small to learn so many merges from.
+        """
+        special_tokens = list(special_tokens)
+        n_merges = vocab_size - 256 - len(special_tokens)
+        if n_merges < 0:
+            raise BadInput(f'vocab_size={vocab_size} is too small: 256 bytes and {len(special_tokens)} special '
+                           f'tokens need at least {256 + len(special_tokens)}')
+        if vocab_size > MAX_VOCAB:
+            raise BadInput(f'vocab_size={vocab_size} is too large: tokens are stored in 16 bits, so at most {MAX_VOCAB}')
+        merges = []
+        if n_merges:
+            merges = learn_merges(count_chunks(texts, progress, processes), n_merges, progress)
+        if len(merges) < n_merges:
+            raise BadInput(f'these texts are too small for vocab_size={vocab_size}: with '
+                           f'{256 + len(merges) + len(special_tokens)} every word in them is one token')
+        tokens = [bytes([byte]) for byte in CHARACTER_OF_BYTE]
+        for a, b in merges:
+            tokens.append(tokens[a] + tokens[b])
+        specials = {token: len(tokens) + i for i, token in enumerate(special_tokens)}
+        return cls({token: i for i, token in enumerate(tokens)}, specials, merges)
+
+    @classmethod
+    def gpt2(cls, folder=None):
+        """GPT-2's own vocabulary: through tiktoken, or from a folder with encoder.json and vocab.bpe."""
+        if folder is not None:
+            return read_gpt2_folder(folder)
+        import tiktoken
+        try:
+            encoding = tiktoken.get_encoding('gpt2')
+        except Exception as error:
+            raise BadInput(f'GPT-2\'s vocabulary could not be fetched ({type(error).__name__}): connect once, or give '
+                           f'a folder with encoder.json and vocab.bpe') from error
+        return cls(dict(encoding._mergeable_ranks), dict(encoding._special_tokens), name='gpt2')
+
+    @classmethod
+    def load(cls, path):
+        """The tokenizer in a Hugging Face tokenizer.json. Raises BadInput if it is not a byte-level BPE as here."""
+        return read_tokenizer_json(path)
+
+    def save(self, path):
+        """Writes a Hugging Face tokenizer.json: the same tokenizer always gives the same bytes."""
+        write_atomically(path, self.to_json())
+
+    def to_json(self):
+        """The text of a tokenizer.json with which `tokenizers.Tokenizer.from_file` gives the same ids as we do."""
+        words = {to_characters(token): i for token, i in self.tokens.items()} | self.special_tokens
+        word_of_id = {i: word for word, i in words.items()}
+        byte_level = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True}
+        return json.dumps({
+            'version': '1.0',
+            'truncation': None,
+            'padding': None,
+            'added_tokens': [{'id': i, 'content': token, 'single_word': False, 'lstrip': False, 'rstrip': False,
+                              'normalized': False, 'special': True} for token, i in self.special_tokens.items()],
+            'normalizer': None,
+            'pre_tokenizer': byte_level,
+            'post_processor': None,
+            'decoder': byte_level,
+            'model': {
+                'type': 'BPE', 'dropout': None, 'unk_token': None, 'continuing_subword_prefix': None,
+                'end_of_word_suffix': None, 'fuse_unk': False, 'byte_fallback': False, 'ignore_merges': False,
+                'vocab': {word_of_id[i]: i for i in range(self.vocab_size)},
+                'merges': [f'{word_of_id[a]} {word_of_id[b]}' for a, b in self.merges],
+            },
+        }, ensure_ascii=False, indent=1)
+
+    # -- text to ids and back
+
+    def encode(self, text, allowed_special=()):
+        """The ids of a text. Special tokens are ordinary text unless they are in allowed_special, or that is 'all'.
+
+        A str with surrogates is read as UTF-16 would be: pairs are one character, lone ones become U+FFFD.
+        """
+        parts = list(cut(text))
+        if len(parts) > 1 and not allowed_special:
+            return [i for part in parts for i in self._encoding.encode_ordinary(part)]
+        return self._encoding.encode(text, allowed_special=self._allowed(allowed_special), disallowed_special=())
+
+    def encode_array(self, text):
+        """The ids of a text as a uint16 array, without special tokens. The quickest way to many tokens."""
+        return self._encoding.encode_to_numpy(without_surrogates(text), disallowed_special=()).astype(np.uint16)
+
+    def encode_batch(self, texts):
+        """The ids of each text, on all cores, without special tokens."""
+        texts = list(texts)
+        with concurrent.futures.ThreadPoolExecutor(available_cores()) as executor:
+            return list(executor.map(self.encode, texts))
+
+    def encode_slowly(self, text, allowed_special=()):
+        """What `encode` gives, by the algorithm itself: of all pairs that can be merged, always the one learned first."""
+        allowed = self._allowed(allowed_special)
+        parts = [without_surrogates(text)]
+        if allowed:
+            parts = regex.split('(' + '|'.join(map(regex.escape, allowed)) + ')', parts[0])
+        ids = []
+        for part in parts:
+            if part in allowed:
+                ids.append(self.special_tokens[part])
+                continue
+            for chunk in CHUNK.findall(part):
+                ids += merge_bytes([self.tokens[bytes([byte])] for byte in chunk.encode()], self._merged)
+        return ids
+
+    def decode(self, ids):
+        """The text of ids; bytes that are not UTF-8, as when a character is cut in two, become U+FFFD."""
+        return b''.join(map(self.token_bytes, ids)).decode('utf-8', errors='replace')
+
+    def token_bytes(self, i):
+        """The UTF-8 bytes that a token stands for."""
+        if not 0 <= i < self.vocab_size:
+            raise BadInput(f'token id {i} is not in a vocabulary of {self.vocab_size}')
+        return self._bytes[i]
+
+    def token_lengths(self):
+        """(vocab_size,) int64: how many UTF-8 bytes of text each token stands for, 0 for special tokens."""
+        lengths = np.array([len(token) for token in self._bytes], dtype=np.int64)
+        lengths[list(self.special_tokens.values())] = 0
+        return lengths
+
+    @property
+    def eot(self):
+        if EOT not in self.special_tokens:
+            raise BadInput(f'this tokenizer has no special token {EOT}, which has to stand before every document')
+        return self.special_tokens[EOT]
+
+    @property
+    def merges(self):
+        if self._merges is None:
+            self._merges = merges_of(self.tokens)
+        return self._merges
+
+    # -- made when first needed
+
+    @functools.cached_property
+    def _encoding(self):
+        import tiktoken
+        return tiktoken.Encoding('scratchgpt', pat_str=SPLIT_PATTERN, mergeable_ranks=self.tokens,
+                                 special_tokens=self.special_tokens)
+
+    @functools.cached_property
+    def _merged(self):
+        """{(left id, right id): id of the merged token}"""
+        return {(a, b): self.tokens[self._bytes[a] + self._bytes[b]] for a, b in self.merges}
+
+    def _allowed(self, allowed_special):
+        if allowed_special == 'all':
+            return set(self.special_tokens)
+        for token in allowed_special:
+            if token not in self.special_tokens:
+                raise BadInput(f'{token!r} is not a special token of this tokenizer; it has {list(self.special_tokens)}')
+        return set(allowed_special)
+
+    def __getstate__(self):
+        return {key: value for key, value in self.__dict__.items() if key not in ('_encoding', '_merged')}
+
+
+def merge_bytes(ids, merged, below=MAX_VOCAB):
+    """ids: list of token ids of one chunk -> ids after all merges that make a token with an id below `below`."""
+    while len(ids) > 1:
+        new = min(merged.get(pair, below) for pair in zip(ids, ids[1:]))
+        if new == below:
+            break
+        out, i = [], 0
+        while i < len(ids):
+            if i + 1 < len(ids) and merged.get((ids[i], ids[i + 1])) == new:
+                out.append(new)
+                i += 2
+            else:
+                out.append(ids[i])
+                i += 1
+        ids = out
+    return ids
+
+
+def merges_of(tokens):
+    """The merges behind a vocabulary {bytes: id}: each token is made of the two that the earlier merges leave of it."""
+    merges, merged = [], {}
+    for token, i in sorted(tokens.items(), key=lambda item: item[1]):
+        if len(token) > 1:
+            pair = tuple(merge_bytes([tokens[bytes([byte])] for byte in token], merged))
+            if len(pair) != 2:
+                raise BadInput(f'token {i} ({to_characters(token)}) cannot be made by merging two earlier tokens')
+            merges.append(pair)
+            merged[pair] = i
+    return merges
+
+
+def without_surrogates(text):
+    """The text as UTF-16 reads it: surrogate pairs as one character, lone surrogates as U+FFFD."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
+
+
+def available_cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+# ---- files ------------------------------------------------------------------------------------------
+
+
+def check_vocabulary(tokens, special_tokens):
+    """Raises BadInput unless this is a vocabulary that 16-bit ids and tokenizer.json can hold."""
+    ids = sorted([*tokens.values(), *special_tokens.values()])
+    if len(ids) > MAX_VOCAB:
+        raise BadInput(f'a vocabulary of {len(ids)} is too large: tokens are stored in 16 bits, so at most {MAX_VOCAB}')
+    if ids != list(range(len(ids))):
+        raise BadInput(f'token ids should be 0 .. {len(ids) - 1}, each once')
+    for byte in range(256):
+        if bytes([byte]) not in tokens:
+            raise BadInput(f'the vocabulary has no token for byte {byte}: not a byte-level BPE')
+    for special in special_tokens:
+        if not special or any(other != special and other.startswith(special) for other in special_tokens):
+            raise BadInput(f'special token {special!r} is empty or the beginning of another')
+        if special.encode() in tokens or all(c in BYTE_OF_CHARACTER for c in special) and to_bytes(special) in tokens:
+            raise BadInput(f'special token {special!r} is an ordinary token too; take a text like <|{special}|>')
+
+
+def read_tokenizer_json(path):
+    data = read_json(path)
+    try:
+        model, added = data['model'], data['added_tokens']
+        vocab = model['vocab']
+        pairs = [tuple(merge.split(' ')) if isinstance(merge, str) else tuple(merge) for merge in model['merges']]
+        special_tokens = {token['content']: token['id'] for token in added}
+        tokens = {to_bytes(word): i for word, i in vocab.items() if word not in special_tokens}
+        merges = [(vocab[a], vocab[b]) for a, b in pairs]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f'{path} is not the tokenizer.json of a byte-level BPE ({type(error).__name__}: {error})') from error
+    return Tokenizer(tokens, special_tokens, merges, os.path.basename(path))
+
+
+def read_gpt2_folder(folder):
+    encoder = read_json(os.path.join(folder, 'encoder.json'))
+    tokens = {to_bytes(word): i for word, i in encoder.items() if word != EOT}
+    with open(os.path.join(folder, 'vocab.bpe'), encoding='utf-8') as file:
+        pairs = [line.split() for line in file.read().splitlines()[1:] if line]
+    merges = [(encoder[a], encoder[b]) for a, b in pairs]
+    return Tokenizer(tokens, {EOT: encoder[EOT]}, merges, 'gpt2')
+
+
+def read_json(path):
+    try:
+        with open(path, encoding='utf-8') as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise BadInput(f'no file {path}; `python bpe.py --input=TEXTS --out={path}` makes one') from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(f'{path} cannot be read as JSON: {error}') from error
+
+
+def write_atomically(path, text):
+    temporary = f'{path}.{os.getpid()}.tmp'
+    with open(temporary, 'w', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+# ---- command line -----------------------------------------------------------------------------------
+
+
+def main(config):
+    if config['show'] is not None:
+        show(config['show'], open_tokenizer(config['tokenizer']))
+    elif config['input']:
+        train_on_files(config)
+    else:
+        raise BadInput('nothing to do: give --input=FILES to train on, or --show=TEXT to see its tokens')
+
+
+def open_tokenizer(name):
+    """'gpt2', a tokenizer.json, or a folder with encoder.json and vocab.bpe."""
+    if name == 'gpt2':
+        return Tokenizer.gpt2()
+    return Tokenizer.gpt2(name) if os.path.isdir(name) else Tokenizer.load(name)
+
+
+def show(text, tokenizer):
+    """Prints the text with a background colour for each token, and under it a line of ids."""
+    ids = tokenizer.encode(text, allowed_special='all')
+    pieces = [tokenizer.token_bytes(i).decode('utf-8', errors='replace') for i in ids]
+    if sys.stdout.isatty():
+        print(''.join(f'\x1b[30;{(103, 106, 102, 105)[n % 4]}m{piece}\x1b[0m' for n, piece in enumerate(pieces)))
+    else:
+        print('|'.join(pieces))
+    print(*ids)
+    print(f'{len(ids)} tokens, {len(text.encode("utf-8", "replace")) / max(1, len(ids)):.2f} bytes per token')
+
+
+def train_on_files(config):
+    special_tokens = tuple(token for token in config['special_tokens'].split(',') if token)
+    paths = find_files(config['input'])
+    tokenizer = Tokenizer.train(read_texts(paths), config['vocab_size'], special_tokens)
+    tokenizer.save(config['out'])
+    print(f'{config["out"]}: {tokenizer.vocab_size} tokens learned from {len(paths)} files')
+
+
+def find_files(patterns):
+    """All files that a list of files, globs and folders with commas between names, sorted; BadInput if none."""
+    paths = set()
+    for pattern in patterns.split(','):
+        found = glob.glob(os.path.join(pattern, '**'), recursive=True) if os.path.isdir(pattern) else glob.glob(pattern)
+        files = [path for path in found if os.path.isfile(path)]
+        if not files:
+            raise BadInput(f'no file at {pattern}')
+        paths.update(files)
+    return sorted(paths)
+
+
+def read_texts(paths):
+    """The text of each file, a long file in parts; bytes that are not UTF-8 become U+FFFD."""
+    for path in paths:
+        with open(path, encoding='utf-8', errors='replace', newline='') as file:
+            yield file.read()
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main(configure(DEFAULTS))

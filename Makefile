@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: demo test bench clean
+
+# Tokenizes Python's own source, trains a small GPT on it and shows what it writes. Run again, it goes on from what exists.
+demo: $(VENV)/runtime
+	$(PY) corpus.py --source=stdlib --vocab_size=4096 --out_dir=data/stdlib
+	$(PY) train.py config/demo.py
+	$(PY) sample.py --out_dir=out/demo --prompt='def ' --num_samples=2 --max_new_tokens=200 --seed=1
+
+# The kernels' tests run under Triton's interpreter, which must be chosen before Triton is imported: a process of its own.
+test: $(VENV)/dev
+	$(PY) -m pytest -q tests --ignore=tests/test_kernels.py
+	TRITON_INTERPRET=1 $(PY) -m pytest -q tests/test_kernels.py
+
+bench: $(VENV)/dev
+	$(PY) bench.py
+
+$(VENV)/runtime: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/dev: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $(VENV)/runtime $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .hypothesis

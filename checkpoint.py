@@ -1,0 +1,239 @@
+"""What a run leaves in OUT_DIR: checkpoints that are whole or absent, and the metrics.
+
+    OUT_DIR/ckpt_0002000.pt   model, optimizers, config, step, position in the data, best loss, time and tokens so far
+    OUT_DIR/best.json         the step and validation loss of the best checkpoint
+    OUT_DIR/tokenizer.json    if the tokenizer is not GPT-2's own
+    OUT_DIR/metrics.jsonl     a row a step
+
+A checkpoint is a zip archive as torch.save writes it, with a CRC-32 of every tensor, which is checked before anything
+of it is used. It loads with weights_only=True: nothing of a file is ever executed. It is written under a temporary
+name, flushed and renamed, so a kill at any moment leaves the older ones intact. The newest 3 and the best are kept.
+This file knows nothing about training; what is in the dict is the caller's.
+"""
+import glob
+import json
+import os
+import pickle
+import re
+import sys
+import threading
+import zipfile
+
+import torch
+
+from bpe import Tokenizer
+from configurator import BadInput
+from model import GPT, GPTConfig
+from shards import sha256_of, whole_file, write_json
+
+NEWEST_KEPT = 3
+
+
+def checkpoint_path(out_dir, step):
+    return os.path.join(out_dir, f'ckpt_{step:07d}.pt')
+
+
+def step_of(path):
+    return int(re.search(r'ckpt_(\d+)\.pt$', path).group(1))
+
+
+def list_checkpoints(out_dir):
+    """Paths of the checkpoints in a folder, newest first."""
+    paths = [path for path in glob.glob(os.path.join(glob.escape(out_dir), 'ckpt_*.pt'))
+             if re.search(r'ckpt_\d+\.pt$', path)]
+    return sorted(paths, key=step_of, reverse=True)
+
+
+def read_best(out_dir):
+    """(step, validation loss) of the best checkpoint so far, or (None, infinity)."""
+    try:
+        with open(os.path.join(out_dir, 'best.json')) as file:
+            best = json.load(file)
+        return best['step'], best['val_loss']
+    except FileNotFoundError:
+        return None, float('inf')
+
+
+def write_best(out_dir, step, val_loss):
+    write_json(os.path.join(out_dir, 'best.json'), {'step': step, 'val_loss': val_loss})
+
+
+def remove_leftovers(out_dir):
+    """Removes half-written files of a run that was killed."""
+    for path in glob.glob(os.path.join(glob.escape(out_dir), '*.tmp')):
+        os.remove(path)
+
+
+def save(out_dir, state):
+    """Writes state (a dict with 'step') as a checkpoint and removes what is no longer kept.
+
+    Raises BadInput if the disk is full; everything older is then still there.
+    """
+    path = checkpoint_path(out_dir, state['step'])
+    with whole_file(path) as file:
+        torch.save(state, file)
+    keep = {*list_checkpoints(out_dir)[:NEWEST_KEPT], checkpoint_path(out_dir, read_best(out_dir)[0] or 0)}
+    for old in list_checkpoints(out_dir):
+        if old not in keep:
+            os.remove(old)
+    return path
+
+
+class BackgroundWriter:
+    """Saves checkpoints in a thread of its own: the loop waits only for a copy in memory."""
+
+    def __init__(self, out_dir):
+        self.out_dir, self.thread = out_dir, None
+
+    def save(self, state):
+        """Copies the state's tensors now and writes them while the caller goes on; at most one write at a time."""
+        self.wait()
+        snapshot = copy_tensors(state)
+        self.thread = threading.Thread(target=self.write, args=(snapshot,))
+        self.thread.start()
+
+    def write(self, snapshot):
+        try:
+            save(self.out_dir, snapshot)
+        except (BadInput, OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as RuntimeError
+            warn(f'checkpoint of step {snapshot["step"]} was not written: {first_line(error)}; '
+                 f'the older ones are intact, the run goes on')
+
+    def wait(self):
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+
+
+def copy_tensors(state):
+    """A copy of nested dicts and lists with every tensor copied to the CPU."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to('cpu', copy=True)
+    if isinstance(state, dict):
+        return {key: copy_tensors(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(copy_tensors(value) for value in state)
+    return state
+
+
+def load(path):
+    """The dict of a checkpoint, on the CPU. Raises BadInput naming the file if it is damaged or something else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise BadInput(f'{path} is damaged: {damaged} fails its checksum')
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise BadInput(f'no checkpoint {path}') from None
+    except pickle.UnpicklingError:
+        raise BadInput(f'{path} holds more than tensors and plain values, and is not loaded') from None
+    except (zipfile.BadZipFile, RuntimeError, OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f'{path} is no readable checkpoint: {first_line(error)}') from None
+    if not isinstance(state, dict) or not {'model', 'config', 'step'} <= state.keys():
+        raise BadInput(f'{path} is not a checkpoint of train.py: it lacks model, config or step')
+    return state
+
+
+def load_newest(out_dir):
+    """(path, dict) of the newest checkpoint that is undamaged, warning of each that is not."""
+    paths = list_checkpoints(out_dir)
+    for path in paths:
+        try:
+            return path, load(path)
+        except BadInput as error:
+            warn(f'{error}; taking the one before')
+    reason = 'none of its checkpoints is readable' if paths else 'it has no checkpoint'
+    raise BadInput(f'{out_dir}: {reason}; `python train.py --out_dir={out_dir}` makes one')
+
+
+def find(path):
+    """(path, dict) for a checkpoint file, or for the newest in a run's folder."""
+    if os.path.isdir(path):
+        return load_newest(path)
+    if not os.path.exists(path):
+        raise BadInput(f'{path} does not exist; `python train.py --out_dir={path}` would make it')
+    return path, load(path)
+
+
+def load_model(path, **overrides):
+    """(GPT, Tokenizer, where from) of a run's folder, a checkpoint, a folder in Hugging Face's layout or a GPT-2 name.
+
+    overrides: fields of GPTConfig that hold no weights.
+    """
+    if os.path.exists(os.path.join(path, 'config.json')) or not (os.path.exists(path) or looks_like_run(path)):
+        return GPT.from_pretrained(path, **overrides), folder_tokenizer(path), path
+    path, state = find(path)
+    model = GPT(model_config(state['config'], **overrides))
+    model.load_state_dict(state['model'])
+    return model, folder_tokenizer(os.path.dirname(path)), path
+
+
+def looks_like_run(path):
+    """Whether a path that does not exist was meant as a file or folder rather than as a model's name."""
+    return os.sep in path or path.endswith('.pt') or not path.startswith('gpt2')
+
+
+def model_config(config, **overrides):
+    """GPTConfig from the config dict of a run."""
+    fields = GPTConfig.__dataclass_fields__
+    return GPTConfig(**{**{key: config[key] for key in fields if key in config}, **overrides})
+
+
+def folder_tokenizer(folder):
+    """The tokenizer beside a model: tokenizer.json, or GPT-2's own where there is none."""
+    path = os.path.join(folder, 'tokenizer.json')
+    return Tokenizer.load(path) if os.path.exists(path) else Tokenizer.gpt2()
+
+
+def tokenizer_sha256(path):
+    """The hash of the tokenizer.json beside a model, as meta.json has it; None stands for GPT-2's own."""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    file = os.path.join(folder, 'tokenizer.json')
+    return sha256_of(file) if os.path.exists(file) else None
+
+
+def copy_tokenizer(data_dir, out_dir, meta):
+    """Puts the data's tokenizer beside the checkpoints, so that they can be used without the data."""
+    if meta['tokenizer'] != 'gpt2':
+        with open(os.path.join(data_dir, meta['tokenizer']), 'rb') as source, \
+                whole_file(os.path.join(out_dir, 'tokenizer.json')) as target:
+            target.write(source.read())
+
+
+class MetricsFile:
+    """OUT_DIR/metrics.jsonl, appended to; a resumed run first cuts it back to the step that it resumes from."""
+
+    def __init__(self, out_dir, before_step):
+        self.path = os.path.join(out_dir, 'metrics.jsonl')
+        rows = [row for row in read_metrics(out_dir) if row['step'] < before_step]
+        with whole_file(self.path) as file:
+            file.write(''.join(json.dumps(row) + '\n' for row in rows).encode())
+        self.file = open(self.path, 'a')
+
+    def append(self, row):
+        self.file.write(json.dumps(row) + '\n')
+        self.file.flush()
+
+
+def read_metrics(out_dir):
+    """The rows of a run's metrics; a last line that was cut short by a kill does not count."""
+    path = os.path.join(out_dir, 'metrics.jsonl')
+    if not os.path.exists(path):
+        return []
+    with open(path) as file:
+        lines = file.read().split('\n')[:-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise BadInput(f'{path} has a line that is not JSON: {error}') from None
+
+
+def warn(message):
+    print(f'warning: {message}', file=sys.stderr, flush=True)
+
+
+def first_line(error):
+    return f'{type(error).__name__}: {error}'.splitlines()[0]

@@ -1,0 +1,121 @@
+"""What this machine can do: device, number format, compiler, threads, and its measured peak.
+
+Training, sampling, evaluation and serving all choose by these functions, each choice overridable by the key of
+the same name. This file knows nothing about the model.
+"""
+import contextlib
+import os
+import platform
+import shutil
+import time
+
+import torch
+
+from configurator import BadInput
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+def pick_device(name='auto', local_rank=0):
+    """torch.device for the key `device`: 'auto' takes CUDA, then MPS, then the CPU."""
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    if name == 'cuda':
+        name = f'cuda:{local_rank}'
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadInput(f'device={name} should be auto, cpu, cuda, cuda:N or mps') from None
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise BadInput(f'device={name}, but there are {torch.cuda.device_count()} CUDA devices here')
+    if device.type == 'mps' and not torch.backends.mps.is_available():
+        raise BadInput('device=mps, but this is no Mac with Metal')
+    if device.type not in ('cuda', 'mps', 'cpu'):
+        raise BadInput(f'device={name} should be auto, cpu, cuda, cuda:N or mps')
+    return device
+
+
+def pick_dtype(name, device):
+    """torch.dtype for the key `dtype`: 'auto' takes bf16 where matrix units have it, fp16 on older GPUs, else fp32."""
+    if name != 'auto':
+        return DTYPES[name]
+    if device.type == 'cuda':
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    return torch.bfloat16 if device.type == 'cpu' and cpu_has_bf16_units() else torch.float32
+
+
+def cpu_has_bf16_units():
+    """Whether the CPU multiplies bf16 matrices in hardware (AVX512-bf16 or AMX; known on Linux alone)."""
+    if not os.path.exists('/proc/cpuinfo'):
+        return False
+    with open('/proc/cpuinfo') as file:
+        flags = next((line.split() for line in file if line.startswith('flags')), [])
+    return 'avx512_bf16' in flags or 'amx_bf16' in flags
+
+
+def autocast(device, dtype):
+    """The context in which forward passes run; fp32 needs none."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype)
+
+
+def why_no_compile(device):
+    """None, or the one-line reason why torch.compile cannot work here."""
+    if platform.system() == 'Windows':
+        return 'torch.compile needs a Visual C++ environment on Windows'
+    if device.type == 'cuda':
+        try:
+            import triton  # noqa: F401
+        except ImportError:
+            return 'torch.compile needs triton (pip install triton)'
+        return None if torch.cuda.get_device_capability(device) >= (7, 0) else 'torch.compile needs a GPU of 2017 or later'
+    if not any(shutil.which(name) for name in ('g++', 'clang++', 'c++')):
+        return 'torch.compile needs a C++ compiler (apt install g++)'
+    return None
+
+
+def set_threads(device, local_world_size):
+    """Shares the cores among the processes of this machine; torchrun alone would give each a single thread."""
+    if device.type == 'cpu' and os.environ.get('OMP_NUM_THREADS', '1') == '1':
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+        torch.set_num_threads(max(1, cores // local_world_size))
+
+
+def describe(device):
+    """The machine's name in words, for logs."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    return f'{platform.machine()} CPU, {torch.get_num_threads()} threads' if device.type == 'cpu' else device.type
+
+
+def synchronize(device):
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    elif device.type == 'mps':
+        torch.mps.synchronize()
+
+
+def measure_peak_flops(device, dtype):
+    """Floating-point operations per second of a large matrix product, the best of several: what MFU is a share of."""
+    n = 8192 if device.type == 'cuda' else 1024
+    a, b = torch.randn(2, n, n, device=device).to(dtype)
+    best = 0.0
+    for _ in range(5):
+        synchronize(device)
+        started = time.perf_counter()
+        a @ b
+        synchronize(device)
+        best = max(best, 2 * n ** 3 / (time.perf_counter() - started))
+    return best
+
+
+def peak_memory(device):
+    """Bytes: the most that tensors took on a GPU, or that this process took of main memory."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
+    if platform.system() == 'Windows':
+        return 0
+    import resource
+    unit = 1 if platform.system() == 'Darwin' else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,438 @@
+"""GPT-2: the architecture, its weights in and out, and cached generation.
+
+    from model import GPT, GPTConfig
+    model = GPT(GPTConfig(n_layer=6))
+    loss = model(idx, targets)                    # (B, T), (B, T) -> scalar
+    text = model.generate(idx, max_new_tokens=50, temperature=0.8, seed=1)
+    model = GPT.from_pretrained('gpt2')           # OpenAI's weights, or a folder in Hugging Face's layout
+
+The model is the one of Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section
+2.3: pre-norm Transformer decoder blocks, learned positions, tanh-GELU, the output head tied to the token
+embedding. This file knows nothing about text, tokenizers, data files, optimizers or checkpoints.
+"""
+import json
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch.nn import functional as F
+
+from configurator import BadInput
+
+PUBLISHED_SIZES = {  # (n_layer, n_head, n_embd), from table 2 of the paper; block 1024 and 50,257 tokens for all
+    'gpt2': (12, 12, 768), 'gpt2-medium': (24, 16, 1024), 'gpt2-large': (36, 20, 1280), 'gpt2-xl': (48, 25, 1600)}
+
+
+@dataclass
+class GPTConfig:
+    block_size: int = 1024
+    vocab_size: int = 50257
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    bias: bool = True  # in the linear layers and layer norms, as GPT-2 has it
+    kernels: str = 'torch'
+
+    def __post_init__(self):
+        for name in ('block_size', 'vocab_size', 'n_head', 'n_embd'):
+            if getattr(self, name) < 1:
+                raise BadInput(f'{name}={getattr(self, name)} should be at least 1')
+        if self.n_layer < 0:
+            raise BadInput(f'n_layer={self.n_layer} should be 0 (a bigram model) or more')
+        if not 0 <= self.dropout < 1:
+            raise BadInput(f'dropout={self.dropout} should be at least 0 and below 1')
+        if self.n_embd % self.n_head:
+            fitting = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
+            nearest = min(fitting, key=lambda n: abs(n - self.n_head))
+            raise BadInput(f'n_embd={self.n_embd} does not divide by n_head={self.n_head}; n_head={nearest} does')
+
+    @property
+    def padded_vocab_size(self):
+        """Rows of the embedding in memory: matrix units want multiples of 128."""
+        return -(-self.vocab_size // 128) * 128
+
+
+class LayerNorm(nn.Module):
+    """Adds an update to the residual stream and normalizes the sum, so that one kernel may do both at once."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.n_embd))
+        self.bias = nn.Parameter(torch.zeros(config.n_embd)) if config.bias else None
+
+    def forward(self, residual, update=None):
+        """(B, T, C), (B, T, C) or None -> the normalized sum and the sum itself, (B, T, C) each."""
+        if update is not None:
+            residual = residual + update
+        return F.layer_norm(residual, self.weight.shape, self.weight, self.bias, eps=1e-5), residual
+
+
+class CausalSelfAttention(nn.Module):
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_head, self.dropout = config.n_head, config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # q, k, v in one product
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+
+    def forward(self, x, cache=None):
+        B, T, C = x.shape
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hd) each
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, nh, T_seen, hd)
+        # With a cache, either T queries see T keys (the prefill) or one query sees all that came before it.
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, dropout_p=self.dropout if self.training else 0.0)
+        y = y.transpose(1, 2).reshape(B, T, C)
+        return F.dropout(self.c_proj(y), self.dropout, self.training)
+
+
+class MLP(nn.Module):
+
+    def __init__(self, config):
+        super().__init__()
+        self.dropout = config.dropout
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+
+    def forward(self, x):
+        x = F.gelu(self.c_fc(x), approximate='tanh')  # (B, T, 4C)
+        return F.dropout(self.c_proj(x), self.dropout, self.training)
+
+
+class Block(nn.Module):
+
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = LayerNorm(config)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = LayerNorm(config)
+        self.mlp = MLP(config)
+
+    def forward(self, residual, update, cache=None):
+        """The stream and the last layer's update, not yet added -> the same, one layer on; (B, T, C) each."""
+        x, residual = self.ln_1(residual, update)
+        x, residual = self.ln_2(residual, self.attn(x, cache))
+        return residual, self.mlp(x)
+
+
+class LayerCache:
+    """One layer's keys and values of up to block_size positions, for generation."""
+
+    def __init__(self, config, batch_size, device, dtype):
+        shape = (batch_size, config.n_head, config.block_size, config.n_embd // config.n_head)
+        self.k = torch.empty(shape, device=device, dtype=dtype)
+        self.v = torch.empty(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    def append(self, k, v):
+        """Stores (B, nh, T, hd) keys and values; returns those of all positions so far."""
+        end = self.length + k.size(2)
+        self.k[:, :, self.length:end] = k
+        self.v[:, :, self.length:end] = v
+        self.length = end
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+
+class GPT(nn.Module):
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict(dict(
+            wte=nn.Embedding(config.padded_vocab_size, config.n_embd),
+            wpe=nn.Embedding(config.block_size, config.n_embd),
+            h=nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+            ln_f=LayerNorm(config),
+        ))
+        self.init_weights()
+        self.register_state_dict_post_hook(drop_padding)
+        self.register_load_state_dict_pre_hook(add_padding)
+
+    @torch.no_grad()
+    def init_weights(self):
+        """N(0, 0.02); residual projections smaller by 1/sqrt(2·n_layer), so that the stream's variance does not
+        grow with depth (section 2.3 of the paper). The padding rows are zero and never get a gradient."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                scale = (2 * self.config.n_layer) ** -0.5 if name.endswith('c_proj.weight') else 1.0
+                nn.init.normal_(parameter, std=0.02 * scale)
+            elif name.endswith('bias'):
+                nn.init.zeros_(parameter)
+        self.transformer.wte.weight[self.config.vocab_size:] = 0
+        if self.config.n_layer == 0:  # a bigram model: what follows a token does not depend on where it stands
+            self.transformer.wpe.weight.zero_().requires_grad_(False)
+
+    def forward(self, idx, targets=None, cache=None):
+        """(B, T) int64 -> logits (B, T, vocab_size); with targets (B, T), the mean loss over those that are not -1.
+
+        With a `cache` (from `new_cache`) idx continues the sequence in it, and the logits are those of the
+        last position alone, (B, 1, vocab_size).
+        """
+        x = self.hidden(idx, cache)  # (B, T, C)
+        if targets is not None:
+            return self.loss(x, targets)
+        if cache is not None:
+            x = x[:, -1:]
+        return F.linear(x, self.transformer.wte.weight)[..., :self.config.vocab_size]
+
+    def hidden(self, idx, cache=None):
+        """(B, T) tokens -> what the head sees, (B, T, C)."""
+        seen = cache[0].length if cache else 0
+        T = idx.size(1)
+        if seen + T > self.config.block_size:
+            raise ValueError(f'{seen + T} tokens do not fit into block_size={self.config.block_size}')
+        x = self.transformer.wte(idx) + self.transformer.wpe.weight[seen:seen + T]
+        residual, update = F.dropout(x, self.config.dropout, self.training), None
+        for i, block in enumerate(self.transformer.h):
+            residual, update = block(residual, update, cache[i] if cache else None)
+        x, _ = self.transformer.ln_f(residual, update)
+        return x
+
+    def loss(self, x, targets):
+        """(B, T, C) hidden states and (B, T) targets -> scalar mean cross entropy in nats."""
+        logits = F.linear(x, self.transformer.wte.weight)[..., :self.config.vocab_size]
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+
+    def n_params(self):
+        """Number of parameters as published: tied head counted once, padding not at all."""
+        padding = (self.config.padded_vocab_size - self.config.vocab_size) * self.config.n_embd
+        return sum(p.numel() for p in self.parameters()) - padding
+
+    def flops_per_token(self):
+        """Floating-point operations of forward and backward per token: 6 for each weight that multiplies, and
+        12·n_layer·n_embd·block_size for attention (Chowdhery et al. 2022, "PaLM", appendix B)."""
+        config = self.config
+        matrices = sum(p.numel() for p in self.transformer.h.parameters() if p.dim() == 2)
+        head = config.vocab_size * config.n_embd
+        return 6 * (matrices + head) + 12 * config.n_layer * config.n_embd * config.block_size
+
+    def new_cache(self, batch_size, dtype=None):
+        """An empty key/value cache for `batch_size` sequences: one LayerCache a layer."""
+        weight = self.transformer.wte.weight
+        return [LayerCache(self.config, batch_size, weight.device, dtype or weight.dtype)
+                for _ in range(self.config.n_layer)]
+
+    def generate(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=None, stop_tokens=()):
+        """Continues (B, T) tokens by up to max_new_tokens -> (B, T + new). See `stream` for the arguments.
+
+        A row that has written a stop token is filled up with it; generation ends when all rows have.
+        """
+        new = list(self.stream(idx, max_new_tokens, temperature, top_k, top_p, seed, stop_tokens))
+        return torch.cat([idx, *(column[:, None] for column in new)], dim=1)
+
+    @torch.no_grad()
+    def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=None, stop_tokens=()):
+        """Yields the next token of every row, (B,) int64, up to max_new_tokens times.
+
+        temperature: 0 takes the likeliest token; top_k: only the k likeliest; top_p: only the likeliest that
+        together have probability p (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration").
+        seed: row r draws from a generator of its own seeded with seed + r, so a row's text does not depend on
+        what else is in the batch.
+
+        How the window moves: positions are learned, so when the context is full and moves on, every key and value
+        changes and must be computed again. It therefore moves rarely and far: when block_size tokens are in it,
+        the oldest half is dropped, and the model sees between block_size/2 and block_size tokens of context
+        (`window_start`). Recomputing every token without a cache under the same rule gives the same text.
+        """
+        check_sampling(self.config, idx, temperature, top_k, top_p)
+        B, T = idx.shape
+        tokens = torch.cat([idx, idx.new_empty(B, max_new_tokens)], dim=1)
+        uniforms = draw_uniforms(B, max_new_tokens, seed).to(idx.device)  # (B, new)
+        finished = torch.zeros(B, dtype=torch.bool, device=idx.device)
+        stop = torch.tensor(sorted(stop_tokens), dtype=idx.dtype, device=idx.device)
+        training = self.training
+        self.eval()
+        try:
+            start = cache = None
+            for t in range(T, T + max_new_tokens):
+                if start != window_start(t, self.config.block_size):
+                    start = window_start(t, self.config.block_size)
+                    cache = self.new_cache(B, self.compute_dtype())
+                    logits = self(tokens[:, start:t], cache=cache)
+                else:
+                    logits = self(tokens[:, t - 1:t], cache=cache)
+                chosen = choose(logits[:, -1].float(), temperature, top_k, top_p, uniforms[:, t - T])
+                tokens[:, t] = torch.where(finished, tokens[:, t - 1], chosen)
+                yield tokens[:, t]
+                if stop_tokens:
+                    finished |= torch.isin(tokens[:, t], stop)
+                    if finished.all():
+                        break
+        finally:
+            self.train(training)
+
+    def compute_dtype(self):
+        """The type in which keys and values arise: autocast's where it is on, else the weights'."""
+        weight = self.transformer.wte.weight
+        kind = weight.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+    def crop_block_size(self, block_size):
+        """Gives up the positions from block_size on, for training and generation with a shorter context."""
+        self.config.block_size = block_size
+        self.transformer.wpe.weight = nn.Parameter(self.transformer.wpe.weight[:block_size].detach().clone())
+        self.transformer.wpe.num_embeddings = block_size
+
+    @classmethod
+    def from_pretrained(cls, name, **overrides):
+        """A model from OpenAI's weights ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl', fetched from the hub) or
+        from a folder with config.json and model.safetensors, both in Hugging Face's GPT-2 layout.
+
+        overrides: fields of GPTConfig that hold no weights (dropout, kernels). The file is mapped, not read
+        twice. Raises BadInput naming a tensor that is missing, too many, or of another shape.
+        """
+        folder = name if os.path.isdir(name) else download(name)
+        config = read_config(os.path.join(folder, 'config.json'), overrides)
+        with torch.device('meta'):
+            model = cls(config)
+        return load_weights(model, os.path.join(folder, 'model.safetensors'))
+
+    def save_pretrained(self, folder, eot=None):
+        """Writes config.json and model.safetensors as transformers.GPT2LMHeadModel reads them.
+
+        eot: id of the token that ends a document, for transformers to start and stop at.
+        """
+        from safetensors.torch import save_file
+        os.makedirs(folder, exist_ok=True)
+        tensors = {}
+        for name, tensor in self.state_dict().items():
+            tensors[name] = (tensor.t() if is_conv1d(name) else tensor).contiguous().cpu()
+            if not self.config.bias and name.endswith('.weight') and not name.endswith(('wte.weight', 'wpe.weight')):
+                tensors[name.replace('.weight', '.bias')] = torch.zeros(tensor.size(0), dtype=tensor.dtype)
+        config = {
+            'model_type': 'gpt2', 'architectures': ['GPT2LMHeadModel'], 'activation_function': 'gelu_new',
+            'n_positions': self.config.block_size, 'n_ctx': self.config.block_size,
+            'vocab_size': self.config.vocab_size, 'n_layer': self.config.n_layer, 'n_head': self.config.n_head,
+            'n_embd': self.config.n_embd, 'layer_norm_epsilon': 1e-5, 'initializer_range': 0.02,
+            'embd_pdrop': self.config.dropout, 'attn_pdrop': self.config.dropout, 'resid_pdrop': self.config.dropout,
+            'bos_token_id': eot, 'eos_token_id': eot, 'tie_word_embeddings': True,
+        }
+        with open(os.path.join(folder, 'config.json'), 'w') as file:
+            json.dump(config, file, indent=2)
+        save_file(tensors, os.path.join(folder, 'model.safetensors'), metadata={'format': 'pt'})
+
+
+def drop_padding(model, state, prefix, _):
+    """Saved weights have vocab_size rows."""
+    key = prefix + 'transformer.wte.weight'
+    state[key] = state[key][:model.config.vocab_size]
+
+
+def add_padding(model, state, prefix, *_):
+    """Loaded weights get their padding rows back, as zeros."""
+    key = prefix + 'transformer.wte.weight'
+    rows = model.config.padded_vocab_size - model.config.vocab_size
+    if key in state and state[key].size(0) == model.config.vocab_size and rows:
+        state[key] = F.pad(state[key], (0, 0, 0, rows))
+
+
+def window_start(length, block_size):
+    """Where the window begins when `length` tokens are known: 0 while they fit, then in steps of half a block."""
+    step = max(1, block_size // 2)
+    return max(0, -(-(length - block_size) // step) * step)
+
+
+def check_sampling(config, idx, temperature, top_k, top_p):
+    if idx.dim() != 2 or idx.size(1) == 0:
+        raise BadInput(f'a prompt of shape {tuple(idx.shape)} should be (B, T) with at least one token')
+    if not temperature >= 0:
+        raise BadInput(f'temperature={temperature} should be 0 (the likeliest token) or more')
+    if top_k is not None and top_k < 1:
+        raise BadInput(f'top_k={top_k} should be at least 1, or None for all tokens')
+    if top_p is not None and not 0 < top_p <= 1:
+        raise BadInput(f'top_p={top_p} should be above 0 and at most 1')
+    if idx.min() < 0 or idx.max() >= config.vocab_size:
+        raise BadInput(f'the prompt has a token outside the vocabulary of {config.vocab_size}')
+
+
+def draw_uniforms(rows, columns, seed):
+    """(rows, columns) numbers in [0, 1), made on the CPU so that a seed means the same on every device."""
+    if seed is None:
+        return torch.rand(rows, columns)
+    return torch.stack([torch.rand(columns, generator=torch.Generator().manual_seed(seed + row))
+                        for row in range(rows)])
+
+
+def choose(logits, temperature, top_k, top_p, uniforms):
+    """(B, V) logits and (B,) uniform numbers -> (B,) tokens, by inverting the cumulative distribution."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits, tokens = (logits / temperature).sort(dim=-1, descending=True)
+    if top_k is not None:
+        logits, tokens = logits[:, :top_k], tokens[:, :top_k]
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, K)
+    total = cumulative[:, -1:]
+    if top_p is not None:  # the first token that reaches p still belongs to the nucleus
+        total = cumulative.gather(1, (cumulative < top_p * total).sum(dim=-1, keepdim=True).clamp(max=logits.size(1) - 1))
+    rank = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True).clamp(max=logits.size(1) - 1)
+    return tokens.gather(1, rank).squeeze(1)
+
+
+def is_conv1d(name):
+    """Whether Hugging Face's GPT-2 keeps this matrix transposed, as (in, out)."""
+    return name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight'))
+
+
+def download(name):
+    """The folder of a published model, fetched from the hub on first use."""
+    if name not in PUBLISHED_SIZES:
+        raise BadInput(f'no folder {name!r}, and no published GPT-2 of that name; there are {", ".join(PUBLISHED_SIZES)}')
+    from huggingface_hub import snapshot_download
+    try:
+        return snapshot_download(f'openai-community/{name}', allow_patterns=['config.json', 'model.safetensors'])
+    except OSError as error:  # what requests, httpx and the hub's own errors have in common
+        raise BadInput(f'{name} could not be fetched from the hub: {type(error).__name__}; '
+                       f'check the network, or name a folder with config.json and model.safetensors') from error
+
+
+def read_config(path, overrides):
+    """GPTConfig from Hugging Face's config.json; refuses variants of GPT-2 that this model is not."""
+    try:
+        with open(path) as file:
+            config = json.load(file)
+        fields = dict(block_size=config['n_positions'], vocab_size=config['vocab_size'], n_layer=config['n_layer'],
+                      n_head=config['n_head'], n_embd=config['n_embd'], bias=True)
+    except FileNotFoundError:
+        raise BadInput(f'{os.path.dirname(path)} has no config.json; a folder saved by transformers or export.py has') from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise BadInput(f'{path} is not JSON') from None
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{path} has no {error}, as a GPT-2's has") from None
+    expected = {'model_type': 'gpt2', 'activation_function': 'gelu_new', 'layer_norm_epsilon': 1e-5,
+                'scale_attn_by_inverse_layer_idx': False, 'tie_word_embeddings': True}
+    for key, value in expected.items():
+        if config.get(key, value) != value:
+            raise BadInput(f'{path}: {key} is {config[key]!r}, but GPT-2 has {value!r}')
+    return GPTConfig(**{**fields, **overrides})
+
+
+def load_weights(model, path):
+    """Fills a model made on the meta device from a safetensors file in Hugging Face's layout."""
+    from safetensors import SafetensorError, safe_open
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    state = {}
+    try:
+        with safe_open(path, framework='pt') as file:
+            for key in file.keys():
+                name = key if key.startswith(('transformer.', 'lm_head.')) else 'transformer.' + key
+                if name == 'lm_head.weight' or name.endswith(('.attn.bias', '.attn.masked_bias')):
+                    continue  # the head is the embedding; the masks of attention are not weights
+                tensor = file.get_tensor(key)
+                state[name] = tensor.t() if is_conv1d(name) and tensor.dim() == 2 else tensor
+    except FileNotFoundError:
+        raise BadInput(f'{os.path.dirname(path)} has no model.safetensors') from None
+    except SafetensorError as error:
+        raise BadInput(f'{path} cannot be read: {error}') from None
+    for name in sorted(wanted.keys() | state.keys()):
+        if name not in state:
+            raise BadInput(f'{path} lacks the tensor {name}')
+        if name not in wanted:
+            raise BadInput(f'{path} has a tensor {name} that this model does not have')
+        if state[name].shape != wanted[name]:
+            raise BadInput(f'{path}: {name} has shape {tuple(state[name].shape)}, config.json says {tuple(wanted[name])}')
+    model.to_empty(device='cpu')
+    model.load_state_dict(state)
+    return model

@@ -144,6 +144,14 @@ def launch_rows(logits, targets, weight, losses, vocab_size, ignore_index, gradi
 
 
 @jit
+def load_logits(place, columns, vocab_size, V):
+    """Logits as float32, -inf for the padding. Loaded up to V, which is a multiple of 16 where vocab_size is not:
+    a mask that may change between neighbours would make every load a scalar one."""
+    value = tl.load(place, mask=columns < V, other=0.0).to(tl.float32)
+    return tl.where(columns < vocab_size, value, float('-inf'))
+
+
+@jit
 def row_kernel(logits, logits_row, logits_column, targets, targets_stride, weight, losses, vocab_size, V, ignore_index,
                BLOCK: tl.constexpr, GRADIENT: tl.constexpr):
     """One row: its loss, and its gradient over its logits."""
@@ -163,10 +171,9 @@ def row_kernel(logits, logits_row, logits_column, targets, targets_stride, weigh
         # sum is kept lane by lane, so that a block costs one reduction over the program, that of the peak.
         peak = float('-inf')
         sums = tl.zeros((BLOCK,), dtype=tl.float32)
-        for start in range(0, vocab_size, BLOCK):
+        for start in tl.range(0, vocab_size, BLOCK, num_stages=2):  # fetches the next block ahead
             columns = start + lanes
-            value = tl.load(logits + columns.to(tl.int64) * logits_column, mask=columns < vocab_size,
-                            other=float('-inf')).to(tl.float32)
+            value = load_logits(logits + columns.to(tl.int64) * logits_column, columns, vocab_size, V)
             higher = tl.maximum(peak, tl.max(value, axis=0))
             level = tl.where(higher == float('-inf'), 0.0, higher)
             sums = sums * tl.exp(peak - level) + tl.exp(value - level)
@@ -184,7 +191,7 @@ def row_kernel(logits, logits_row, logits_column, targets, targets_stride, weigh
             for start in range(0, V, BLOCK):
                 columns = start + lanes
                 place = logits + columns.to(tl.int64) * logits_column
-                value = tl.load(place, mask=columns < vocab_size, other=float('-inf')).to(tl.float32)
+                value = load_logits(place, columns, vocab_size, V)
                 result = tl.exp(value - level) * inverse - tl.where(columns == target, onehot, 0.0)
                 tl.store(place, result.to(logits.dtype.element_ty), mask=columns < V)
 

@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from kernels import autocast_dtype, jit, on_device, power_of_two, resident_programs, tl
 
 WHOLE_ROW = 8192  # up to here a row stays in registers between the statistics and the result
-TILE = 4096  # elements that a program has in flight: narrow rows are taken several at a time
-PROGRAMS_PER_PROCESSOR = 4  # in the backward; enough to hide latency, few enough that partial sums stay small
+FORWARD_TILE = 4096  # elements that a program has in registers: narrow rows are taken several at a time
+BACKWARD_TILE = 2048  # fewer, since it holds three such tiles: 128 registers a thread are the limit for the next line
+PROGRAMS_PER_PROCESSOR = 4  # in the backward, all of them resident at once
 
 
 def layer_norm(x, weight, bias, eps=1e-5):
@@ -71,7 +72,7 @@ def layer_norm_op(x: torch.Tensor, update: torch.Tensor | None, weight: torch.Te
         return normed, total, mean, rstd
     x = x.reshape(M, C)
     update = x if update is None else update.reshape(M, C)
-    ROWS, BLOCK, num_warps = tile_shape(C)
+    ROWS, BLOCK, num_warps = tile_shape(C, FORWARD_TILE)
     with on_device(x):
         forward_kernel[(-(-M // ROWS),)](
             x, *x.stride(), update, *update.stride(), weight, weight if bias is None else bias, normed, total,
@@ -104,7 +105,7 @@ def layer_norm_backward_op(
         return dx, dupdate, dweight.zero_(), dbias.zero_()
     x, dnormed = x.reshape(M, C), dnormed.reshape(M, C)
     dtotal_rows = dnormed if dtotal is None else dtotal.reshape(M, C)
-    ROWS, BLOCK, num_warps = tile_shape(C)
+    ROWS, BLOCK, num_warps = tile_shape(C, BACKWARD_TILE)
     programs = min(-(-M // ROWS), resident_programs(x, PROGRAMS_PER_PROCESSOR))
     WHOLE = C <= BLOCK
     partial = (torch.empty if WHOLE else torch.zeros)((2, programs, C), dtype=torch.float32, device=x.device)
@@ -112,7 +113,8 @@ def layer_norm_backward_op(
         backward_kernel[(programs,)](
             dnormed, *dnormed.stride(), dtotal_rows, *dtotal_rows.stride(), x, *x.stride(), weight, mean, rstd,
             dx, dupdate, partial[0], partial[1], M, C, ROWS=ROWS, BLOCK=BLOCK, WHOLE=WHOLE,
-            ADD=dtotal is not None, SPLIT=dupdate.numel() > 0, BIAS=has_bias, num_warps=num_warps)
+            ADD=dtotal is not None, SPLIT=dupdate.numel() > 0, BIAS=has_bias, STAGES=3 if BLOCK <= 2048 else 1,
+            num_warps=num_warps)
     dweight.copy_(partial[0].sum(dim=0))
     if has_bias:
         dbias.copy_(partial[1].sum(dim=0))
@@ -156,12 +158,10 @@ def backward(ctx, dnormed, dtotal, _dmean, _drstd):
 layer_norm_op.register_autograd(backward, setup_context=save_for_backward)
 
 
-def tile_shape(C):
+def tile_shape(C, tile):
     """(rows, columns, warps) of the piece that a program has in registers. Wider rows are walked over in blocks."""
-    if C > WHOLE_ROW:
-        return 1, TILE, 8
-    BLOCK = power_of_two(C)
-    return max(1, TILE // BLOCK), BLOCK, max(4, BLOCK // 512)
+    BLOCK = power_of_two(C) if C <= WHOLE_ROW else 4096
+    return max(1, tile // BLOCK), BLOCK, max(4, BLOCK // 512)
 
 
 @jit
@@ -234,16 +234,17 @@ def load_gradient(dnormed, dnormed_row, dnormed_column, x, x_row, x_column, row_
 @jit
 def backward_kernel(dnormed, dnormed_row, dnormed_column, dtotal, dtotal_row, dtotal_column, x, x_row, x_column,
                     weight, mean, rstd, dx, dupdate, dweight, dbias, M, C, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-                    WHOLE: tl.constexpr, ADD: tl.constexpr, SPLIT: tl.constexpr, BIAS: tl.constexpr):
+                    WHOLE: tl.constexpr, ADD: tl.constexpr, SPLIT: tl.constexpr, BIAS: tl.constexpr,
+                    STAGES: tl.constexpr):
     """dx = rstd * (w dy - mean(w dy) - xhat mean(w dy xhat)) [+ dtotal]; each program sums dweight and dbias over its
-    own rows, into row program_id of (programs, C)."""
+    own rows, into row program_id of (programs, C). STAGES - 1 tiles are fetched ahead into shared memory."""
     program = tl.program_id(0)
     lanes = tl.arange(0, BLOCK)[None, :]  # (1, BLOCK)
     if WHOLE:
         scale = tl.load(weight + lanes, mask=lanes < C, other=0.0).to(tl.float32)
         weight_sum = tl.zeros((1, BLOCK), dtype=tl.float32)
         bias_sum = tl.zeros((1, BLOCK), dtype=tl.float32)
-    for first in range(program * ROWS, M, tl.num_programs(0) * ROWS):
+    for first in tl.range(program * ROWS, M, tl.num_programs(0) * ROWS, num_stages=STAGES):
         rows = (first + tl.arange(0, ROWS)).to(tl.int64)[:, None]  # (ROWS, 1)
         row_mean = tl.load(mean + rows, mask=rows < M, other=0.0)
         row_rstd = tl.load(rstd + rows, mask=rows < M, other=0.0)

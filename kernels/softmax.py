@@ -92,10 +92,18 @@ def launch(kernel, first, second, result, scale):
 
 
 @jit
-def load_scores(scores, scores_row, scores_column, scale, rows, columns, mask):
-    """Scaled scores as float32, -inf where masked."""
-    value = tl.load(scores + rows * scores_row + columns * scores_column, mask=mask, other=0.0).to(tl.float32)
-    return tl.where(mask, value * scale, float('-inf'))
+def load_seen(matrix, matrix_row, matrix_column, rows, columns, seen, M, Tk):
+    """Elements as float32, those that are not `seen` to be masked by the caller. Loads end at a multiple of 16:
+    a mask that may change between neighbours would make every load a scalar one."""
+    mask = (rows < M) & (columns < (seen + 15) // 16 * 16) & (columns < Tk)
+    return tl.load(matrix + rows * matrix_row + columns * matrix_column, mask=mask, other=0.0).to(tl.float32)
+
+
+@jit
+def load_scores(scores, scores_row, scores_column, scale, rows, columns, seen, M, Tk):
+    """Scaled scores as float32, -inf where a query may not look."""
+    value = load_seen(scores, scores_row, scores_column, rows, columns, seen, M, Tk)
+    return tl.where((rows < M) & (columns < seen), value * scale, float('-inf'))
 
 
 @jit
@@ -118,8 +126,7 @@ def forward_kernel(scores, scores_row, scores_column, _second, _second_row, _sec
     seen = rows % Tq + (Tk - Tq) + 1  # keys that each query may see
     lanes = tl.arange(0, BLOCK)[None, :]  # (1, BLOCK)
     if WHOLE:
-        mask = (rows < M) & (lanes < seen)
-        value = load_scores(scores, scores_row, scores_column, scale, rows, lanes, mask)
+        value = load_scores(scores, scores_row, scores_column, scale, rows, lanes, seen, M, Tk)
         value = tl.exp(value - finite(tl.max(value, axis=1)[:, None]))
         result = value * reciprocal(tl.sum(value, axis=1)[:, None])
         tl.store(weights + rows * Tk + lanes, result.to(weights.dtype.element_ty), mask=(rows < M) & (lanes < Tk))
@@ -129,15 +136,13 @@ def forward_kernel(scores, scores_row, scores_column, _second, _second_row, _sec
         total = tl.zeros((ROWS, 1), dtype=tl.float32)
         for start in range(0, Tk, BLOCK):
             columns = start + lanes
-            value = load_scores(scores, scores_row, scores_column, scale, rows, columns,
-                                (rows < M) & (columns < seen))
+            value = load_scores(scores, scores_row, scores_column, scale, rows, columns, seen, M, Tk)
             higher = tl.maximum(peak, tl.max(value, axis=1)[:, None])
             total = total * tl.exp(peak - finite(higher)) + tl.sum(tl.exp(value - finite(higher)), axis=1)[:, None]
             peak = higher
         for start in range(0, Tk, BLOCK):
             columns = start + lanes
-            value = load_scores(scores, scores_row, scores_column, scale, rows, columns,
-                                (rows < M) & (columns < seen))
+            value = load_scores(scores, scores_row, scores_column, scale, rows, columns, seen, M, Tk)
             result = tl.exp(value - finite(peak)) * reciprocal(total)
             tl.store(weights + rows * Tk + columns, result.to(weights.dtype.element_ty),
                      mask=(rows < M) & (columns < Tk))
@@ -152,23 +157,23 @@ def backward_kernel(dweights, dweights_row, dweights_column, weights, weights_ro
     seen = rows % Tq + (Tk - Tq) + 1
     lanes = tl.arange(0, BLOCK)[None, :]  # (1, BLOCK)
     if WHOLE:
-        mask = (rows < M) & (lanes < seen)
-        p = tl.load(weights + rows * weights_row + lanes * weights_column, mask=mask, other=0.0).to(tl.float32)
-        dp = tl.load(dweights + rows * dweights_row + lanes * dweights_column, mask=mask, other=0.0).to(tl.float32)
+        p = load_seen(weights, weights_row, weights_column, rows, lanes, seen, M, Tk)  # 0 where not seen
+        dp = load_seen(dweights, dweights_row, dweights_column, rows, lanes, seen, M, Tk)
+        dp = tl.where(lanes < seen, dp, 0.0)
         result = scale * p * (dp - tl.sum(p * dp, axis=1)[:, None])
         tl.store(dscores + rows * Tk + lanes, result.to(dscores.dtype.element_ty), mask=(rows < M) & (lanes < Tk))
     else:
         inner = tl.zeros((ROWS, 1), dtype=tl.float32)
         for start in range(0, Tk, BLOCK):
             columns = start + lanes
-            mask = (rows < M) & (columns < seen)
-            p = tl.load(weights + rows * weights_row + columns * weights_column, mask=mask, other=0.0).to(tl.float32)
-            dp = tl.load(dweights + rows * dweights_row + columns * dweights_column, mask=mask, other=0.0).to(tl.float32)
+            p = load_seen(weights, weights_row, weights_column, rows, columns, seen, M, Tk)  # 0 where not seen
+            dp = load_seen(dweights, dweights_row, dweights_column, rows, columns, seen, M, Tk)
+            dp = tl.where(columns < seen, dp, 0.0)
             inner += tl.sum(p * dp, axis=1)[:, None]
         for start in range(0, Tk, BLOCK):
             columns = start + lanes
-            mask = (rows < M) & (columns < seen)
-            p = tl.load(weights + rows * weights_row + columns * weights_column, mask=mask, other=0.0).to(tl.float32)
-            dp = tl.load(dweights + rows * dweights_row + columns * dweights_column, mask=mask, other=0.0).to(tl.float32)
+            p = load_seen(weights, weights_row, weights_column, rows, columns, seen, M, Tk)  # 0 where not seen
+            dp = load_seen(dweights, dweights_row, dweights_column, rows, columns, seen, M, Tk)
+            dp = tl.where(columns < seen, dp, 0.0)
             tl.store(dscores + rows * Tk + columns, (scale * p * (dp - inner)).to(dscores.dtype.element_ty),
                      mask=(rows < M) & (columns < Tk))

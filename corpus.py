@@ -1,0 +1,548 @@
+"""Any text -> shards: files, folders, tables, a Hugging Face dataset, SYNTH, the source of Python itself.
+
+    python corpus.py --source=stdlib --vocab_size=4096 --out_dir=data/stdlib     Python's standard library
+    python corpus.py --source=poems/ --vocab_size=512 --out_dir=data/poems       a folder: each file a document
+    python corpus.py --source='logs/*.jsonl.gz' --text_column=message            rows of jsonl or parquet files
+    python corpus.py --source=SYNTH --num_samples=50000                          PleIAs/SYNTH: question, reasoning, answer
+    python corpus.py --source=roneneldan/TinyStories                             a dataset on the Hugging Face hub
+
+A document is a file of a folder, or a row of a table. A single text file is cut where it says
+<|endoftext|>, or --document_separator; with neither it is cut, at blank lines or else line ends, into
+blocks of a hundredth of the file (256 to 8,192 characters), so that there is something to hold out.
+
+Whole documents go to train or val by a hash of their text, so a text is on the same side on every
+machine and copies of a text are never on both. The same settings on the same input give the same
+bytes. Run again on finished data it says so and ends; killed, it starts over. For data too large
+for that, fineweb.py goes on where it stopped.
+
+This module knows nothing of models. fineweb.py and wikitext.py read and tokenize with what stands here.
+"""
+import bz2
+import codecs
+import collections
+import concurrent.futures
+import glob
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import lzma
+import os
+import re
+import sys
+import zlib
+
+import numpy as np
+from tqdm import tqdm
+
+import shards
+from bpe import EOT, MAX_VOCAB, Tokenizer, available_cores, open_tokenizer
+from configurator import BadInput, configure, one_line_errors, optional
+
+DEFAULTS = {
+    'source': 'stdlib',                   # stdlib, SYNTH, a file, a folder, a glob, several with commas between, or a dataset's name on the hub
+    'out_dir': optional(str),             # folder for the shards; data/NAME_OF_THE_SOURCE if None
+    'text_column': 'text',                # the column of jsonl and parquet files that holds the text
+    'document_separator': optional(str),  # cuts text files into documents; \n and \t are understood
+    'num_samples': 0,                     # take only so many documents; 0 = all
+    'val_fraction': 0.05,                 # share of the documents held out
+    # the vocabulary
+    'tokenizer': 'gpt2',                  # gpt2, a tokenizer.json, or a folder with encoder.json and vocab.bpe
+    'vocab_size': 0,                      # train a BPE of so many entries on the train documents first, down to 257; 0 = use --tokenizer
+    # a dataset on the hub
+    'dataset_config': optional(str),      # its configuration, where it has several
+    'dataset_split': 'train',             # its split
+    # how
+    'shard_tokens': shards.SHARD_TOKENS,  # tokens in a shard
+    'workers': 0,                         # threads that tokenize; 0 = all cores
+}
+
+SYNTH = 'PleIAs/SYNTH'
+SYNTH_COLUMNS = ('query', 'synthetic_reasoning', 'synthetic_answer')
+# Tests, tables that a program wrote, and what other people installed
+NOT_THE_STDLIB = {'encodings', 'pydoc_data', 'lib2to3', 'msilib', 'test', 'tests', 'idle_test', 'site-packages',
+                  'dist-packages', 'lib-dynload', '__pycache__', '__phello__'}
+GENERATED_FILES = re.compile(r'_sysconfigdata.*|entities\.py|stringprep\.py')
+TABLE_NAME = re.compile(r'\.(parquet|jsonl|ndjson|json)(\.gz|\.bz2|\.xz|\.zst)?$')
+BLOCK_CHARACTERS = (256, 8192)
+PIECE_BYTES = 1 << 20  # what is read, and what one thread tokenizes, at a time
+XZ_LIMIT = 32_000_000  # xz needs a second for 2 MB
+
+
+def main(config):
+    if not 0 < config['val_fraction'] < 1:
+        raise BadInput(f"val_fraction={config['val_fraction']} should be above 0 and below 1: without held-out text "
+                       'nobody knows how good a model is')
+    if config['vocab_size'] and config['tokenizer'] != 'gpt2':
+        raise BadInput('give --vocab_size to train a tokenizer or --tokenizer to use one, not both')
+    if config['vocab_size'] and not 257 <= config['vocab_size'] <= MAX_VOCAB:
+        raise BadInput(f"vocab_size={config['vocab_size']} should be from 257 (256 bytes and {EOT}) to {MAX_VOCAB}")
+    source = find_source(config)
+    name = config['out_dir'] and os.path.basename(os.path.normpath(config['out_dir'])) or source['name']
+    name = re.sub(r'[^A-Za-z0-9.-]+', '_', name).strip('_') or 'corpus'
+    out_dir = config['out_dir'] or os.path.join('data', name)
+    if not is_needed(out_dir, source, config):
+        return
+    make_shards(out_dir, name, source, config)
+
+
+def make_shards(out_dir, name, source, config):
+    """Reads, splits and tokenizes the source, and writes OUT_DIR; meta.json last."""
+    threshold = find_threshold(read_documents(source, config), config['val_fraction'])
+    tokenizer, tokenizer_file = make_tokenizer(source, config, threshold)
+    prepare_folder(out_dir, name, tokenizer_file)
+    val, val_text, counts = [], io.BytesIO(), collections.Counter()
+
+    def tokenize_and_split(texts):
+        sides = {'train': [], 'val': []}
+        for text in texts:
+            sides['val' if hash_of(text) < threshold else 'train'].append(text)
+        return sides, {side: encode_documents(tokenizer, texts) for side, texts in sides.items()}
+
+    def train_tokens():
+        pieces = in_pieces(read_documents(source, config))
+        with tqdm(desc='tokenizing', unit='B', unit_scale=True) as bar:
+            for sides, tokens in ordered_map(tokenize_and_split, pieces, config['workers']):
+                val.append(tokens['val'])
+                counts.update({f'{side}_documents': len(texts) for side, texts in sides.items()})
+                n_bytes = {side: sum(len(text.encode('utf-8', 'replace')) for text in texts) for side, texts in sides.items()}
+                counts.update({f'{side}_bytes': n for side, n in n_bytes.items()})
+                if counts['val_bytes'] <= XZ_LIMIT:
+                    val_text.write(''.join(sides['val']).encode('utf-8', 'replace'))
+                bar.update(sum(n_bytes.values()))
+                yield tokens['train']
+
+    written = shards.write_shards(train_tokens(), out_dir, name, 'train', config['shard_tokens'], first=1)
+    written |= shards.write_shards(val, out_dir, name, 'val', config['shard_tokens'], first=0)
+    meta = {
+        **describe(tokenizer, tokenizer_file),
+        'source': source['name'],
+        **{key: counts[key] for key in ('train_documents', 'val_documents', 'train_bytes', 'val_bytes')},
+        'val_xz_bits_per_byte': xz_bits_per_byte(val_text.getvalue()) if counts['val_bytes'] <= XZ_LIMIT else None,
+        'settings': settings_of(source, config),
+        'shards': written,
+    }
+    shards.write_json(os.path.join(out_dir, 'meta.json'), meta)
+    print(summary(out_dir, meta))
+
+
+# ---------------------------------------------------------------------------- where the text is
+
+def find_source(config):
+    """{'name', 'kind': 'stdlib' | 'table' | 'texts' | 'text', 'files': [paths or URLs]} of --source, or BadInput."""
+    source = config['source']
+    if source == 'stdlib':
+        return {'name': 'stdlib', 'kind': 'stdlib', 'files': stdlib_files()}
+    files = local_files(source)
+    if files is None:
+        return hub_source(SYNTH if source == 'SYNTH' else source, config)
+    name = os.path.splitext(os.path.basename(os.path.normpath(source)))[0]
+    tables = [path for path in files if TABLE_NAME.search(path)]
+    if tables and len(tables) < len(files):
+        raise BadInput(f'{source} holds tables ({os.path.basename(tables[0])}) and text files together; '
+                       f"name one kind, as in --source='{os.path.join(os.path.dirname(tables[0]), '*' + TABLE_NAME.search(tables[0])[0])}'")
+    if tables:
+        return {'name': name, 'kind': 'table', 'files': tables}
+    if len(files) > 1:
+        files = [path for path in files if not is_binary(path)]
+        if not files:
+            raise BadInput(f'{source} holds no text file: all of its files are binary')
+    elif is_binary(files[0]):
+        raise BadInput(f'{files[0]} is not text: it has zero bytes (UTF-16 should be saved as UTF-8)')
+    return {'name': name, 'kind': 'texts' if len(files) > 1 else 'text', 'files': files}
+
+
+def local_files(source):
+    """Paths that a file, a folder, a glob, or several with commas between, stand for; None if it looks like none of these."""
+    patterns = [source] if os.path.exists(source) else source.split(',')
+    files = []
+    for pattern in patterns:
+        if os.path.isdir(pattern):
+            found = [os.path.join(folder, name) for folder, folders, names in os.walk(pattern) for name in names]
+            found = [path for path in found if not any(part.startswith('.') or part == '__pycache__'
+                                                       for part in os.path.relpath(path, pattern).split(os.sep))]
+        else:
+            found = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
+        if not found and len(patterns) == 1 and re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', pattern) \
+                and not os.path.isdir(pattern) and not re.search(r'\.(txt|md|csv|gz|zip)$', pattern) and not TABLE_NAME.search(pattern):
+            return None
+        if not found:
+            raise BadInput(f'no file at {pattern!r}; --source takes stdlib, SYNTH, files, a folder, a glob, or the '
+                           "name of a dataset on the Hugging Face hub")
+        files += found
+    return sorted(set(files))
+
+
+def stdlib_files():
+    """The .py files of the running Python's standard library, without tests and generated tables."""
+    root = os.path.dirname(os.__file__)
+    files = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in NOT_THE_STDLIB and not name.startswith('config-')]
+        files += [os.path.join(folder, name) for name in names if name.endswith('.py') and not GENERATED_FILES.fullmatch(name)]
+    if not files:
+        raise BadInput(f'this Python keeps no source text of its library in {root}; name another --source')
+    return sorted(files, key=lambda path: os.path.relpath(path, root).replace(os.sep, '/'))
+
+
+def hub_source(name, config):
+    """The files of a split of a dataset on the Hugging Face hub, pinned to the revision of now."""
+    import datasets
+    try:
+        builder = datasets.load_dataset_builder(name, config['dataset_config'])
+        files = (builder.config.data_files or {}).get(config['dataset_split'], [])
+    except Exception as error:  # the hub, the network and the library's scripts raise dozens of kinds
+        raise BadInput(f'{name}: no such file here, and no such dataset could be opened on the Hugging Face hub '
+                       f'({type(error).__name__}: {first_line(error)})') from error
+    if not files or not all(TABLE_NAME.search(str(path)) for path in files):
+        raise BadInput(f"{name} has no parquet or json files for split {config['dataset_split']!r}; download it and "
+                       'give its files as --source')
+    return {'name': name.split('/')[-1], 'kind': 'table', 'files': [str(path) for path in files]}
+
+
+def is_binary(path):
+    with open(path, 'rb') as file:
+        return b'\0' in file.read(8192)
+
+
+def first_line(error):
+    return (str(error).splitlines() or [''])[0]
+
+
+# ---------------------------------------------------------------------------- documents
+
+def read_documents(source, config):
+    """Yields the text of every document of a source in a fixed order; empty ones are left out."""
+    if source['kind'] == 'table':
+        documents = (text for path in source['files'] for _, texts in read_table(path, config['text_column']) for text in texts)
+    elif source['kind'] == 'text':
+        documents = cut_file(source['files'][0], config['document_separator'])
+    elif config['document_separator']:
+        documents = (text for path in source['files'] for text in cut_file(path, config['document_separator']))
+    else:
+        documents = (''.join(read_text(path)) for path in source['files'])
+    documents = (text for text in documents if text and not text.isspace())
+    return itertools.islice(documents, config['num_samples'] or None)
+
+
+def read_text(path):
+    """Yields a text file in pieces. Bytes that are not UTF-8 become U+FFFD, which is said in a line at the end."""
+    decoder = codecs.getincrementaldecoder('utf-8-sig')(errors='replace')
+    replaced = 0
+    with open_compressed(path) as file:
+        while block := file.read(PIECE_BYTES):
+            text = decoder.decode(block)
+            replaced += text.count('\ufffd') - block.count('\ufffd'.encode())
+            yield text
+        yield decoder.decode(b'', final=True)
+    if replaced > 0:
+        tqdm.write(f'{path}: {replaced} places are not UTF-8 and became U+FFFD', file=sys.stderr)
+
+
+def cut_file(path, separator=None):
+    """Yields the documents of one text file: between separators, or blocks where it has none."""
+    if separator:
+        separator = separator.replace('\\n', '\n').replace('\\t', '\t')
+    elif EOT in next(read_text(path)):
+        separator = EOT
+    if separator:
+        yield from cut_at_separator(read_text(path), separator)
+    else:
+        yield from cut_into_blocks(read_text(path), os.path.getsize(path) // 100)
+
+
+def cut_at_separator(pieces, separator):
+    rest = ''
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(separator)
+        yield from whole
+    yield rest
+
+
+def cut_into_blocks(pieces, size):
+    """Yields the text in blocks of at least `size` characters (256 to 8,192) that together are the text.
+
+    A block ends after the first blank line behind that size, or, where none comes for as long again, after the
+    first line end or white space; text without any is cut at the size.
+    """
+    low, high = BLOCK_CHARACTERS
+    size = min(max(size, low), high)
+    rest = ''
+    for piece in itertools.chain(pieces, [None]):
+        rest += piece or ''
+        start = 0
+        while len(rest) - start > 2 * size:
+            for end_of in ('\n\n', '\n', ' '):
+                place = rest.find(end_of, start + size - len(end_of), start + 2 * size)
+                if place >= 0:
+                    break
+            end = start + size if place < 0 else place + len(end_of)
+            yield rest[start:end]
+            start = end
+        rest = rest[start:]
+    yield rest
+
+
+# ---------------------------------------------------------------------------- tables
+
+def read_table(path, column, first_row=0, open_file=None):
+    """Yields (row number of the first, list of texts) of a parquet or json-lines file, in order.
+
+    A row without text is '' in the list. Rows before first_row are left out. A table that has SYNTH's columns
+    and not `column` is read as SYNTH's documents. open_file: how to open a path for reading bytes, if not by open().
+    Raises BadInput on a damaged file, and on a missing column with the names of those that are there.
+    """
+    read = read_parquet if '.parquet' in TABLE_NAME.search(path)[0] else read_json_lines
+    yield from read(path, column, first_row, open_file or (lambda path: open(path, 'rb')))
+
+
+def read_parquet(path, column, first_row, open_file):
+    import pyarrow
+    import pyarrow.parquet
+    try:
+        with open_file(path) as file:
+            table = pyarrow.parquet.ParquetFile(file)
+            columns = pick_columns(table.schema_arrow.names, column, path)
+            kinds = {str(table.schema_arrow.field(name).type) for name in columns}
+            if not kinds <= {'string', 'large_string', 'string_view'}:
+                raise BadInput(f"{path}: column {columns[0]!r} holds {', '.join(kinds)}, not text; name another --text_column")
+            row = 0
+            for group in range(table.metadata.num_row_groups):
+                n_rows = table.metadata.row_group(group).num_rows
+                if row + n_rows <= first_row:
+                    row += n_rows
+                    continue
+                for batch in table.iter_batches(batch_size=512, row_groups=[group], columns=list(columns)):
+                    skipped = min(max(0, first_row - row), len(batch))
+                    if skipped < len(batch):
+                        yield row + skipped, texts_of(batch.slice(skipped).to_pydict(), columns)
+                    row += len(batch)
+    except pyarrow.ArrowException as error:
+        raise BadInput(f'{path} is not a readable parquet file: {first_line(error)}') from error
+
+
+def read_json_lines(path, column, first_row, open_file):
+    lines = iter_lines(path, open_file)
+    row = 0
+    while batch := list(itertools.islice(lines, 512)):
+        if row + len(batch) > first_row:
+            skipped = max(0, first_row - row)
+            texts = [json_text(line, column, path, row + i + 1) for i, line in enumerate(batch) if i >= skipped]
+            yield row + skipped, texts
+        row += len(batch)
+
+
+def iter_lines(path, open_file):
+    """The lines of a json-lines file as bytes; a file that is one JSON array gives its elements."""
+    with open_compressed(path, open_file) as file:
+        head = file.readline()
+        if head.lstrip().startswith(b'['):
+            try:
+                rows = json.loads(head + file.read())
+            except ValueError as error:
+                raise BadInput(f'{path} starts as a JSON list but is none: {first_line(error)}') from error
+            yield from (json.dumps(row).encode() for row in rows)
+        else:
+            yield from itertools.chain([head] if head else [], file)
+
+
+def json_text(line, column, path, number):
+    if not line.strip():
+        return ''
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise BadInput(f'{path}, line {number}: not JSON: {first_line(error)}') from error
+    if not isinstance(row, dict):
+        raise BadInput(f'{path}, line {number}: should be an object with a key {column!r}')
+    columns = pick_columns(row, column, f'{path}, line {number}')
+    values = [row[name] for name in columns]
+    for name, value in zip(columns, values):
+        if not isinstance(value, (str, type(None))):
+            raise BadInput(f'{path}, line {number}: {name!r} is {type(value).__name__}, not text; name another --text_column')
+    return format_row(values)
+
+
+def pick_columns(names, column, where):
+    if column in names:
+        return (column,)
+    if column == DEFAULTS['text_column'] and all(name in names for name in SYNTH_COLUMNS):
+        return SYNTH_COLUMNS
+    raise BadInput(f'{where} has no column {column!r}; name one of these with --text_column: {", ".join(names)}')
+
+
+def texts_of(batch, columns):
+    return [format_row(values) for values in zip(*(batch[name] for name in columns))]
+
+
+def format_row(values):
+    """The document of a row: its text, or SYNTH's question, reasoning and answer."""
+    if len(values) == 1:
+        return values[0] or ''
+    query, reasoning, answer = (value or '' for value in values)
+    return f'Q: {query}\n\nReasoning:\n{reasoning}\n\nA: {answer}'
+
+
+def open_compressed(path, open_file=None):
+    """A file of bytes, decompressed by its name's ending."""
+    file = open_file(path) if open_file else open(path, 'rb')
+    ending = os.path.splitext(path)[1]
+    if ending == '.zst':
+        import pyarrow
+        return io.BufferedReader(pyarrow.CompressedInputStream(file, 'zstd'))
+    openers = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
+    return openers[ending](file) if ending in openers else file
+
+
+# ---------------------------------------------------------------------------- train or val
+
+def hash_of(text):
+    """A number in [0, 1) that depends on the text alone."""
+    digest = hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).digest()
+    return int.from_bytes(digest, 'big') / 2**64
+
+
+def find_threshold(documents, val_fraction, looked_at=1000):
+    """Texts with a hash below this are held out: val_fraction, or what puts a text on each side if there are few."""
+    hashes = sorted({hash_of(text) for text in itertools.islice(documents, looked_at)})
+    if not hashes:
+        raise BadInput('there are no documents in this source: nothing but empty text')
+    if len(hashes) == 1:
+        raise BadInput('there is only one document in this source, so none to hold out; cut it with --document_separator')
+    return min(max(val_fraction, (hashes[0] + hashes[1]) / 2), hashes[-1])
+
+
+# ---------------------------------------------------------------------------- tokens
+
+def make_tokenizer(source, config, threshold):
+    """(Tokenizer, content of tokenizer.json as bytes, or None for GPT-2's own)."""
+    if config['vocab_size']:
+        train_texts = (text for text in read_documents(source, config) if hash_of(text) >= threshold)
+        tokenizer = Tokenizer.train(train_texts, config['vocab_size'], processes=config['workers'] or None)
+    else:
+        tokenizer = open_tokenizer(config['tokenizer'])
+        tokenizer.eot  # one without <|endoftext|> is refused now, before anything is written
+    return tokenizer, None if config['tokenizer'] == 'gpt2' and not config['vocab_size'] else tokenizer.to_json().encode()
+
+
+def describe(tokenizer, tokenizer_file):
+    """What meta.json says about a tokenizer."""
+    return {
+        'tokenizer': 'tokenizer.json' if tokenizer_file else 'gpt2',
+        'tokenizer_sha256': hashlib.sha256(tokenizer_file).hexdigest() if tokenizer_file else None,
+        'vocab_size': tokenizer.vocab_size,
+        'eot': tokenizer.eot,
+        'document_separator': EOT,
+    }
+
+
+def encode_documents(tokenizer, texts):
+    """The texts as one uint16 array, <|endoftext|> before each."""
+    eot = np.array([tokenizer.eot], dtype=np.uint16)
+    return np.concatenate([np.empty(0, dtype=np.uint16), *(part for text in texts for part in (eot, tokenizer.encode_array(text)))])
+
+
+def in_pieces(documents, size=PIECE_BYTES):
+    """The documents as lists of about `size` characters."""
+    piece, filled = [], 0
+    for text in documents:
+        piece.append(text)
+        filled += len(text)
+        if filled >= size:
+            yield piece
+            piece, filled = [], 0
+    if piece:
+        yield piece
+
+
+def ordered_map(function, items, workers=0):
+    """map() on threads, results in the order of the items; reads only a little ahead of what is taken.
+
+    Threads suffice, and nothing has to be copied to another process: the tokenizer works outside of Python's lock.
+    """
+    workers = workers or available_cores()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        pending = collections.deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def xz_bits_per_byte(data):
+    """What `xz -9e` needs for the held-out text: the yardstick of a compressor that has seen nothing else."""
+    return 8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(data) if data else None
+
+
+# ---------------------------------------------------------------------------- the folder
+
+def settings_of(source, config):
+    """What the data follows from; kept in meta.json, so that other settings do not end up in the same folder."""
+    keys = ('source', 'text_column', 'document_separator', 'num_samples', 'val_fraction', 'tokenizer', 'vocab_size',
+            'dataset_config', 'dataset_split', 'shard_tokens')
+    settings = {key: config[key] for key in keys}
+    if source['kind'] != 'stdlib':
+        listing = '\n'.join(f'{os.path.basename(path)} {os.path.getsize(path) if os.path.exists(path) else path}'
+                            for path in source['files'])
+        settings['input_files'] = hashlib.sha256(listing.encode()).hexdigest()[:16]
+    return settings
+
+
+def is_needed(out_dir, source, config):
+    """False, after saying so, if the folder already holds what these settings make; BadInput if it holds something else."""
+    path = os.path.join(out_dir, 'meta.json')
+    if not os.path.exists(path):
+        return True
+    meta = shards.load_meta(out_dir)
+    there, wanted = meta.get('settings', {}), settings_of(source, config)
+    different = [key for key in wanted if there.get(key) != wanted[key]]
+    if different:
+        key = different[0]
+        raise BadInput(f'{out_dir} already holds data made with {key}={there.get(key)!r}, not {wanted[key]!r}; '
+                       'take another --out_dir, or delete that folder first')
+    missing = [name for name in meta['shards'] if not os.path.exists(os.path.join(out_dir, name))]
+    if missing:
+        print(f'{missing[0]} is missing from {out_dir}: making the data again')
+        return True
+    print(f'{out_dir} is already made, with the same settings:')
+    print(summary(out_dir, meta))
+    return False
+
+
+def prepare_folder(out_dir, name, tokenizer_file):
+    """Makes the folder, clears what a killed run left in it, and writes the tokenizer."""
+    os.makedirs(out_dir, exist_ok=True)
+    found = [entry for entry in os.listdir(out_dir) if shards.SHARD_NAME.search(entry)]
+    ours = re.compile(re.escape(name) + r'_(train|val)_\d{6}\.bin')
+    others = [entry for entry in found if not ours.fullmatch(entry)]
+    if others:
+        raise BadInput(f'{out_dir} already holds other shards ({others[0]}); take another --out_dir')
+    for entry in [*found, 'meta.json', 'tokenizer.json']:
+        if os.path.exists(os.path.join(out_dir, entry)):
+            os.remove(os.path.join(out_dir, entry))
+    if tokenizer_file:
+        with shards.whole_file(os.path.join(out_dir, 'tokenizer.json')) as file:
+            file.write(tokenizer_file)
+
+
+def summary(out_dir, meta):
+    tokens = {split: sum(entry['tokens'] for name, entry in meta['shards'].items() if shards.SHARD_NAME.search(name)[1] == split)
+              for split in ('train', 'val')}
+    lines = [f'{split:5} {tokens[split]:>13,} tokens  {meta[f"{split}_documents"]:>9,} documents  '
+             f'{meta[f"{split}_bytes"] / max(1, tokens[split] - meta[f"{split}_documents"]):.3f} bytes/token'
+             for split in ('train', 'val')]
+    if meta['val_xz_bits_per_byte']:
+        lines.append(f'xz -9e needs {meta["val_xz_bits_per_byte"]:.3f} bits per byte for the val text')
+    return '\n'.join([f'{out_dir}: tokenizer {meta["tokenizer"]}, {meta["vocab_size"]:,} entries', *lines])
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main(configure(DEFAULTS))

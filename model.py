@@ -19,9 +19,13 @@ import torch.nn as nn
 from torch.nn import functional as F
 
 from configurator import BadInput
+from kernels import attention, cross_entropy, layer_norm, softmax
 
 PUBLISHED_SIZES = {  # (n_layer, n_head, n_embd), from table 2 of the paper; block 1024 and 50,257 tokens for all
     'gpt2': (12, 12, 768), 'gpt2-medium': (24, 16, 1024), 'gpt2-large': (36, 20, 1280), 'gpt2-xl': (48, 25, 1600)}
+
+KERNELS = 'torch', 'triton'
+ATTENTIONS = 'auto', 'sdpa', 'explicit'
 
 
 @dataclass
@@ -33,9 +37,13 @@ class GPTConfig:
     n_embd: int = 768
     dropout: float = 0.0
     bias: bool = True  # in the linear layers and layer norms, as GPT-2 has it
-    kernels: str = 'torch'
+    kernels: str = 'torch'  # or 'triton': our fused kernels
+    attention: str = 'auto'  # or 'sdpa': the library's, 'explicit': with the whole (T, T) matrix of weights in memory
 
     def __post_init__(self):
+        for name, words in (('kernels', KERNELS), ('attention', ATTENTIONS)):
+            if getattr(self, name) not in words:
+                raise BadInput(f'{name}={getattr(self, name)} should be one of {", ".join(words)}')
         for name in ('block_size', 'vocab_size', 'n_head', 'n_embd'):
             if getattr(self, name) < 1:
                 raise BadInput(f'{name}={getattr(self, name)} should be at least 1')
@@ -59,21 +67,24 @@ class LayerNorm(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        self.add_norm = layer_norm.add_layer_norm if config.kernels == 'triton' else layer_norm.add_layer_norm_reference
+        self.norm = layer_norm.layer_norm if config.kernels == 'triton' else layer_norm.layer_norm_reference
         self.weight = nn.Parameter(torch.ones(config.n_embd))
         self.bias = nn.Parameter(torch.zeros(config.n_embd)) if config.bias else None
 
     def forward(self, residual, update=None):
         """(B, T, C), (B, T, C) or None -> the normalized sum and the sum itself, (B, T, C) each."""
-        if update is not None:
-            residual = residual + update
-        return F.layer_norm(residual, self.weight.shape, self.weight, self.bias, eps=1e-5), residual
+        if update is None:
+            return self.norm(residual, self.weight, self.bias, 1e-5), residual
+        return self.add_norm(residual, update, self.weight, self.bias, 1e-5)
 
 
 class CausalSelfAttention(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.n_head, self.dropout = config.n_head, config.dropout
+        self.n_head, self.dropout, self.attention = config.n_head, config.dropout, config.attention
+        self.softmax = softmax.causal_softmax if config.kernels == 'triton' else softmax.causal_softmax_reference
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # q, k, v in one product
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
@@ -83,10 +94,18 @@ class CausalSelfAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hd) each
         if cache is not None:
             k, v = cache.append(k, v)  # (B, nh, T_seen, hd)
-        # With a cache, either T queries see T keys (the prefill) or one query sees all that came before it.
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, dropout_p=self.dropout if self.training else 0.0)
-        y = y.transpose(1, 2).reshape(B, T, C)
+        y = self.attend(q, k, v).transpose(1, 2).reshape(B, T, C)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
+
+    def attend(self, q, k, v):
+        """softmax(q kᵀ / sqrt(hd)) v: T queries that each see the keys up to their own, or one that sees all keys."""
+        dropout = self.dropout if self.training else 0.0
+        if self.attention == 'explicit':
+            weights = self.softmax(q @ k.transpose(-2, -1), q.size(-1) ** -0.5)  # (B, nh, T, T)
+            return F.dropout(weights, dropout) @ v
+        if self.attention == 'auto' and q.device.type == 'cpu' and torch.is_grad_enabled() and not dropout:
+            return attention.blocked_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=q.size(2) > 1, dropout_p=dropout)
 
 
 class MLP(nn.Module):
@@ -193,8 +212,9 @@ class GPT(nn.Module):
 
     def loss(self, x, targets):
         """(B, T, C) hidden states and (B, T) targets -> scalar mean cross entropy in nats."""
-        logits = F.linear(x, self.transformer.wte.weight)[..., :self.config.vocab_size]
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+        fused = self.config.kernels == 'triton'
+        head_and_loss = cross_entropy.linear_cross_entropy if fused else cross_entropy.linear_cross_entropy_torch
+        return head_and_loss(x, self.transformer.wte.weight, targets, self.config.vocab_size)
 
     def n_params(self):
         """Number of parameters as published: tied head counted once, padding not at all."""

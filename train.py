@@ -43,6 +43,7 @@ DEFAULTS = {
     'dropout': 0.0,  # 0 for one pass over much data, 0.1-0.2 for many passes over little
     'bias': True,  # biases in linear layers and layer norms, as GPT-2 has them
     'kernels': choice('torch', 'triton'),  # triton: our fused kernels
+    'attention': choice('auto', 'sdpa', 'explicit'),  # auto: the fastest that is exact; explicit: with the whole matrix of weights
     # batch
     'total_batch_tokens': 524_288,  # tokens an optimizer step, over all processes
     'micro_batch': 0,  # sequences a forward pass and process; 0 finds the largest that fits
@@ -112,6 +113,7 @@ class Process:
         self.device = machine.pick_device(config['device'], int(os.environ.get('LOCAL_RANK', 0)))
         self.dtype = machine.pick_dtype(config['dtype'], self.device)
         machine.set_threads(self.device, int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+        machine.keep_freed_memory(self.device)
         torch.set_float32_matmul_precision('high')  # TF32 for what stays float32
         if self.device.type == 'cuda':
             torch.cuda.set_device(self.device)
@@ -183,7 +185,8 @@ def build_model(config, meta, resumed):
         if resumed is not None:
             model.load_state_dict(resumed.pop('model'))
         return model
-    model, _, source = checkpoint.load_model(init_from, dropout=config['dropout'], kernels=config['kernels'])
+    model, _, source = checkpoint.load_model(init_from, dropout=config['dropout'], kernels=config['kernels'],
+                                             attention=config['attention'])
     if checkpoint.tokenizer_sha256(source) != meta['tokenizer_sha256'] or model.config.vocab_size != meta['vocab_size']:
         raise BadInput(f'{source} has another tokenizer than the data in {config["data_dir"]}; '
                        f'tokenize the text with its own (corpus.py --tokenizer=...)')

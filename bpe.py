@@ -21,6 +21,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 
 import numpy as np
 import regex
@@ -37,12 +38,15 @@ DEFAULTS = {
     'tokenizer': 'gpt2',                # what --show uses: gpt2, a tokenizer.json, or a folder with GPT-2's two files
 }
 
-# GPT-2's pattern (Radford et al. 2019, encoder.py of the release); ++ takes what + takes and never gives it back.
-SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+# GPT-2's chunks (Radford et al. 2019, encoder.py of the release): contractions; letters, digits or other signs with
+# one space before them; white space, of which the last sign is left to what follows. `\s++$` is there because white
+# space at the end would otherwise be tried in all its lengths.
+SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?(?:[\p{L}]+|[\p{N}]+|[^\s\p{L}\p{N}]+)|\s++$|\s+(?!\S)|\s"""
 EOT = '<|endoftext|>'
-MAX_VOCAB = 65536                # ids are stored as uint16
-PIECE_CHARACTERS = 1 << 20       # what one process counts or encodes at a time
-NOTHING, GAP = -1, -2            # in training: no token begins in this cell; between two chunks
+MAX_VOCAB = 65536              # ids are stored as uint16
+COUNTED_AT_ONCE = 1 << 20      # characters: large enough to send to another process
+ENCODED_AT_ONCE = 1 << 16      # characters: tiktoken fails on a million white-space characters in a row
+NOTHING, GAP = -1, -2          # in training: no token begins in this cell; a cell between two chunks
 
 
 # ---- bytes written as characters --------------------------------------------------------------------
@@ -76,23 +80,24 @@ def to_bytes(word):
 
 
 CHUNK = regex.compile(SPLIT_PATTERN)
-WHITE_SPACE_BEGINS = regex.compile(r'(?<=\S)\s')
+EDGE_OF_WHITE_SPACE = regex.compile(r'(?<=\S)\s|\s(?=\S)')
 
 
 def count_chunks(texts, progress=False, processes=None):
     """How often each chunk of GPT-2's pattern occurs: {chunk: count}.
 
     texts: any iterable of str, read once and a bounded piece at a time, so together they may be larger than
-    memory. Whatever goes beyond the first few MB is counted by `processes` processes (default: all cores).
+    memory. All but the first few MB are counted by `processes` processes (default: all cores).
     """
     processes = processes or available_cores()
-    counts = collections.Counter()
+    counts, seen = collections.Counter(), 0
     pieces = in_pieces(texts)
-    with tqdm(desc='counting', unit='B', unit_scale=True, disable=not progress) as bar:
+    with tqdm(desc='counting', unit=' characters', unit_scale=True, disable=not progress) as bar:
         for piece in pieces:
             counts.update(count_piece(piece))
+            seen += sum(map(len, piece))
             bar.update(sum(map(len, piece)))
-            if processes > 1 and bar.n > 2 * PIECE_CHARACTERS:
+            if processes > 1 and seen > 2 * COUNTED_AT_ONCE:
                 count_in_processes(pieces, counts, processes, bar)
     return counts
 
@@ -117,32 +122,33 @@ def count_in_processes(pieces, counts, processes, bar):
 def count_piece(texts):
     counts = collections.Counter()
     for text in texts:
-        counts.update(CHUNK.findall(text))
+        counts.update(CHUNK.findall(without_surrogates(text)))
     return counts
 
 
 def in_pieces(texts):
-    """The texts as lists of about PIECE_CHARACTERS characters, longer texts cut."""
+    """The texts as lists of about COUNTED_AT_ONCE characters, longer texts cut."""
     piece, size = [], 0
     for text in texts:
-        for part in cut(text):
+        for part in cut(text, COUNTED_AT_ONCE):
             piece.append(part)
             size += len(part)
-            if size >= PIECE_CHARACTERS:
+            if size >= COUNTED_AT_ONCE:
                 yield piece
                 piece, size = [], 0
     if piece:
         yield piece
 
 
-def cut(text):
-    """A long text in parts of about PIECE_CHARACTERS whose chunks are the chunks of the whole.
+def cut(text, size):
+    """A text in parts of `size` characters or somewhat more, whose chunks are the chunks of the whole.
 
-    White space after anything else always begins a chunk, and no chunk before that place looks beyond it.
+    Such places are: where white space begins, as no chunk has any behind other characters; and before the
+    last sign of white space, which belongs to what follows. A text without any stays whole.
     """
     start = 0
-    while len(text) - start > PIECE_CHARACTERS:
-        place = WHITE_SPACE_BEGINS.search(text, start + PIECE_CHARACTERS)
+    while len(text) - start > size:
+        place = EDGE_OF_WHITE_SPACE.search(text, start + size)
         if not place:
             break
         yield text[start:place.start()]
@@ -263,11 +269,12 @@ class Tokenizer:
     """
 
     def __init__(self, tokens, special_tokens, merges=None, name=None):
-        """tokens: {bytes: id}, ids of merged tokens ascending in the order of the merges; special_tokens: {text: id}.
-        merges: as above; found from the tokens when first asked for if None."""
-        self.tokens, self.special_tokens, self.name, self._merges = tokens, special_tokens, name, merges
-        self.vocab_size = len(tokens) + len(special_tokens)
+        """tokens: {bytes: id}, where tokens merged earlier have smaller ids; special_tokens: {text: id}; merges: as
+        above, or None to find them when they are first asked for. Raises BadInput if ids are missing or too many."""
         check_vocabulary(tokens, special_tokens)
+        self.tokens, self.special_tokens, self._merges, self.name = tokens, special_tokens, merges, name
+        self.vocab_size = len(tokens) + len(special_tokens)
+        self._of_thread = threading.local()
         self._bytes = [b''] * self.vocab_size
         for token, i in tokens.items():
             self._bytes[i] = token
@@ -292,10 +299,13 @@ class Tokenizer:
             raise BadInput(f'vocab_size={vocab_size} is too large: tokens are stored in 16 bits, so at most {MAX_VOCAB}')
         merges = []
         if n_merges:
-            merges = learn_merges(count_chunks(texts, progress, processes), n_merges, progress)
+            chunk_counts = count_chunks(texts, progress, processes)
+            if not chunk_counts:
+                raise BadInput('there is no text to learn a vocabulary from')
+            merges = learn_merges(chunk_counts, n_merges, progress)
         if len(merges) < n_merges:
-            raise BadInput(f'these texts are too small for vocab_size={vocab_size}: with '
-                           f'{256 + len(merges) + len(special_tokens)} every word in them is one token')
+            raise BadInput(f'there is too little text for vocab_size={vocab_size}: at '
+                           f'{256 + len(merges) + len(special_tokens)} every word in it is one token')
         tokens = [bytes([byte]) for byte in CHARACTER_OF_BYTE]
         for a, b in merges:
             tokens.append(tokens[a] + tokens[b])
@@ -322,7 +332,7 @@ class Tokenizer:
 
     def save(self, path):
         """Writes a Hugging Face tokenizer.json: the same tokenizer always gives the same bytes."""
-        write_atomically(path, self.to_json())
+        write_whole(path, self.to_json())
 
     def to_json(self):
         """The text of a tokenizer.json with which `tokenizers.Tokenizer.from_file` gives the same ids as we do."""
@@ -354,39 +364,49 @@ class Tokenizer:
 
         A str with surrogates is read as UTF-16 would be: pairs are one character, lone ones become U+FFFD.
         """
-        parts = list(cut(text))
-        if len(parts) > 1 and not allowed_special:
-            return [i for part in parts for i in self._encoding.encode_ordinary(part)]
-        return self._encoding.encode(text, allowed_special=self._allowed(allowed_special), disallowed_special=())
+        ids = []
+        for part, special in self._parts(text, allowed_special):
+            if special is not None:
+                ids.append(special)
+            for piece in cut(part, ENCODED_AT_ONCE):
+                ids += self._encoding.encode_ordinary(piece)
+        return ids
 
     def encode_array(self, text):
-        """The ids of a text as a uint16 array, without special tokens. The quickest way to many tokens."""
-        return self._encoding.encode_to_numpy(without_surrogates(text), disallowed_special=()).astype(np.uint16)
+        """The ids of a text as a uint16 array, without special tokens: the quickest way to many tokens."""
+        pieces = cut(without_surrogates(text), ENCODED_AT_ONCE)
+        arrays = [self._encoding.encode_to_numpy(piece, disallowed_special=()).astype(np.uint16) for piece in pieces]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
-    def encode_batch(self, texts):
-        """The ids of each text, on all cores, without special tokens."""
+    def encode_batch(self, texts, threads=None):
+        """The ids of each text as lists, without special tokens, on all cores or on as many threads as given."""
+        threads = threads or available_cores()
         texts = list(texts)
-        with concurrent.futures.ThreadPoolExecutor(available_cores()) as executor:
-            return list(executor.map(self.encode, texts))
+        groups = group_parts(texts)
+        encode_all = functools.partial(map, self.encode)
+        if threads == 1 or len(groups) < 2:
+            results = [list(encode_all(parts)) for _, parts in groups]
+        else:
+            results = list(thread_pool(threads, os.getpid()).map(lambda group: list(encode_all(group[1])), groups))
+        ids = [[] for _ in texts]
+        for (numbers, _), result in zip(groups, results):
+            for number, part in zip(numbers, result):
+                ids[number] = ids[number] + part if ids[number] else part
+        return ids
 
     def encode_slowly(self, text, allowed_special=()):
-        """What `encode` gives, by the algorithm itself: of all pairs that can be merged, always the one learned first."""
-        allowed = self._allowed(allowed_special)
-        parts = [without_surrogates(text)]
-        if allowed:
-            parts = regex.split('(' + '|'.join(map(regex.escape, allowed)) + ')', parts[0])
+        """What `encode` gives, by the algorithm itself: of all pairs that can be merged, the one learned first."""
         ids = []
-        for part in parts:
-            if part in allowed:
-                ids.append(self.special_tokens[part])
-                continue
-            for chunk in CHUNK.findall(part):
+        for part, special in self._parts(without_surrogates(text), allowed_special):
+            if special is not None:
+                ids.append(special)
+            for chunk in chunks_as_tiktoken().findall(part):
                 ids += merge_bytes([self.tokens[bytes([byte])] for byte in chunk.encode()], self._merged)
         return ids
 
     def decode(self, ids):
         """The text of ids; bytes that are not UTF-8, as when a character is cut in two, become U+FFFD."""
-        return b''.join(map(self.token_bytes, ids)).decode('utf-8', errors='replace')
+        return b''.join([self.token_bytes(i) for i in ids]).decode('utf-8', errors='replace')
 
     def token_bytes(self, i):
         """The UTF-8 bytes that a token stands for."""
@@ -409,39 +429,65 @@ class Tokenizer:
     @property
     def merges(self):
         if self._merges is None:
-            self._merges = merges_of(self.tokens)
+            self._merges = find_merges(self.tokens)
         return self._merges
 
     # -- made when first needed
 
-    @functools.cached_property
+    @property
     def _encoding(self):
-        import tiktoken
-        return tiktoken.Encoding('scratchgpt', pat_str=SPLIT_PATTERN, mergeable_ranks=self.tokens,
-                                 special_tokens=self.special_tokens)
+        """tiktoken with our vocabulary, one for each thread: of threads that share one, all but the first are slower."""
+        if not hasattr(self._of_thread, 'encoding'):
+            import tiktoken
+            self._of_thread.encoding = tiktoken.Encoding('scratchgpt', pat_str=SPLIT_PATTERN, mergeable_ranks=self.tokens,
+                                                         special_tokens=self.special_tokens)
+        return self._of_thread.encoding
 
     @functools.cached_property
     def _merged(self):
         """{(left id, right id): id of the merged token}"""
         return {(a, b): self.tokens[self._bytes[a] + self._bytes[b]] for a, b in self.merges}
 
-    def _allowed(self, allowed_special):
-        if allowed_special == 'all':
-            return set(self.special_tokens)
-        for token in allowed_special:
+    def _parts(self, text, allowed_special):
+        """Cuts a text at allowed special tokens: (text, None) or ('', id of a special token)."""
+        allowed = list(self.special_tokens if allowed_special == 'all' else allowed_special)
+        for token in allowed:
             if token not in self.special_tokens:
                 raise BadInput(f'{token!r} is not a special token of this tokenizer; it has {list(self.special_tokens)}')
-        return set(allowed_special)
+        if not allowed:
+            return [(text, None)]
+        parts = regex.split('(' + '|'.join(map(regex.escape, allowed)) + ')', text)
+        return [('', self.special_tokens[part]) if i % 2 else (part, None) for i, part in enumerate(parts)]
 
-    def __getstate__(self):
-        return {key: value for key, value in self.__dict__.items() if key not in ('_encoding', '_merged')}
+    def __reduce__(self):
+        return Tokenizer, (self.tokens, self.special_tokens, self._merges, self.name)
 
 
-def merge_bytes(ids, merged, below=MAX_VOCAB):
-    """ids: list of token ids of one chunk -> ids after all merges that make a token with an id below `below`."""
+def group_parts(texts):
+    """[(numbers of texts, parts of these texts)], each group with some ENCODED_AT_ONCE characters of work for a thread."""
+    groups, size = [], ENCODED_AT_ONCE
+    for number, text in enumerate(texts):
+        for part in cut(text, ENCODED_AT_ONCE):
+            if size >= ENCODED_AT_ONCE:
+                groups.append(([], []))
+                size = 0
+            groups[-1][0].append(number)
+            groups[-1][1].append(part)
+            size += len(part)
+    return groups
+
+
+@functools.cache
+def thread_pool(threads, pid):
+    """Threads that stay, as each makes its own tiktoken encoding first. `pid`: a forked process has no threads yet."""
+    return concurrent.futures.ThreadPoolExecutor(threads)
+
+
+def merge_bytes(ids, merged):
+    """The token ids of one chunk's bytes -> its ids after all merges, of {(left id, right id): merged id}."""
     while len(ids) > 1:
-        new = min(merged.get(pair, below) for pair in zip(ids, ids[1:]))
-        if new == below:
+        new = min(merged.get(pair, MAX_VOCAB) for pair in zip(ids, ids[1:]))
+        if new == MAX_VOCAB:
             break
         out, i = [], 0
         while i < len(ids):
@@ -455,21 +501,39 @@ def merge_bytes(ids, merged, below=MAX_VOCAB):
     return ids
 
 
-def merges_of(tokens):
-    """The merges behind a vocabulary {bytes: id}: each token is made of the two that the earlier merges leave of it."""
+@functools.cache
+def chunks_as_tiktoken():
+    """GPT-2's pattern with tiktoken's idea of what a letter and a digit is: `regex` may know a newer Unicode."""
+    import tiktoken
+    characters = ''.join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    pattern = SPLIT_PATTERN
+    for kind in (r'\p{L}', r'\p{N}'):
+        only_bytes = tiktoken.Encoding(kind, pat_str=kind, mergeable_ranks={bytes([i]): i for i in range(256)}, special_tokens={})
+        codes = np.array([ord(c) for c in bytes(only_bytes.encode_ordinary(characters)).decode()])
+        ranges = np.split(codes, np.flatnonzero(np.diff(codes) > 1) + 1)
+        pattern = pattern.replace(kind, ''.join(f'\\U{run[0]:08X}-\\U{run[-1]:08X}' for run in ranges))
+    return regex.compile(pattern)
+
+
+def find_merges(tokens):
+    """The merges behind a vocabulary {bytes: id}, [(left id, right id)] in the order of ids.
+
+    There is only one possibility: a token is made of the two tokens that the earlier merges leave of its bytes.
+    Raises BadInput if they leave more for some token.
+    """
     merges, merged = [], {}
     for token, i in sorted(tokens.items(), key=lambda item: item[1]):
         if len(token) > 1:
-            pair = tuple(merge_bytes([tokens[bytes([byte])] for byte in token], merged))
+            pair = tuple(merge_bytes([tokens[token[k:k + 1]] for k in range(len(token))], merged))
             if len(pair) != 2:
-                raise BadInput(f'token {i} ({to_characters(token)}) cannot be made by merging two earlier tokens')
+                raise BadInput(f'token {i} ({to_characters(token)}) is not what merging two earlier tokens gives')
             merges.append(pair)
             merged[pair] = i
     return merges
 
 
 def without_surrogates(text):
-    """The text as UTF-16 reads it: surrogate pairs as one character, lone surrogates as U+FFFD."""
+    """The text as UTF-16 reads it: surrogate pairs as one character, lone surrogates as U+FFFD. tiktoken does the same."""
     try:
         text.encode()
         return text
@@ -486,42 +550,89 @@ def available_cores():
 
 def check_vocabulary(tokens, special_tokens):
     """Raises BadInput unless this is a vocabulary that 16-bit ids and tokenizer.json can hold."""
-    ids = sorted([*tokens.values(), *special_tokens.values()])
-    if len(ids) > MAX_VOCAB:
-        raise BadInput(f'a vocabulary of {len(ids)} is too large: tokens are stored in 16 bits, so at most {MAX_VOCAB}')
-    if ids != list(range(len(ids))):
-        raise BadInput(f'token ids should be 0 .. {len(ids) - 1}, each once')
-    for byte in range(256):
-        if bytes([byte]) not in tokens:
-            raise BadInput(f'the vocabulary has no token for byte {byte}: not a byte-level BPE')
+    size = len(tokens) + len(special_tokens)
+    if size > MAX_VOCAB:
+        raise BadInput(f'a vocabulary of {size} is too large: tokens are stored in 16 bits, so at most {MAX_VOCAB}')
+    if sorted([*tokens.values(), *special_tokens.values()]) != list(range(size)):
+        raise BadInput(f'the ids of a vocabulary of {size} should be 0 .. {size - 1}, each of them once')
+    missing = [byte for byte in range(256) if bytes([byte]) not in tokens]
+    if missing:
+        raise BadInput(f'not a byte-level BPE: the vocabulary lacks {len(missing)} of the 256 bytes, first {missing[0]:#04x}')
     for special in special_tokens:
         if not special or any(other != special and other.startswith(special) for other in special_tokens):
-            raise BadInput(f'special token {special!r} is empty or the beginning of another')
-        if special.encode() in tokens or all(c in BYTE_OF_CHARACTER for c in special) and to_bytes(special) in tokens:
-            raise BadInput(f'special token {special!r} is an ordinary token too; take a text like <|{special}|>')
+            raise BadInput(f'special token {special!r} is empty, or another one begins with it')
+        if special.encode() in tokens or set(special) <= set(BYTE_OF_CHARACTER) and to_bytes(special) in tokens:
+            raise BadInput(f'special token {special!r} is an ordinary token too; name it like <|{special}|>')
 
 
 def read_tokenizer_json(path):
     data = read_json(path)
     try:
-        model, added = data['model'], data['added_tokens']
-        vocab = model['vocab']
-        pairs = [tuple(merge.split(' ')) if isinstance(merge, str) else tuple(merge) for merge in model['merges']]
-        special_tokens = {token['content']: token['id'] for token in added}
+        check_settings(data, path)
+        vocab = data['model']['vocab']
+        special_tokens = {token['content']: token['id'] for token in data['added_tokens']}
+        if len(vocab) > MAX_VOCAB:
+            raise BadInput(f'{path} has {len(vocab)} tokens; tokens are stored in 16 bits, so {MAX_VOCAB} are the most')
         tokens = {to_bytes(word): i for word, i in vocab.items() if word not in special_tokens}
-        merges = [(vocab[a], vocab[b]) for a, b in pairs]
+        # tokenizers writes a merge as 'a b' up to 0.19 and as ['a', 'b'] since
+        merges = [tuple(merge.split(' ') if isinstance(merge, str) else merge) for merge in data['model']['merges']]
+        merges = [(vocab[a], vocab[b]) for a, b in merges]
+        return checked_tokenizer(tokens, special_tokens, merges, os.path.basename(path), path)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f'{path} is not the tokenizer.json of a byte-level BPE ({type(error).__name__}: {error})') from error
-    return Tokenizer(tokens, special_tokens, merges, os.path.basename(path))
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f'{path} is not the tokenizer.json of a byte-level BPE: {type(error).__name__} {error}') from error
+
+
+def check_settings(data, path):
+    """Raises BadInput for a tokenizer.json that cuts, changes or frames text in another way than this module."""
+    def refuse(what):
+        raise BadInput(f'{path} is not a byte-level BPE as GPT-2\'s: {what}')
+
+    model, before, after = data['model'], data['pre_tokenizer'] or {}, data['post_processor'] or {}
+    if model.get('type', 'BPE') != 'BPE':
+        refuse(f"its model is {model['type']}")
+    if data['normalizer'] is not None:
+        refuse('it normalizes text first')
+    if before.get('type') != 'ByteLevel' or before.get('add_prefix_space') or not before.get('use_regex', True):
+        refuse("its pre_tokenizer is not ByteLevel with GPT-2's pattern and without a prefix space")
+    if after.get('type', 'ByteLevel') != 'ByteLevel':
+        refuse(f"its post_processor {after['type']} adds tokens")
+    for setting in ('dropout', 'continuing_subword_prefix', 'end_of_word_suffix', 'byte_fallback'):
+        if model.get(setting):
+            refuse(f'it sets {setting}')
+    for token in data['added_tokens']:
+        if any(token.get(setting) for setting in ('single_word', 'lstrip', 'rstrip')) or not token.get('special', True):
+            refuse(f"added token {token['content']!r} is not a plain special token")
 
 
 def read_gpt2_folder(folder):
-    encoder = read_json(os.path.join(folder, 'encoder.json'))
-    tokens = {to_bytes(word): i for word, i in encoder.items() if word != EOT}
-    with open(os.path.join(folder, 'vocab.bpe'), encoding='utf-8') as file:
-        pairs = [line.split() for line in file.read().splitlines()[1:] if line]
-    merges = [(encoder[a], encoder[b]) for a, b in pairs]
-    return Tokenizer(tokens, {EOT: encoder[EOT]}, merges, 'gpt2')
+    """OpenAI's release: encoder.json has the ids, vocab.bpe a line of version and then a merge a line."""
+    encoder_path, merges_path = os.path.join(folder, 'encoder.json'), os.path.join(folder, 'vocab.bpe')
+    encoder = read_json(encoder_path)
+    try:
+        with open(merges_path, encoding='utf-8') as file:
+            merges = [tuple(line.split()) for line in file.read().split('\n')[1:] if line]
+        special_tokens = {EOT: encoder[EOT]}
+        tokens = {to_bytes(word): i for word, i in encoder.items() if word not in special_tokens}
+        merges = [(encoder[a], encoder[b]) for a, b in merges]
+    except OSError as error:
+        raise BadInput(f'{merges_path} cannot be read: {error.strerror}') from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f'{folder} has no encoder.json and vocab.bpe as GPT-2\'s: {type(error).__name__} {error}') from error
+    return checked_tokenizer(tokens, special_tokens, merges, 'gpt2', folder)
+
+
+def checked_tokenizer(tokens, special_tokens, merges, name, path):
+    """A Tokenizer from a file. tiktoken merges what gives the smallest id, Hugging Face by the list of merges: BadInput
+    if they could differ, which they do not for anything that was trained."""
+    try:
+        tokenizer = Tokenizer(tokens, special_tokens, merges, name)
+        if find_merges(tokens) != merges:
+            raise BadInput('its merges are not in the order of the ids they make, or some are missing or never used')
+    except BadInput as error:
+        raise BadInput(f'{path}: {error}') from error
+    return tokenizer
 
 
 def read_json(path):
@@ -529,18 +640,28 @@ def read_json(path):
         with open(path, encoding='utf-8') as file:
             return json.load(file)
     except FileNotFoundError:
-        raise BadInput(f'no file {path}; `python bpe.py --input=TEXTS --out={path}` makes one') from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f'{path} cannot be read as JSON: {error}') from error
+        raise BadInput(f'no file {path}; `python bpe.py --input=TEXTS --out=TOKENIZER.json` trains a tokenizer') from None
+    except OSError as error:
+        raise BadInput(f'{path} cannot be read: {error.strerror}') from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f'{path} is not JSON: {error}') from error
 
 
-def write_atomically(path, text):
-    temporary = f'{path}.{os.getpid()}.tmp'
-    with open(temporary, 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def write_whole(path, text):
+    """Writes a file that is there whole or not at all; BadInput if it cannot be written."""
+    unfinished = f'{path}.{os.getpid()}.tmp'
+    try:
+        with open(unfinished, 'w', encoding='utf-8') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException as error:
+        if os.path.exists(unfinished):
+            os.remove(unfinished)
+        if isinstance(error, OSError):
+            raise BadInput(f'{path} cannot be written: {error.strerror}') from error
+        raise
 
 
 # ---- command line -----------------------------------------------------------------------------------
@@ -552,7 +673,7 @@ def main(config):
     elif config['input']:
         train_on_files(config)
     else:
-        raise BadInput('nothing to do: give --input=FILES to train on, or --show=TEXT to see its tokens')
+        raise BadInput('say what to do: --input=FILES trains on them, --show=TEXT prints the tokens of a text')
 
 
 def open_tokenizer(name):
@@ -563,42 +684,71 @@ def open_tokenizer(name):
 
 
 def show(text, tokenizer):
-    """Prints the text with a background colour for each token, and under it a line of ids."""
+    """Prints a text with a background colour for each token, or bars between them where there are no colours; then the ids."""
     ids = tokenizer.encode(text, allowed_special='all')
     pieces = [tokenizer.token_bytes(i).decode('utf-8', errors='replace') for i in ids]
-    if sys.stdout.isatty():
-        print(''.join(f'\x1b[30;{(103, 106, 102, 105)[n % 4]}m{piece}\x1b[0m' for n, piece in enumerate(pieces)))
+    if sys.stdout.isatty() and 'NO_COLOR' not in os.environ:
+        print(''.join(f'\x1b[30;{(103, 106, 102, 105)[n % 4]}m{piece}' for n, piece in enumerate(pieces)) + '\x1b[0m')
     else:
         print('|'.join(pieces))
     print(*ids)
-    print(f'{len(ids)} tokens, {len(text.encode("utf-8", "replace")) / max(1, len(ids)):.2f} bytes per token')
+    print(f'{len(ids)} tokens, {len(without_surrogates(text).encode()) / max(1, len(ids)):.2f} bytes per token')
 
 
 def train_on_files(config):
-    special_tokens = tuple(token for token in config['special_tokens'].split(',') if token)
-    paths = find_files(config['input'])
-    tokenizer = Tokenizer.train(read_texts(paths), config['vocab_size'], special_tokens)
+    paths, binary = find_files(config['input'])
+    if not os.path.isdir(os.path.dirname(config['out']) or '.') or os.path.isdir(config['out']):
+        raise BadInput(f'--out={config["out"]} should be a file in a folder that exists')
+    special_tokens = [token for token in config['special_tokens'].split(',') if token]
+    invalid = collections.Counter()
+    tokenizer = Tokenizer.train(read_texts(paths, invalid), config['vocab_size'], special_tokens)
     tokenizer.save(config['out'])
-    print(f'{config["out"]}: {tokenizer.vocab_size} tokens learned from {len(paths)} files')
+    if binary:
+        print(f'left out {len(binary)} binary files, first {binary[0]}')
+    if invalid:
+        print(f'{len(invalid)} files are not UTF-8 throughout: {invalid.total()} bytes became U+FFFD, first in {min(invalid)}')
+    print(f'{config["out"]}: {tokenizer.vocab_size} tokens, learned from {len(paths)} files')
 
 
 def find_files(patterns):
-    """All files that a list of files, globs and folders with commas between names, sorted; BadInput if none."""
-    paths = set()
+    """(text files, binary files) of files, globs and folders with commas between, each sorted. BadInput if there is no text."""
+    found = set()
     for pattern in patterns.split(','):
-        found = glob.glob(os.path.join(pattern, '**'), recursive=True) if os.path.isdir(pattern) else glob.glob(pattern)
-        files = [path for path in found if os.path.isfile(path)]
+        inside = os.path.join(glob.escape(pattern), '**') if os.path.isdir(pattern) else pattern
+        files = [path for path in glob.glob(inside, recursive=True) if os.path.isfile(path)]
+        if os.path.isfile(pattern):  # a name with brackets is no glob if it exists as it stands
+            files = [pattern]
         if not files:
             raise BadInput(f'no file at {pattern}')
-        paths.update(files)
-    return sorted(paths)
+        found.update(files)
+    binary = {path for path in found if is_binary(path)}
+    if binary == found:
+        raise BadInput(f'{patterns}: binary, and a vocabulary is learned from text')
+    return sorted(found - binary), sorted(binary)
 
 
-def read_texts(paths):
-    """The text of each file, a long file in parts; bytes that are not UTF-8 become U+FFFD."""
+def is_binary(path):
+    try:
+        with open(path, 'rb') as file:
+            return b'\0' in file.read(8192)
+    except OSError as error:
+        raise BadInput(f'{path} cannot be read: {error.strerror}') from error
+
+
+def read_texts(paths, invalid):
+    """Gives the files' texts, a long file in parts. Bytes that are not UTF-8 become U+FFFD and are counted in invalid[path]."""
+    def replace(error):
+        invalid[path] += error.end - error.start
+        return '\ufffd', error.end
+
+    codecs.register_error('replace and count', replace)
     for path in paths:
-        with open(path, encoding='utf-8', errors='replace', newline='') as file:
-            yield file.read()
+        with open(path, encoding='utf-8', errors='replace and count', newline='') as file:
+            rest = ''
+            while block := file.read(COUNTED_AT_ONCE):
+                *parts, rest = cut(rest + block, COUNTED_AT_ONCE)
+                yield from parts
+            yield rest
 
 
 if __name__ == '__main__':

@@ -74,53 +74,61 @@ def main(config):
     if not 0 < config['val_fraction'] < 1:
         raise BadInput(f"val_fraction={config['val_fraction']} should be above 0 and below 1: without held-out text "
                        'nobody knows how good a model is')
+    check_vocabulary_settings(config)
+    source = find_source(config)
+    name, out_dir = name_and_folder(config['out_dir'], source['name'])
+    settings = settings_of(source, config)
+    if is_made(out_dir, settings):
+        return
+    threshold = find_threshold(read_documents(source, config), config['val_fraction'])
+
+    def documents():
+        return (('val' if hash_of(text) < threshold else 'train', text) for text in read_documents(source, config))
+
+    make_shards(out_dir, name, documents, source['name'], settings, config)
+
+
+def check_vocabulary_settings(config):
     if config['vocab_size'] and config['tokenizer'] != 'gpt2':
         raise BadInput('give --vocab_size to train a tokenizer or --tokenizer to use one, not both')
     if config['vocab_size'] and not 257 <= config['vocab_size'] <= MAX_VOCAB:
         raise BadInput(f"vocab_size={config['vocab_size']} should be from 257 (256 bytes and {EOT}) to {MAX_VOCAB}")
-    source = find_source(config)
-    name = config['out_dir'] and os.path.basename(os.path.normpath(config['out_dir'])) or source['name']
-    name = re.sub(r'[^A-Za-z0-9.-]+', '_', name).strip('_') or 'corpus'
-    out_dir = config['out_dir'] or os.path.join('data', name)
-    if not is_needed(out_dir, source, config):
-        return
-    make_shards(out_dir, name, source, config)
 
 
-def make_shards(out_dir, name, source, config):
-    """Reads, splits and tokenizes the source, and writes OUT_DIR; meta.json last."""
-    threshold = find_threshold(read_documents(source, config), config['val_fraction'])
-    tokenizer, tokenizer_file = make_tokenizer(source, config, threshold)
+def make_shards(out_dir, name, documents, source_name, settings, config):
+    """Tokenizes documents, with a new tokenizer if the config says so, and writes OUT_DIR; meta.json last.
+
+    documents: function that gives an iterator over all ('train' or 'val', text), the same each time it is called
+    config:    'tokenizer', 'vocab_size', 'shard_tokens' and 'workers' as in DEFAULTS
+    """
+    tokenizer, tokenizer_file = make_tokenizer((text for split, text in documents() if split == 'train'), config)
     prepare_folder(out_dir, name, tokenizer_file)
     val, val_text, counts = [], io.BytesIO(), collections.Counter()
 
-    def tokenize_and_split(texts):
-        sides = {'train': [], 'val': []}
-        for text in texts:
-            sides['val' if hash_of(text) < threshold else 'train'].append(text)
-        return sides, {side: encode_documents(tokenizer, texts) for side, texts in sides.items()}
+    def tokenize(piece):
+        texts = {wanted: [text for split, text in piece if split == wanted] for wanted in ('train', 'val')}
+        return texts, encode_documents(tokenizer, texts['train']), encode_documents(tokenizer, texts['val'])
 
     def train_tokens():
-        pieces = in_pieces(read_documents(source, config))
         with tqdm(desc='tokenizing', unit='B', unit_scale=True) as bar:
-            for sides, tokens in ordered_map(tokenize_and_split, pieces, config['workers']):
-                val.append(tokens['val'])
-                counts.update({f'{side}_documents': len(texts) for side, texts in sides.items()})
-                n_bytes = {side: sum(len(text.encode('utf-8', 'replace')) for text in texts) for side, texts in sides.items()}
-                counts.update({f'{side}_bytes': n for side, n in n_bytes.items()})
-                if counts['val_bytes'] <= XZ_LIMIT:
-                    val_text.write(''.join(sides['val']).encode('utf-8', 'replace'))
-                bar.update(sum(n_bytes.values()))
-                yield tokens['train']
+            for texts, train_tokens, val_tokens in ordered_map(tokenize, in_pieces(documents()), config['workers']):
+                for split in texts:
+                    data = ''.join(texts[split]).encode('utf-8', 'replace')
+                    counts.update({f'{split}_documents': len(texts[split]), f'{split}_bytes': len(data)})
+                    bar.update(len(data))
+                    if split == 'val' and counts['val_bytes'] <= XZ_LIMIT:
+                        val_text.write(data)
+                val.append(val_tokens)
+                yield train_tokens
 
     written = shards.write_shards(train_tokens(), out_dir, name, 'train', config['shard_tokens'], first=1)
     written |= shards.write_shards(val, out_dir, name, 'val', config['shard_tokens'], first=0)
     meta = {
         **describe(tokenizer, tokenizer_file),
-        'source': source['name'],
+        'source': source_name,
         **{key: counts[key] for key in ('train_documents', 'val_documents', 'train_bytes', 'val_bytes')},
         'val_xz_bits_per_byte': xz_bits_per_byte(val_text.getvalue()) if counts['val_bytes'] <= XZ_LIMIT else None,
-        'settings': settings_of(source, config),
+        'settings': settings,
         'shards': written,
     }
     shards.write_json(os.path.join(out_dir, 'meta.json'), meta)
@@ -201,8 +209,19 @@ def hub_source(name, config):
     return {'name': name.split('/')[-1], 'kind': 'table', 'files': [str(path) for path in files]}
 
 
+def open_anywhere(path):
+    """A local path or a URL such as hf://datasets/... opened for reading bytes."""
+    if '://' not in path:
+        try:
+            return open(path, 'rb')
+        except OSError as error:
+            raise BadInput(f'{path}: {error.strerror}') from error
+    import fsspec
+    return fsspec.open(path, 'rb').open()
+
+
 def is_binary(path):
-    with open(path, 'rb') as file:
+    with open_anywhere(path) as file:
         return b'\0' in file.read(8192)
 
 
@@ -215,7 +234,8 @@ def first_line(error):
 def read_documents(source, config):
     """Yields the text of every document of a source in a fixed order; empty ones are left out."""
     if source['kind'] == 'table':
-        documents = (text for path in source['files'] for _, texts in read_table(path, config['text_column']) for text in texts)
+        documents = (text for path in source['files']
+                     for _, texts, _ in read_table(path, config['text_column']) for text in texts)
     elif source['kind'] == 'text':
         documents = cut_file(source['files'][0], config['document_separator'])
     elif config['document_separator']:
@@ -230,7 +250,7 @@ def read_text(path):
     """Yields a text file in pieces. Bytes that are not UTF-8 become U+FFFD, which is said in a line at the end."""
     decoder = codecs.getincrementaldecoder('utf-8-sig')(errors='replace')
     replaced = 0
-    with open_compressed(path) as file:
+    with open_anywhere(path) as file:
         while block := file.read(PIECE_BYTES):
             text = decoder.decode(block)
             replaced += text.count('\ufffd') - block.count('\ufffd'.encode())
@@ -286,65 +306,74 @@ def cut_into_blocks(pieces, size):
 
 # ---------------------------------------------------------------------------- tables
 
-def read_table(path, column, first_row=0, open_file=None):
-    """Yields (row number of the first, list of texts) of a parquet or json-lines file, in order.
+def read_table(path, column, first_row=0, share=(0, 1, 1)):
+    """Yields (row numbers, their texts, share of the file read so far) of a parquet or json-lines file, in order.
 
-    A row without text is '' in the list. Rows before first_row are left out. A table that has SYNTH's columns
-    and not `column` is read as SYNTH's documents. open_file: how to open a path for reading bytes, if not by open().
-    Raises BadInput on a damaged file, and on a missing column with the names of those that are there.
+    column:    where the text is. A table without it that has SYNTH's columns gives SYNTH's documents.
+    first_row: rows before this one are left out.
+    share:     (low, high, n): only the rows from the low-th to the high-th n-th of the file; of a file that does
+               not say how long it is, those with low <= row % n < high.
+    A row without text is '' in the list. Raises BadInput on a damaged file, and on a missing column with the
+    names of those that are there.
     """
     read = read_parquet if '.parquet' in TABLE_NAME.search(path)[0] else read_json_lines
-    yield from read(path, column, first_row, open_file or (lambda path: open(path, 'rb')))
+    yield from read(path, column, first_row, share)
 
 
-def read_parquet(path, column, first_row, open_file):
+def read_parquet(path, column, first_row, share):
     import pyarrow
     import pyarrow.parquet
+    low, high, n = share
     try:
-        with open_file(path) as file:
+        with open_anywhere(path) as file:
             table = pyarrow.parquet.ParquetFile(file)
             columns = pick_columns(table.schema_arrow.names, column, path)
             kinds = {str(table.schema_arrow.field(name).type) for name in columns}
             if not kinds <= {'string', 'large_string', 'string_view'}:
                 raise BadInput(f"{path}: column {columns[0]!r} holds {', '.join(kinds)}, not text; name another --text_column")
+            first, last = table.metadata.num_rows * low // n, table.metadata.num_rows * high // n
+            begin = max(first, first_row)
             row = 0
             for group in range(table.metadata.num_row_groups):
-                n_rows = table.metadata.row_group(group).num_rows
-                if row + n_rows <= first_row:
-                    row += n_rows
+                group_end = row + table.metadata.row_group(group).num_rows
+                if group_end <= begin or row >= last:
+                    row = group_end
                     continue
                 for batch in table.iter_batches(batch_size=512, row_groups=[group], columns=list(columns)):
-                    skipped = min(max(0, first_row - row), len(batch))
-                    if skipped < len(batch):
-                        yield row + skipped, texts_of(batch.slice(skipped).to_pydict(), columns)
+                    start, stop = max(row, begin), min(row + len(batch), last)
+                    if start < stop:
+                        texts = texts_of(batch.slice(start - row, stop - start).to_pydict(), columns)
+                        yield range(start, stop), texts, (stop - first) / (last - first)
                     row += len(batch)
     except pyarrow.ArrowException as error:
         raise BadInput(f'{path} is not a readable parquet file: {first_line(error)}') from error
 
 
-def read_json_lines(path, column, first_row, open_file):
-    lines = iter_lines(path, open_file)
-    row = 0
-    while batch := list(itertools.islice(lines, 512)):
-        if row + len(batch) > first_row:
-            skipped = max(0, first_row - row)
-            texts = [json_text(line, column, path, row + i + 1) for i, line in enumerate(batch) if i >= skipped]
-            yield row + skipped, texts
-        row += len(batch)
+def read_json_lines(path, column, first_row, share):
+    low, high, n = share
+    with open_anywhere(path) as raw:
+        size = max(1, raw.seek(0, os.SEEK_END))
+        raw.seek(0)
+        lines = enumerate(json_lines(decompressed(raw, path), path))
+        while batch := list(itertools.islice(lines, 512)):
+            batch = [(row, line) for row, line in batch if row >= first_row and low <= row % n < high]
+            if batch:
+                texts = [json_text(line, column, path, row + 1) for row, line in batch]
+                yield [row for row, _ in batch], texts, raw.tell() / size
 
 
-def iter_lines(path, open_file):
+def json_lines(file, path):
     """The lines of a json-lines file as bytes; a file that is one JSON array gives its elements."""
-    with open_compressed(path, open_file) as file:
+    try:
         head = file.readline()
         if head.lstrip().startswith(b'['):
-            try:
-                rows = json.loads(head + file.read())
-            except ValueError as error:
-                raise BadInput(f'{path} starts as a JSON list but is none: {first_line(error)}') from error
-            yield from (json.dumps(row).encode() for row in rows)
-        else:
-            yield from itertools.chain([head] if head else [], file)
+            yield from (json.dumps(row).encode() for row in json.loads(head + file.read()))
+        elif head:
+            yield from itertools.chain([head], file)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise BadInput(f'{path} is cut short or damaged: {first_line(error)}') from error
+    except ValueError as error:
+        raise BadInput(f'{path} starts as a JSON list but is none: {first_line(error)}') from error
 
 
 def json_text(line, column, path, number):
@@ -384,9 +413,8 @@ def format_row(values):
     return f'Q: {query}\n\nReasoning:\n{reasoning}\n\nA: {answer}'
 
 
-def open_compressed(path, open_file=None):
-    """A file of bytes, decompressed by its name's ending."""
-    file = open_file(path) if open_file else open(path, 'rb')
+def decompressed(file, path):
+    """A file of bytes without the compression that the path's ending tells of."""
     ending = os.path.splitext(path)[1]
     if ending == '.zst':
         import pyarrow
@@ -415,10 +443,9 @@ def find_threshold(documents, val_fraction, looked_at=1000):
 
 # ---------------------------------------------------------------------------- tokens
 
-def make_tokenizer(source, config, threshold):
+def make_tokenizer(train_texts, config):
     """(Tokenizer, content of tokenizer.json as bytes, or None for GPT-2's own)."""
     if config['vocab_size']:
-        train_texts = (text for text in read_documents(source, config) if hash_of(text) >= threshold)
         tokenizer = Tokenizer.train(train_texts, config['vocab_size'], processes=config['workers'] or None)
     else:
         tokenizer = open_tokenizer(config['tokenizer'])
@@ -444,10 +471,10 @@ def encode_documents(tokenizer, texts):
 
 
 def in_pieces(documents, size=PIECE_BYTES):
-    """The documents as lists of about `size` characters."""
+    """The (split, text) documents as lists of about `size` characters."""
     piece, filled = [], 0
-    for text in documents:
-        piece.append(text)
+    for split, text in documents:
+        piece.append((split, text))
         filled += len(text)
         if filled >= size:
             yield piece
@@ -495,25 +522,30 @@ def settings_of(source, config):
     return settings
 
 
-def is_needed(out_dir, source, config):
-    """False, after saying so, if the folder already holds what these settings make; BadInput if it holds something else."""
-    path = os.path.join(out_dir, 'meta.json')
-    if not os.path.exists(path):
-        return True
+def name_and_folder(out_dir, source_name):
+    """(NAME of the shards, folder): the folder's own name, or data/ and the source's name."""
+    name = os.path.basename(os.path.normpath(out_dir or source_name))
+    name = re.sub(r'[^A-Za-z0-9.-]+', '_', name).strip('_') or 'corpus'
+    return name, out_dir or os.path.join('data', name)
+
+
+def is_made(out_dir, settings):
+    """True, after saying so, if the folder holds what these settings make; BadInput if it holds something else."""
+    if not os.path.exists(os.path.join(out_dir, 'meta.json')):
+        return False
     meta = shards.load_meta(out_dir)
-    there, wanted = meta.get('settings', {}), settings_of(source, config)
-    different = [key for key in wanted if there.get(key) != wanted[key]]
+    different = [key for key in settings if meta.get('settings', {}).get(key) != settings[key]]
     if different:
         key = different[0]
-        raise BadInput(f'{out_dir} already holds data made with {key}={there.get(key)!r}, not {wanted[key]!r}; '
-                       'take another --out_dir, or delete that folder first')
+        raise BadInput(f"{out_dir} already holds data made with {key}={meta.get('settings', {}).get(key)!r}, not "
+                       f'{settings[key]!r}; take another --out_dir, or delete that folder first')
     missing = [name for name in meta['shards'] if not os.path.exists(os.path.join(out_dir, name))]
     if missing:
         print(f'{missing[0]} is missing from {out_dir}: making the data again')
-        return True
+        return False
     print(f'{out_dir} is already made, with the same settings:')
     print(summary(out_dir, meta))
-    return False
+    return True
 
 
 def prepare_folder(out_dir, name, tokenizer_file):

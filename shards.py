@@ -23,6 +23,7 @@ import json
 import os
 import re
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -50,13 +51,14 @@ GPT2_META = {'tokenizer': 'gpt2', 'tokenizer_sha256': None, 'vocab_size': 50257,
 # ---------------------------------------------------------------------------- files, whole or not at all
 
 @contextlib.contextmanager
-def whole_file(path):
+def whole_file(path, shared=False):
     """A binary file to write that takes the name `path` once it is complete and on the disk.
 
-    A kill leaves at most PATH.tmp, which the next writer of the same path replaces. A full disk raises
-    BadInput, and the unfinished file is removed.
+    A kill leaves at most PATH.tmp, which the next writer of the same path replaces. shared: several jobs may
+    write this path at once, so the unfinished file has a name of its own. A full disk raises BadInput, and the
+    unfinished file is removed.
     """
-    unfinished = path + '.tmp'
+    unfinished = f'{path}.{uuid.uuid4().hex}.tmp' if shared else path + '.tmp'
     try:
         with open(unfinished, 'wb') as file:
             yield file
@@ -83,8 +85,8 @@ def sync_folder(folder):
             os.close(descriptor)
 
 
-def write_json(path, value):
-    with whole_file(path) as file:
+def write_json(path, value, shared=False):
+    with whole_file(path, shared) as file:
         file.write((json.dumps(value, indent=1) + '\n').encode())
 
 

@@ -77,8 +77,8 @@ def why_no_compile(device):
 
 
 def set_threads(device, local_world_size):
-    """Shares the cores among the processes of this machine; torchrun alone would give each a single thread."""
-    if device.type == 'cpu' and os.environ.get('OMP_NUM_THREADS', '1') == '1':
+    """Shares the cores among the processes of this machine; torchrun by itself gives each a single thread."""
+    if device.type == 'cpu' and local_world_size > 1 and os.environ.get('OMP_NUM_THREADS') == '1':
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
         torch.set_num_threads(max(1, cores // local_world_size))
 

@@ -79,6 +79,8 @@ FIXED_BY_WEIGHTS = ('n_layer', 'n_head', 'n_embd', 'bias', 'block_size', 'vocab_
 
 
 def main(config):
+    for split in ('train', 'val'):
+        shards.find_shards(config['data_dir'], split)
     process = Process(config)
     meta = shards.load_meta(config['data_dir'], quiet=not process.is_first)
     tokenizer = shards.load_tokenizer(config['data_dir'])

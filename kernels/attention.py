@@ -8,8 +8,6 @@ of scores stays in the cache between its product, its softmax and the product wi
 the backward pass, B·nh·T²/2 numbers a layer; on GPUs, where that would be too much, FlashAttention (Dao et al. 2022)
 is the better choice. Without dropout. Knows nothing about the model.
 """
-import functools
-
 import torch
 
 QUERY_BLOCK = 128
@@ -55,7 +53,6 @@ def blocks(T):
     return [(start, min(T, start + QUERY_BLOCK)) for start in range(0, T, QUERY_BLOCK)]
 
 
-@functools.lru_cache(maxsize=64)
 def block_mask(rows, columns, dtype):
     """(rows, columns) of zeros, with -inf where a key comes after its query; the last query sees all keys."""
     mask = torch.zeros(rows, columns, dtype=dtype)

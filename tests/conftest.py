@@ -1,4 +1,48 @@
+import itertools
 import os
+import pathlib
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault('HF_HUB_OFFLINE', '1')  # no test reaches for the network
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # models here are tiny: threads would only wait for each other
+if 'SCRATCHGPT_TEST_DATA' in os.environ:
+    os.environ.setdefault('TIKTOKEN_CACHE_DIR', os.path.join(os.environ['SCRATCHGPT_TEST_DATA'], 'tiktoken_cache'))
+
+
+@pytest.fixture(scope='session')
+def test_data():
+    """The folder of real data; without it, the test is skipped."""
+    folder = os.environ.get('SCRATCHGPT_TEST_DATA')
+    if folder is None:
+        pytest.skip('real data: set SCRATCHGPT_TEST_DATA to a folder that has it')
+    return pathlib.Path(folder)
+
+
+@pytest.fixture(scope='session')
+def texts():
+    """A few hundred short documents of real text: functions out of the standard library."""
+    source = pathlib.Path(os.__file__).read_text(encoding='utf-8')
+    return [f'def {piece}' for piece in source.split('\ndef ')[1:]]
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory, texts):
+    """Shards of those texts with a BPE of 300 entries, about 20,000 tokens; every sixth document is for validation."""
+    import shards
+    from bpe import Tokenizer
+    folder = tmp_path_factory.mktemp('data')
+    tokenizer = Tokenizer.train(texts, 300)
+    tokenizer.save(folder / 'tokenizer.json')
+    tokens = [np.array([tokenizer.eot, *tokenizer.encode(text)], dtype=np.uint16) for text in texts]
+    entries = shards.write_shards(itertools.chain(*(tokens[i::6] for i in range(1, 6))), folder, 'tiny', 'train', 10_000)
+    entries |= shards.write_shards(tokens[::6], folder, 'tiny', 'val', first=0)
+    shards.write_json(str(folder / 'meta.json'), {
+        'tokenizer': 'tokenizer.json', 'tokenizer_sha256': shards.sha256_of(folder / 'tokenizer.json'),
+        'vocab_size': 300, 'eot': tokenizer.eot, 'document_separator': '<|endoftext|>', 'source': 'os.py',
+        'shards': entries})
+    return str(folder)

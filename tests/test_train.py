@@ -1,0 +1,329 @@
+import json
+import math
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import checkpoint
+import shards
+import train
+from configurator import BadInput, configure
+from model import GPT
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TINY = {'n_layer': 2, 'n_head': 2, 'n_embd': 32, 'block_size': 32, 'total_batch_tokens': 256, 'micro_batch': 4,
+        'max_steps': 12, 'warmup_steps': 2, 'learning_rate': 3e-3, 'eval_interval': 4, 'eval_tokens': 700,
+        'sample_interval': 0, 'checkpoint_interval': 4, 'device': 'cpu', 'dtype': 'float32'}
+CLOCK = ('tokens_per_s', 'mfu', 'elapsed_s', 'memory_gb')  # what two equal runs may differ in
+
+
+@pytest.fixture
+def run(tmp_path, data_dir):
+    """Trains a tiny model in this process: run('name', key=value, ...) -> its metrics without the clock."""
+    def run(name, **settings):
+        settings = {**TINY, 'data_dir': data_dir, 'out_dir': str(tmp_path / name), **settings}
+        train.main(configure(train.DEFAULTS, [f'--{key}={value}' for key, value in settings.items()]))
+        return metrics(tmp_path / name)
+    return run
+
+
+def metrics(out_dir):
+    rows = checkpoint.read_metrics(str(out_dir))
+    assert [row['step'] for row in rows] == sorted({row['step'] for row in rows}), 'a step twice, or out of order'
+    return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
+
+
+def weights(out_dir, step):
+    return checkpoint.load(checkpoint.checkpoint_path(str(out_dir), step))['model']
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Makes the run behave, at a step, as if SIGTERM had come during it."""
+    def stop_at(step):
+        real = train.train_step
+
+        def train_step(config, process, model, parallel, optimizers, scaler, progress, data, stop):
+            if progress.step + 1 == step:
+                stop.first_at = 0.0
+            return real(config, process, model, parallel, optimizers, scaler, progress, data, stop)
+        monkeypatch.setattr(train, 'train_step', train_step)
+    yield stop_at
+
+
+@pytest.mark.parametrize('optimizer, dropout', [('adamw', 0.0), ('adamw', 0.2), ('muon', 0.0)])
+@pytest.mark.parametrize('stops', [(5,), (4, 8, 11)])
+def test_a_run_that_was_stopped_and_resumed_is_bit_for_bit_the_uninterrupted_one(
+        run, stop_at, monkeypatch, tmp_path, optimizer, dropout, stops):
+    whole = run('whole', optimizer=optimizer, dropout=dropout)
+    for stop in stops:
+        stop_at(stop)
+        run('parts', optimizer=optimizer, dropout=dropout)
+        assert metrics(tmp_path / 'parts')[-1]['step'] < 12
+        monkeypatch.undo()
+    assert run('parts', optimizer=optimizer, dropout=dropout) == whole
+    assert len(whole) == 13 and sum('val_loss' in row for row in whole) == 4
+    for name, tensor in weights(tmp_path / 'whole', 12).items():
+        assert torch.equal(tensor, weights(tmp_path / 'parts', 12)[name]), name
+
+
+def test_losses_do_not_depend_on_the_micro_batch(run):
+    losses = {micro_batch: [row.get('loss') for row in run(f'micro{micro_batch}', micro_batch=micro_batch)][1:]
+              for micro_batch in (1, 2, 8)}
+    assert losses[1] == pytest.approx(losses[8], abs=1e-5) and losses[2] == pytest.approx(losses[8], abs=1e-5)
+
+
+def test_the_loss_of_the_first_steps_is_that_of_a_plain_loop_over_the_same_sequences(run, data_dir):
+    rows = run('ours', max_steps=3, warmup_steps=0, schedule='constant', weight_decay=0.1)
+    torch.manual_seed(1337)
+    model = GPT(checkpoint.model_config({**configure(train.DEFAULTS, []), **TINY, 'vocab_size': 300}))
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    vectors = [p for p in model.parameters() if p.dim() != 2]
+    optimizer = torch.optim.AdamW([{'params': matrices, 'weight_decay': 0.1}, {'params': vectors, 'weight_decay': 0.0}],
+                                  lr=3e-3, betas=(0.9, 0.95))
+    data = shards.BatchLoader(data_dir, 'train', 32, 8, 1337)
+    for step in range(3):
+        x, y = data.next()
+        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+        assert rows[step + 1]['loss'] == pytest.approx(loss.item(), abs=1e-5)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        assert rows[step + 1]['grad_norm'] == pytest.approx(norm.item(), rel=1e-3)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_validation_is_the_mean_over_the_same_sequences_whatever_the_micro_batch(run, tmp_path, data_dir):
+    rows = [run(f'v{micro_batch}', micro_batch=micro_batch)[-1] for micro_batch in (1, 8)]
+    assert rows[0]['val_loss'] == pytest.approx(rows[1]['val_loss'], abs=1e-5)
+    model, tokenizer, _ = checkpoint.load_model(str(tmp_path / 'v8'))
+    tokens = torch.from_numpy(shards.read_shard(os.path.join(data_dir, 'tiny_val_000000.bin')).astype('int64'))
+    n = 700 // 32
+    x, y = tokens[:n * 32].view(n, 32), tokens[1:n * 32 + 1].view(n, 32)
+    with torch.no_grad():
+        nats = F.cross_entropy(model.eval()(x).flatten(0, 1).double(), y.flatten(), reduction='sum').item()
+    n_bytes = sum(len(tokenizer.decode([i]).encode()) if i < 128 else len(tokenizer.token_bytes(i))
+                  for i in y.flatten().tolist() if i != tokenizer.eot)
+    assert rows[1]['val_loss'] == pytest.approx(nats / (n * 32), rel=1e-5)
+    assert rows[1]['val_ppl'] == pytest.approx(math.exp(nats / (n * 32)), rel=1e-5)
+    assert rows[1]['val_bpb'] == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-5)
+
+
+def test_training_learns(run):
+    rows = run('learns', max_steps=60, eval_interval=60)
+    assert rows[-1]['val_loss'] < rows[0]['val_loss'] - 1.0
+
+
+def test_the_learning_rate_warms_up_and_then_follows_its_schedule():
+    config = {'learning_rate': 1.0, 'min_lr': 0.1, 'warmup_steps': 10, 'max_steps': 110, 'wsd_decay': 0.5}
+    factor = lambda step, schedule: train.learning_rate_factor(step, {**config, 'schedule': schedule})  # noqa: E731
+    for schedule in ('cosine', 'wsd', 'constant'):
+        assert [factor(step, schedule) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert [factor(step, 'constant') for step in (10, 60, 109)] == [1.0, 1.0, 1.0]
+    assert [factor(step, 'cosine') for step in (10, 35, 60, 110)] == pytest.approx(
+        [1.0, 0.1 + 0.45 * (1 + math.sqrt(0.5)), 0.55, 0.1])
+    assert [factor(step, 'wsd') for step in (10, 55, 82.5, 110)] == pytest.approx([1.0, 1.0, 0.55, 0.1])
+
+
+def test_weight_decay_is_for_matrices_alone_and_muon_for_those_of_the_blocks():
+    config = {**configure(train.DEFAULTS, []), **TINY, 'vocab_size': 300, 'optimizer': 'muon'}
+    model = GPT(checkpoint.model_config(config))
+    adamw, muon = train.build_optimizers(model, config, torch.device('cpu'))
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, plain = [sorted(names[id(p)] for p in group['params']) for group in adamw.param_groups]
+    assert decayed == ['transformer.wpe.weight', 'transformer.wte.weight']
+    assert all(name.endswith('bias') or '.ln_' in name for name in plain)
+    assert adamw.param_groups[1]['weight_decay'] == 0
+    in_muon = {names[id(p)] for group in muon.param_groups for p in group['params']}
+    assert in_muon | set(decayed) | set(plain) == set(names.values())
+    assert all('.h.' in name and name.endswith('.weight') for name in in_muon)
+
+
+def test_the_newest_three_checkpoints_and_the_best_are_kept(tmp_path):
+    for step in range(1, 8):
+        checkpoint.save(str(tmp_path), {'step': step, 'model': {}, 'config': {}})
+        if step == 2:
+            checkpoint.write_best(str(tmp_path), 2, 1.0)
+    assert [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(str(tmp_path))] == [7, 6, 5, 2]
+    assert not list(tmp_path.glob('*.tmp'))
+
+
+@pytest.mark.parametrize('damage', ['cut', 'flip', 'empty', 'text'])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, tmp_path, capsys, damage):
+    whole = run('a')
+    path = tmp_path / 'a' / 'ckpt_0000012.pt'
+    content = bytearray(path.read_bytes())
+    if damage == 'flip':
+        content[len(content) // 2] ^= 1
+    path.write_bytes({'cut': content[:-1000], 'flip': content, 'empty': b'', 'text': b'hello'}[damage])
+    assert run('a') == whole
+    assert 'ckpt_0000012.pt' in capsys.readouterr().err
+
+
+def test_a_checkpoint_holds_plain_names_and_never_runs_code(run, tmp_path):
+    run('a', max_steps=4)
+    state = checkpoint.load(str(tmp_path / 'a' / 'ckpt_0000004.pt'))
+    assert all(name.startswith('transformer.') for name in state['model'])
+    assert state['model']['transformer.wte.weight'].untyped_storage().nbytes() == 300 * 32 * 4
+    evil = tmp_path / 'evil.pt'
+    torch.save({'model': {}, 'config': {}, 'step': pathlib.PurePosixPath('x')}, evil)
+    with pytest.raises(BadInput, match='not loaded'):
+        checkpoint.load(str(evil))
+
+
+def test_a_finished_run_says_so_and_a_larger_max_steps_trains_on(run, capsys):
+    first = run('a')
+    capsys.readouterr()
+    assert run('a') == first and 'all of its 12 steps' in capsys.readouterr().out
+    assert len(run('a', max_steps=14)) == 15
+
+
+def test_samples_and_a_plot_are_left_in_the_folder(run, tmp_path, capsys):
+    run('a', sample_interval=6, sample_tokens=20)
+    assert sorted(path.name for path in (tmp_path / 'a' / 'samples').iterdir()) == ['step_0000006.txt', 'step_0000012.txt']
+    assert (tmp_path / 'a' / 'loss.png').read_bytes().startswith(b'\x89PNG')
+    output = capsys.readouterr().out
+    assert '--- sample at step 12' in output and 'best validation loss' in output and 'bits per byte' in output
+
+
+def test_training_starts_from_given_weights_with_a_shorter_block(run, tmp_path):
+    first = run('a')
+    again = run('b', init_from=str(tmp_path / 'a'), max_steps=1, learning_rate=1e-9, min_lr=0.0)
+    assert again[0]['val_loss'] == pytest.approx(first[-1]['val_loss'], abs=1e-6)
+    model, tokenizer, _ = checkpoint.load_model(str(tmp_path / 'a'))
+    model.save_pretrained(str(tmp_path / 'hf'))
+    tokenizer.save(tmp_path / 'hf' / 'tokenizer.json')
+    shorter = run('c', init_from=str(tmp_path / 'hf'), block_size=16, max_steps=1)
+    assert abs(shorter[0]['val_loss'] - first[-1]['val_loss']) < 0.5
+    with pytest.raises(BadInput, match='block_size=64.*32'):
+        run('d', init_from=str(tmp_path / 'hf'), block_size=64)
+    assert not (tmp_path / 'd').exists()
+
+
+def test_scratch_and_other_shapes_refuse_to_write_over_a_run(run, tmp_path):
+    run('a', max_steps=4)
+    for settings, words in ((dict(init_from='scratch'), ['ckpt_0000004.pt', '--init_from=resume']),
+                            (dict(n_layer=3), ['n_layer=2', '3']), (dict(init_from='gpt2'), ['ckpt_0000004.pt'])):
+        with pytest.raises(BadInput) as error:
+            run('a', **settings)
+        assert all(word in str(error.value) for word in words)
+    with pytest.raises(BadInput, match='has no checkpoint'):
+        run('b', init_from='resume')
+
+
+@pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs a C++ compiler')
+def test_training_evaluating_and_sampling_work_compiled_and_nothing_is_compiled_twice(run, tmp_path):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain = run('plain', sample_interval=4, sample_tokens=40)
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 0
+    compiled = run('compiled', sample_interval=4, sample_tokens=40, compile=True)
+    assert [row['val_loss'] for row in compiled if 'val_loss' in row] == pytest.approx(
+        [row['val_loss'] for row in plain if 'val_loss' in row], abs=1e-3)
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 2  # one to train, one to evaluate
+    assert 'recompiles' not in torch._dynamo.utils.counters
+    assert all(name.startswith('transformer.') for name in weights(tmp_path / 'compiled', 12))
+
+
+def command(*arguments):
+    result = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    return result.returncode, result.stdout, result.stderr
+
+
+def break_copies_of(data_dir, folder):
+    """folder/cut, with a shard that is too short, and folder/wrong_id, with one that has a token of no vocabulary."""
+    for name in ('cut', 'wrong_id'):
+        shutil.copytree(data_dir, folder / name)
+        shard = folder / name / 'tiny_train_000001.bin'
+        content = bytearray(shard.read_bytes())
+        content[5000:5002] = (60_000).to_bytes(2, 'little')
+        shard.write_bytes(content if name == 'wrong_id' else content[:-100])
+
+
+@pytest.mark.parametrize('case', ['no data', 'truncated shard', 'token id', 'batch', 'micro batch', 'heads', 'unreadable',
+                                  'resume', 'weights', 'device', 'block'])
+def test_bad_input_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, data_dir, case):
+    out_dir = tmp_path / 'out'
+    (tmp_path / 'garbage.pt').write_bytes(b'not a checkpoint')
+    break_copies_of(data_dir, tmp_path)
+    flags, words = {
+        'no data': (['--data_dir=nowhere'], ['nowhere', 'corpus.py', 'make demo']),
+        'truncated shard': ([f'--data_dir={tmp_path}/cut'], ['tiny_train_000001.bin', 'cut short']),
+        'token id': ([f'--data_dir={tmp_path}/wrong_id'], ['60000', '300']),
+        'batch': (['--total_batch_tokens=1000'], ['total_batch_tokens=1000', '--total_batch_tokens=1024']),
+        'micro batch': (['--micro_batch=3'], ['micro_batch 3', '--total_batch_tokens=']),
+        'heads': (['--n_head=3'], ['n_head=3', 'n_head=']),
+        'unreadable': ([f'--init_from={tmp_path}/garbage.pt'], ['garbage.pt']),
+        'resume': (['--init_from=resume'], ['no checkpoint']),
+        'weights': (['--init_from=nothing-like-it'], ['nothing-like-it']),
+        'device': (['--device=tpu'], ['device=tpu']),
+        'block': (['--block_size=100_000', '--total_batch_tokens=100_000', '--micro_batch=1'], ['--block_size=']),
+    }[case]
+    settings = {**TINY, 'data_dir': data_dir, 'out_dir': str(out_dir)}
+    code, out, err = command('train.py', *(f'--{key}={value}' for key, value in settings.items()), *flags)
+    assert code == 2 and err.count('\n') == 1, err
+    assert all(word in err for word in words), err
+    assert not out_dir.exists()
+
+
+def test_without_data_the_line_names_the_scripts_that_make_it():
+    code, _, err = command('train.py', '--data_dir=data/none')
+    assert code == 2 and 'corpus.py' in err and 'make demo' in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'config').glob('*.py')), ids=lambda path: path.stem)
+def test_every_config_is_short_says_what_it_is_for_and_fits(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 26 and text.startswith('# ')
+    config = configure(train.DEFAULTS, [str(path)])
+    checkpoint.model_config({**config, 'vocab_size': 50257})
+    assert config['total_batch_tokens'] % config['block_size'] == 0
+    assert config['warmup_steps'] < config['max_steps'] and config['min_lr'] <= config['learning_rate']
+
+
+def test_sampling_writes_what_the_model_generates_and_the_same_for_a_seed(run, tmp_path):
+    run('a')
+    flags = [f'--out_dir={tmp_path / "a"}', '--prompt=def ', '--seed=3', '--max_new_tokens=20', '--device=cpu', '--dtype=float32']
+    code, out, err = command('sample.py', *flags)
+    assert code == 0 and out.startswith('def ') and 'tokens/s' in err
+    model, tokenizer, _ = checkpoint.load_model(str(tmp_path / 'a'))
+    idx = torch.tensor([tokenizer.encode('def ')])
+    tokens = model.generate(idx, 20, temperature=0.8, top_k=50, seed=3, stop_tokens=(tokenizer.eot,))[0].tolist()
+    assert out == tokenizer.decode([token for token in tokens if token != tokenizer.eot]) + '\n'
+    assert command('sample.py', *flags)[1] == out
+    piped = subprocess.run([sys.executable, 'sample.py', *flags[:1], *flags[2:], '--prompt_file=-'], cwd=ROOT, text=True,
+                           input='def ', capture_output=True)
+    assert piped.stdout == out
+
+
+@pytest.mark.parametrize('flags, word', [(['--prompt_file=none.txt'], 'none.txt'), (['--temperature=-1'], 'temperature'),
+                                         (['--out_dir=nowhere/at/all'], 'nowhere/at/all'), (['--num_samples=0'], 'num_samples'),
+                                         (['--init_from=gpt5'], 'gpt5')])
+def test_sampling_from_bad_input_gives_one_line(run, tmp_path, flags, word):
+    run('a', max_steps=1)
+    code, out, err = command('sample.py', f'--out_dir={tmp_path / "a"}', *flags)
+    assert code == 2 and word in err.splitlines()[-1] and out.strip() == ''
+    assert 'Traceback' not in err
+
+
+def test_plots_of_several_runs_go_into_one_picture(run, tmp_path):
+    run('a')
+    run('b', learning_rate=1e-3)
+    code, out, err = command('plot.py', f'--out_dir={tmp_path / "a"},{tmp_path / "b"}', f'--to={tmp_path / "both.png"}')
+    assert code == 0 and (tmp_path / 'both.png').read_bytes().startswith(b'\x89PNG')
+    code, out, err = command('plot.py', f'--out_dir={tmp_path / "none"}')
+    assert code == 2 and 'none' in err and err.count('\n') == 1
+
+
+def test_metrics_after_a_kill_in_the_middle_of_a_line_can_be_read_and_gone_on_with(run, tmp_path):
+    whole = run('whole')
+    run('a', max_steps=8)
+    path = tmp_path / 'a' / 'metrics.jsonl'
+    path.write_bytes(path.read_bytes() + json.dumps({'step': 9, 'loss': 1.0}).encode()[:10])
+    assert [row['step'] for row in run('a')] == [row['step'] for row in whole]

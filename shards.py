@@ -314,7 +314,7 @@ class BatchLoader:
         if self.split == 'val':
             return places * self.block_size
         starts = np.empty_like(places)
-        offsets = min(self.block_size, self.n_tokens - self.n_sequences * self.block_size)
+        offsets = self.n_tokens - self.n_sequences * self.block_size  # so many places to start, and the last window ends in time
         for epoch in np.unique(epochs):
             here = epochs == epoch
             offset, *keys = np.random.SeedSequence((self.seed % 2**64, int(epoch))).generate_state(9, np.uint64)

@@ -45,6 +45,7 @@ SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?(?:[\p{L}]+|[\p{N}]+|[^\s\p{L}\p{N}]+
 EOT = '<|endoftext|>'
 MAX_VOCAB = 65536              # ids are stored as uint16
 COUNTED_AT_ONCE = 1 << 20      # characters: large enough to send to another process
+COUNTED_ALONE = 16 << 20       # characters: counted in the time that other processes need to start
 ENCODED_AT_ONCE = 1 << 16      # characters: tiktoken fails on a million white-space characters in a row
 NOTHING, GAP = -1, -2          # in training: no token begins in this cell; a cell between two chunks
 
@@ -87,7 +88,7 @@ def count_chunks(texts, progress=False, processes=None):
     """How often each chunk of GPT-2's pattern occurs: {chunk: count}.
 
     texts: any iterable of str, read once and a bounded piece at a time, so together they may be larger than
-    memory. All but the first few MB are counted by `processes` processes (default: all cores).
+    memory. All but the first 16 MB are counted by `processes` processes (default: all cores).
     """
     processes = processes or available_cores()
     counts, seen = collections.Counter(), 0
@@ -97,7 +98,7 @@ def count_chunks(texts, progress=False, processes=None):
             counts.update(count_piece(piece))
             seen += sum(map(len, piece))
             bar.update(sum(map(len, piece)))
-            if processes > 1 and seen > 2 * COUNTED_AT_ONCE:
+            if processes > 1 and seen >= COUNTED_ALONE:
                 count_in_processes(pieces, counts, processes, bar)
     return counts
 
@@ -181,11 +182,11 @@ def learn_merges(chunk_counts, n_merges, progress=False):
             end = begin.copy()
             length[:256 + len(merges)] = 1
             left = np.flatnonzero((begin[:-1] != GAP) & (begin[1:] != GAP))
-            pairs = group_pairs(begin[left], begin[left + 1], left, weight, 1)
+            pairs = group_pairs(begin[left], begin[left + 1], left, weight)
             if not pairs:
                 break
-            threshold = max(1, max(count for count, *_ in pairs) // 16)
-            heap = [(-count, a, b, places) for count, a, b, places in pairs if count >= threshold]
+            threshold = min(count for count, *_ in pairs)
+            heap = [(-count, a, b, places) for count, a, b, places in pairs]
             heapq.heapify(heap)
             while heap and len(merges) < n_merges:
                 count, a, b, first = heapq.heappop(heap)
@@ -229,12 +230,13 @@ def lay_out(chunk_counts):
     return id_of_byte[row], np.concatenate([[0], np.repeat(counts, lengths)])
 
 
-def group_pairs(left, right, places, weight, threshold):
-    """[(count, left id, right id, places in ascending order)] of the pairs that occur at least `threshold` times.
+def group_pairs(left, right, places, weight, threshold=None):
+    """[(count, left id, right id, places in ascending order)] of the pairs that occur at least `threshold` times;
+    by default, a 16th as often as the most frequent pair.
 
-    left, right: ids, arrays or a number; places: where each pair begins, ascending; weight: of every cell.
+    left, right: ids, arrays or a number; places: where each pair begins; weight: how often each cell occurs.
     """
-    if len(places) == 0:
+    if len(places) == 0 or (threshold and weight[places].sum() < threshold):
         return []
     # Pair and place in one number: sorting it is far faster than a stable argsort of the pairs.
     left, right = np.asarray(left, dtype=np.uint64), np.asarray(right, dtype=np.uint64)
@@ -243,6 +245,7 @@ def group_pairs(left, right, places, weight, threshold):
     starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
     stops = np.append(starts[1:], len(keys))
     counts = np.add.reduceat(weight[places], starts)
+    threshold = threshold or counts.max() // 16
     return [(int(counts[i]), int(keys[starts[i]]) >> 16, int(keys[starts[i]]) & 0xFFFF, places[starts[i]:stops[i]])
             for i in np.flatnonzero(counts >= threshold)]
 
@@ -291,12 +294,13 @@ class Tokenizer:
         65536, and when the texts are too small to learn so many merges from.
         """
         special_tokens = list(special_tokens)
+        check_special_tokens(special_tokens)
         n_merges = vocab_size - 256 - len(special_tokens)
         if n_merges < 0:
             raise BadInput(f'vocab_size={vocab_size} is too small: 256 bytes and {len(special_tokens)} special '
                            f'tokens need at least {256 + len(special_tokens)}')
         if vocab_size > MAX_VOCAB:
-            raise BadInput(f'vocab_size={vocab_size} is too large: tokens are stored in 16 bits, so at most {MAX_VOCAB}')
+            raise BadInput(f'vocab_size={vocab_size} is too large: ids have 16 bits, so {MAX_VOCAB} is the most')
         merges = []
         if n_merges:
             chunk_counts = count_chunks(texts, progress, processes)
@@ -436,11 +440,11 @@ class Tokenizer:
 
     @property
     def _encoding(self):
-        """tiktoken with our vocabulary, one for each thread: of threads that share one, all but the first are slower."""
+        """tiktoken with our vocabulary, one for each thread: where threads share one, all but the first are slower."""
         if not hasattr(self._of_thread, 'encoding'):
             import tiktoken
-            self._of_thread.encoding = tiktoken.Encoding('scratchgpt', pat_str=SPLIT_PATTERN, mergeable_ranks=self.tokens,
-                                                         special_tokens=self.special_tokens)
+            self._of_thread.encoding = tiktoken.Encoding(
+                'scratchgpt', pat_str=SPLIT_PATTERN, mergeable_ranks=self.tokens, special_tokens=self.special_tokens)
         return self._of_thread.encoding
 
     @functools.cached_property
@@ -453,7 +457,7 @@ class Tokenizer:
         allowed = list(self.special_tokens if allowed_special == 'all' else allowed_special)
         for token in allowed:
             if token not in self.special_tokens:
-                raise BadInput(f'{token!r} is not a special token of this tokenizer; it has {list(self.special_tokens)}')
+                raise BadInput(f'{token!r} is not a special token here; there are {list(self.special_tokens)}')
         if not allowed:
             return [(text, None)]
         parts = regex.split('(' + '|'.join(map(regex.escape, allowed)) + ')', text)
@@ -464,7 +468,7 @@ class Tokenizer:
 
 
 def group_parts(texts):
-    """[(numbers of texts, parts of these texts)], each group with some ENCODED_AT_ONCE characters of work for a thread."""
+    """[(numbers of texts, parts of these texts)]: groups of ENCODED_AT_ONCE or more characters, each for a thread."""
     groups, size = [], ENCODED_AT_ONCE
     for number, text in enumerate(texts):
         for part in cut(text, ENCODED_AT_ONCE):
@@ -506,10 +510,11 @@ def chunks_as_tiktoken():
     """GPT-2's pattern with tiktoken's idea of what a letter and a digit is: `regex` may know a newer Unicode."""
     import tiktoken
     characters = ''.join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    plain_bytes = {bytes([i]): i for i in range(256)}
     pattern = SPLIT_PATTERN
     for kind in (r'\p{L}', r'\p{N}'):
-        only_bytes = tiktoken.Encoding(kind, pat_str=kind, mergeable_ranks={bytes([i]): i for i in range(256)}, special_tokens={})
-        codes = np.array([ord(c) for c in bytes(only_bytes.encode_ordinary(characters)).decode()])
+        only_these = tiktoken.Encoding(kind, pat_str=kind, mergeable_ranks=plain_bytes, special_tokens={})
+        codes = np.array([ord(c) for c in bytes(only_these.encode_ordinary(characters)).decode()])
         ranges = np.split(codes, np.flatnonzero(np.diff(codes) > 1) + 1)
         pattern = pattern.replace(kind, ''.join(f'\\U{run[0]:08X}-\\U{run[-1]:08X}' for run in ranges))
     return regex.compile(pattern)
@@ -533,7 +538,7 @@ def find_merges(tokens):
 
 
 def without_surrogates(text):
-    """The text as UTF-16 reads it: surrogate pairs as one character, lone surrogates as U+FFFD. tiktoken does the same."""
+    """The text as UTF-16 (and tiktoken) reads it: surrogate pairs as one character, lone surrogates as U+FFFD."""
     try:
         text.encode()
         return text
@@ -552,17 +557,23 @@ def check_vocabulary(tokens, special_tokens):
     """Raises BadInput unless this is a vocabulary that 16-bit ids and tokenizer.json can hold."""
     size = len(tokens) + len(special_tokens)
     if size > MAX_VOCAB:
-        raise BadInput(f'a vocabulary of {size} is too large: tokens are stored in 16 bits, so at most {MAX_VOCAB}')
+        raise BadInput(f'a vocabulary of {size} is too large: ids have 16 bits, so {MAX_VOCAB} is the most')
     if sorted([*tokens.values(), *special_tokens.values()]) != list(range(size)):
         raise BadInput(f'the ids of a vocabulary of {size} should be 0 .. {size - 1}, each of them once')
     missing = [byte for byte in range(256) if bytes([byte]) not in tokens]
     if missing:
-        raise BadInput(f'not a byte-level BPE: the vocabulary lacks {len(missing)} of the 256 bytes, first {missing[0]:#04x}')
+        raise BadInput(f'the vocabulary lacks {len(missing)} of the 256 bytes, so it is not a byte-level BPE')
+    check_special_tokens(list(special_tokens))
     for special in special_tokens:
-        if not special or any(other != special and other.startswith(special) for other in special_tokens):
-            raise BadInput(f'special token {special!r} is empty, or another one begins with it')
         if special.encode() in tokens or set(special) <= set(BYTE_OF_CHARACTER) and to_bytes(special) in tokens:
             raise BadInput(f'special token {special!r} is an ordinary token too; name it like <|{special}|>')
+
+
+def check_special_tokens(special_tokens):
+    for i, special in enumerate(special_tokens):
+        others = special_tokens[:i] + special_tokens[i + 1:]
+        if not special or any(other.startswith(special) for other in others):
+            raise BadInput(f'special token {special!r} is empty, or there twice, or another one begins with it')
 
 
 def read_tokenizer_json(path):
@@ -581,7 +592,8 @@ def read_tokenizer_json(path):
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, BadInput):
             raise
-        raise BadInput(f'{path} is not the tokenizer.json of a byte-level BPE: {type(error).__name__} {error}') from error
+        what = f'{type(error).__name__} {error}'
+        raise BadInput(f'{path} is not the tokenizer.json of a byte-level BPE: {what}') from error
 
 
 def check_settings(data, path):
@@ -619,7 +631,8 @@ def read_gpt2_folder(folder):
     except OSError as error:
         raise BadInput(f'{merges_path} cannot be read: {error.strerror}') from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f'{folder} has no encoder.json and vocab.bpe as GPT-2\'s: {type(error).__name__} {error}') from error
+        what = f'{type(error).__name__} {error}'
+        raise BadInput(f'{folder} has no encoder.json and vocab.bpe as GPT-2\'s: {what}') from error
     return checked_tokenizer(tokens, special_tokens, merges, 'gpt2', folder)
 
 
@@ -640,7 +653,7 @@ def read_json(path):
         with open(path, encoding='utf-8') as file:
             return json.load(file)
     except FileNotFoundError:
-        raise BadInput(f'no file {path}; `python bpe.py --input=TEXTS --out=TOKENIZER.json` trains a tokenizer') from None
+        raise BadInput(f'no file {path}; `python bpe.py --input=TEXTS --out={path}` would train one') from None
     except OSError as error:
         raise BadInput(f'{path} cannot be read: {error.strerror}') from error
     except (ValueError, RecursionError) as error:
@@ -684,7 +697,7 @@ def open_tokenizer(name):
 
 
 def show(text, tokenizer):
-    """Prints a text with a background colour for each token, or bars between them where there are no colours; then the ids."""
+    """Prints a text with a background colour for each token, or bars between them where colours are not; then ids."""
     ids = tokenizer.encode(text, allowed_special='all')
     pieces = [tokenizer.token_bytes(i).decode('utf-8', errors='replace') for i in ids]
     if sys.stdout.isatty() and 'NO_COLOR' not in os.environ:
@@ -706,12 +719,12 @@ def train_on_files(config):
     if binary:
         print(f'left out {len(binary)} binary files, first {binary[0]}')
     if invalid:
-        print(f'{len(invalid)} files are not UTF-8 throughout: {invalid.total()} bytes became U+FFFD, first in {min(invalid)}')
+        print(f'{len(invalid)} files are not all UTF-8: {invalid.total()} bytes became U+FFFD, first in {min(invalid)}')
     print(f'{config["out"]}: {tokenizer.vocab_size} tokens, learned from {len(paths)} files')
 
 
 def find_files(patterns):
-    """(text files, binary files) of files, globs and folders with commas between, each sorted. BadInput if there is no text."""
+    """(text files, binary files) of files, globs and folders with commas between; BadInput if none is text."""
     found = set()
     for pattern in patterns.split(','):
         inside = os.path.join(glob.escape(pattern), '**') if os.path.isdir(pattern) else pattern
@@ -736,7 +749,7 @@ def is_binary(path):
 
 
 def read_texts(paths, invalid):
-    """Gives the files' texts, a long file in parts. Bytes that are not UTF-8 become U+FFFD and are counted in invalid[path]."""
+    """The files' texts, long ones in parts. Bytes that are not UTF-8 become U+FFFD and count in invalid[path]."""
     def replace(error):
         invalid[path] += error.end - error.start
         return '\ufffd', error.end

@@ -359,7 +359,7 @@ def read_json_lines(path, column, first_row, share):
             batch = [(row, line) for row, line in batch if row >= first_row and low <= row % n < high]
             if batch:
                 texts = [json_text(line, column, path, row + 1) for row, line in batch]
-                yield [row for row, _ in batch], texts, raw.tell() / size
+                yield [row for row, _ in batch], texts, 1 if raw.closed else raw.tell() / size  # zstd closes it at the end
 
 
 def json_lines(file, path):

@@ -72,16 +72,18 @@ def main(config):
     }
     name += f'_part{part[0]:0{len(str(part[1]))}d}of{part[1]}' if part[1] > 1 else ''
     progress = load_progress(config['out_dir'], name, meta)
-    if is_finished(progress, config['max_shards']):
+    if is_finished(progress, config['max_shards']) and os.path.exists(os.path.join(config['out_dir'], 'meta.json')):
         print(f"{config['out_dir']}: {name} is already made, with the same settings")
     else:
         prepare_folder(config['out_dir'], name, tokenizer_file)
-        make_shards(name, files, part, tokenizer, progress, config)
+        if not is_finished(progress, config['max_shards']):
+            make_shards(name, files, part, tokenizer, progress, config)
+        write_meta(config['out_dir'], progress, part)
     print(summary(name, progress, config))
 
 
 def make_shards(name, files, part, tokenizer, progress, config):
-    """Tokenizes from where `progress` stands, and writes shards and progress; meta.json when all is there."""
+    """Tokenizes from where `progress` stands, and writes shards and progress."""
     out_dir = config['out_dir']
     position = progress['shards'][-1]['next'] if progress['shards'] else {'file': 0, 'row': 0, 'skip': 0}
     pieces = tokenized(files, part, position, tokenizer, progress, config)
@@ -98,8 +100,13 @@ def make_shards(name, files, part, tokenizer, progress, config):
             raise BadInput(f"there are no documents in {config['source'] or name}: nothing but empty text")
         progress['complete'] = True
         shards.write_json(progress_path(out_dir, name), progress)
+
+
+def write_meta(out_dir, progress, part):
+    """meta.json: of a single part all there is to say, of several what they have in common."""
     written = {shard['file']: {'tokens': shard['tokens'], 'sha256': shard['sha256']} for shard in progress['shards']}
-    shards.write_json(os.path.join(out_dir, 'meta.json'), {**progress['meta'], 'shards': written if part[1] == 1 else {}}, shared=True)
+    meta = {**progress['meta'], 'shards': written if part[1] == 1 else {}}
+    shards.write_json(os.path.join(out_dir, 'meta.json'), meta, shared=True)
 
 
 # ---------------------------------------------------------------------------- input

@@ -65,6 +65,7 @@ def whole_file(path, shared=False):
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+        sync_folder(os.path.dirname(path) or '.')
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.remove(unfinished)
@@ -72,7 +73,6 @@ def whole_file(path, shared=False):
             raise BadInput(f'the disk is full: {path} could not be written. What stands in '
                            f'{os.path.dirname(path) or "."} is whole; free some space and run again to go on') from error
         raise
-    sync_folder(os.path.dirname(path) or '.')
 
 
 def sync_folder(folder):

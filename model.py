@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from configurator import BadInput
 from kernels import attention, cross_entropy, layer_norm, softmax
@@ -160,6 +161,7 @@ class GPT(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.activation_checkpointing = False  # recompute blocks in the backward pass instead of keeping what is in them
         self.transformer = nn.ModuleDict(dict(
             wte=nn.Embedding(config.padded_vocab_size, config.n_embd),
             wpe=nn.Embedding(config.block_size, config.n_embd),
@@ -206,7 +208,10 @@ class GPT(nn.Module):
         x = self.transformer.wte(idx) + self.transformer.wpe.weight[seen:seen + T]
         residual, update = F.dropout(x, self.config.dropout, self.training), None
         for i, block in enumerate(self.transformer.h):
-            residual, update = block(residual, update, cache[i] if cache else None)
+            if self.activation_checkpointing and self.training:
+                residual, update = checkpoint(block, residual, update, use_reentrant=False)
+            else:
+                residual, update = block(residual, update, cache[i] if cache else None)
         x, _ = self.transformer.ln_f(residual, update)
         return x
 

@@ -9,12 +9,15 @@ OUT_DIR: checkpoints, metrics.jsonl, loss.png, samples. Stop it with Ctrl-C or S
 command: it goes on where it was, with the same loss curve, on any number of processes. The sequences of step s are a
 function of (seed, s) alone.
 """
+import importlib.util
 import math
 import os
+import re
 import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import Callable
 
 import torch
 import torch.distributed as dist
@@ -23,8 +26,10 @@ from tqdm import tqdm
 
 import checkpoint
 import device as machine
+import kernels
 import plot
 import shards
+from bpe import Tokenizer
 from configurator import BadInput, choice, configure, one_line_errors, optional
 from model import GPT, GPTConfig
 
@@ -67,10 +72,14 @@ DEFAULTS = {
     'sample_tokens': 100,  # length of a sample
     'checkpoint_interval': 1000,  # steps between checkpoints
     'log_interval': 1,  # steps between rows of metrics.jsonl
+    'tensorboard': False,  # the metrics for TensorBoard too, in OUT_DIR/tensorboard
+    'wandb': False,  # the metrics to Weights & Biases too
     # machine
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of matrix products; weights stay float32
     'compile': optional(bool),  # torch.compile; None: on a GPU yes, on a CPU no
+    'activation_checkpointing': False,  # recompute each block in the backward pass: a third more time, far less memory
+    'zero': False,  # several processes: each keeps the optimizer states of its share of the weights alone (ZeRO-1)
 }
 BAD_STEPS_ALLOWED = 5  # non-finite gradients in a row before the run stops
 PATIENCE_S = 2  # a signal that comes again later than this ends the run at once; torchrun passes each one on twice
@@ -79,29 +88,28 @@ FIXED_BY_WEIGHTS = ('n_layer', 'n_head', 'n_embd', 'bias', 'block_size', 'vocab_
 
 
 def main(config):
-    for split in ('train', 'val'):
-        shards.find_shards(config['data_dir'], split)
+    check_input(config)
     process = Process(config)
     meta = shards.load_meta(config['data_dir'], quiet=not process.is_first)
     tokenizer = shards.load_tokenizer(config['data_dir'])
     resumed = find_checkpoint(config, meta)
     model = build_model(config, meta, resumed).to(process.device)
-    n_sequences = sequences_per_process(config, process)
     compiled = compile_model(model, config, process)
-    micro_batch = config['micro_batch'] or find_micro_batch(compiled, n_sequences, process)
+    micro_batch = choose_micro_batch(compiled, config, process)
     train_data, val_data = open_data(config, micro_batch, process)
-    optimizers = build_optimizers(model, config, process.device)
+    optimizers = build_optimizers(model, config, process)
     scaler = torch.amp.GradScaler(process.device.type, enabled=process.dtype == torch.float16)
     progress = restore(resumed, optimizers, scaler, train_data)
-    del resumed
-    # All that can be wrong with the input has been checked; from here on things are written.
-    if process.is_first:
-        prepare_out_dir(config, meta)
-        announce(config, process, model, micro_batch, n_sequences, train_data, val_data, progress)
-    finished = train(config, process, model, compiled, optimizers, scaler, progress,
-                     train_data, val_data, tokenizer, meta)
-    if finished and process.is_first:
-        summarize(config, progress, meta, process)
+    del resumed  # its memory is the run's
+    run = Run(config, process, model, compiled, optimizers, scaler, train_data, val_data, tokenizer, meta, progress)
+    announce(run)
+    if is_done(run):
+        process.say(f'{config["out_dir"]} has had all of its {config["max_steps"]:,} steps; a larger --max_steps trains on')
+    else:
+        # All that can be wrong with the input has been checked; from here on things are written.
+        prepare_out_dir(run)
+        train(run)
+        summarize(run)
     process.end()
 
 
@@ -124,7 +132,8 @@ class Process:
 
     def sum(self, values):
         """The sums of a list of numbers (or scalar tensors) over all processes, as a list of floats."""
-        values = torch.stack([torch.as_tensor(value, dtype=torch.float64).to(self.device) for value in values])
+        dtype = torch.float32 if self.device.type == 'mps' else torch.float64
+        values = torch.stack([torch.as_tensor(value).to(self.device, dtype) for value in values])
         if self.world_size > 1:
             dist.all_reduce(values)
         return values.tolist()
@@ -153,16 +162,43 @@ class Progress:
     row: dict = field(default_factory=lambda: {'step': 0, 'tokens': 0})  # this step's metrics, not yet written
 
 
+@dataclass
+class Run:
+    """What the loop works with."""
+    config: dict
+    process: Process
+    model: GPT  # the plain model: samples are taken from it, since their shapes change
+    compiled: Callable  # the same weights, compiled if that is wanted
+    optimizers: list
+    scaler: torch.amp.GradScaler
+    train_data: shards.BatchLoader
+    val_data: shards.BatchLoader
+    tokenizer: Tokenizer
+    meta: dict  # of the data
+    progress: Progress
+
+
+def check_input(config):
+    """What can be checked before anything is loaded. Raises BadInput."""
+    for split in ('train', 'val'):
+        shards.find_shards(config['data_dir'], split)
+    for key in ('tensorboard', 'wandb'):
+        if config[key] and importlib.util.find_spec(key) is None:
+            raise BadInput(f'{key}=True needs a package that is not here: pip install {key}')
+    if config['learning_rate'] <= 0 or config['max_steps'] < 1:
+        raise BadInput(f'learning_rate={config["learning_rate"]} and max_steps={config["max_steps"]} should be above 0')
+
+
 def find_checkpoint(config, meta):
     """The newest checkpoint of OUT_DIR if this run goes on from it, else None. Raises BadInput if it would be lost."""
     out_dir, init_from = config['out_dir'], config['init_from']
-    newest = checkpoint.list_checkpoints(out_dir)
-    if init_from != 'resume' and not newest:
+    if init_from != 'resume' and not checkpoint.list_checkpoints(out_dir):
         return None
     path, state = checkpoint.load_newest(out_dir)
+    began_from = state['config']['init_from']
     restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0  # by torchrun, after a worker died
-    if init_from not in ('auto', 'resume', state['config']['init_from']) and not restarted or \
-            init_from == 'scratch' and not restarted:
+    goes_on = restarted or init_from in ('auto', 'resume') or init_from == began_from != 'scratch'
+    if not goes_on:
         raise BadInput(f'{out_dir} already holds {os.path.basename(path)}; --init_from=resume goes on from it, '
                        f'another --out_dir starts anew')
     if state['tokenizer_sha256'] != meta['tokenizer_sha256']:
@@ -173,21 +209,30 @@ def find_checkpoint(config, meta):
         if config[key] != state['config'][key]:
             raise BadInput(f'{path} was trained with {key}={state["config"][key]}, not {config[key]}; '
                            f'start with the same settings, or with another --out_dir')
-    config['init_from'] = state['config']['init_from']
+    if len(state['optimizers']) != (2 if config['optimizer'] == 'muon' and config['n_layer'] else 1):
+        raise BadInput(f'{path} was trained with optimizer={state["config"]["optimizer"]}, not {config["optimizer"]}; '
+                       f'start with the same settings, or with another --out_dir')
+    config['init_from'] = began_from
     return state
 
 
 def build_model(config, meta, resumed):
     """The GPT of this run on the CPU: from the checkpoint, from published weights, or fresh. Completes `config`."""
-    init_from = config['init_from']
     config['vocab_size'] = meta['vocab_size']
-    if resumed is not None or init_from in ('auto', 'scratch'):
+    if resumed is None and config['init_from'] not in ('auto', 'scratch'):
+        model = load_weights(config, meta)
+    else:
         torch.manual_seed(config['seed'])
         model = GPT(checkpoint.model_config(config))
         if resumed is not None:
             model.load_state_dict(resumed.pop('model'))
-        return model
-    model, _, source = checkpoint.load_model(init_from, dropout=config['dropout'], kernels=config['kernels'],
+    model.activation_checkpointing = config['activation_checkpointing']
+    return model
+
+
+def load_weights(config, meta):
+    """The model that init_from names, with this run's block_size; its shape goes into `config`."""
+    model, _, source = checkpoint.load_model(config['init_from'], dropout=config['dropout'], kernels=config['kernels'],
                                              attention=config['attention'])
     if checkpoint.tokenizer_sha256(source) != meta['tokenizer_sha256'] or model.config.vocab_size != meta['vocab_size']:
         raise BadInput(f'{source} has another tokenizer than the data in {config["data_dir"]}; '
@@ -200,23 +245,10 @@ def build_model(config, meta, resumed):
     return model
 
 
-def sequences_per_process(config, process):
-    """Sequences of an optimizer step that fall to each process."""
-    total, block_size, world_size = config['total_batch_tokens'], config['block_size'], process.world_size
-    unit = block_size * world_size * max(1, config['micro_batch'])
-    if total < 1 or total % unit:
-        nearest = max(1, round(total / unit)) * unit
-        parts = [f'block_size {block_size}', f'{world_size} processes', f'micro_batch {config["micro_batch"]}']
-        used = [part for part, n in zip(parts, (2, world_size, config['micro_batch'])) if n > 1]
-        raise BadInput(f'total_batch_tokens={total} does not divide by {" x ".join(used)} = {unit}; '
-                       f'the nearest that does is --total_batch_tokens={nearest}')
-    if config['micro_batch'] < 0:
-        raise BadInput(f'micro_batch={config["micro_batch"]} should be at least 1, or 0 for the largest that fits')
-    return total // block_size // world_size
-
-
 def compile_model(model, config, process):
-    """The model, compiled if that is wanted and possible. Samples are taken from the plain model: their shapes change."""
+    """The model, compiled if that is wanted and possible."""
+    if config['kernels'] == 'triton' and kernels.unavailable(process.device):
+        raise BadInput(f'kernels=triton: {kernels.unavailable(process.device)}; --kernels=torch runs everywhere')
     wanted = process.device.type == 'cuda' if config['compile'] is None else config['compile']
     reason = machine.why_no_compile(process.device) if wanted else None
     if reason:
@@ -224,41 +256,59 @@ def compile_model(model, config, process):
     return torch.compile(model) if wanted and not reason else model
 
 
-def find_micro_batch(model, n_sequences, process):
-    """The largest divisor of n_sequences that a forward and backward pass fits into memory with."""
-    T = (model.config if isinstance(model, GPT) else model._orig_mod.config).block_size
+def choose_micro_batch(compiled, config, process):
+    """Sequences in a forward pass: as set, or the largest divisor of this process's share that fits into memory."""
+    n_sequences = sequences_per_process(config, process)
+    if config['micro_batch']:
+        return config['micro_batch']
     if process.device.type != 'cuda':
-        return largest_divisor(n_sequences, max(1, CPU_MICRO_BATCH_TOKENS // T))
-    n_params = sum(p.numel() for p in model.parameters())
+        return largest_divisor(n_sequences, max(1, CPU_MICRO_BATCH_TOKENS // config['block_size']))
     micro_batch = largest_divisor(n_sequences, 64)
-    while not fits(model, micro_batch, T, n_params, process):
+    while not fits(compiled, micro_batch, config, process):
         if micro_batch == 1:
-            raise BadInput(f'out of memory even with one sequence of {T} tokens; try a smaller --n_layer or --block_size')
+            raise BadInput(f'out of memory even with one sequence of {config["block_size"]} tokens; '
+                           f'try --activation_checkpointing=True, or a smaller --block_size or --n_layer')
         smaller = largest_divisor(n_sequences, micro_batch // 2)
         process.say(f'micro_batch {micro_batch} does not fit into memory; trying {smaller}')
         micro_batch = smaller
     return micro_batch
 
 
-def fits(model, micro_batch, T, n_params, process):
-    """Whether all processes get through a forward and backward pass, with room left for AdamW's two moments."""
-    failed = False
-    try:
-        moments = torch.empty(2 * n_params, device=process.device)
-        idx = torch.zeros(micro_batch, T, dtype=torch.long, device=process.device)
-        with process.autocast():
-            loss = model(idx, idx)
-        loss.backward()
-        del moments, loss
-    except torch.OutOfMemoryError:
-        failed = True
-    model.zero_grad(set_to_none=True)
-    torch.cuda.empty_cache()
-    return process.sum([failed])[0] == 0
+def sequences_per_process(config, process):
+    """Sequences of an optimizer step that fall to each process. Raises BadInput if they do not come out even."""
+    total, block_size, micro_batch = config['total_batch_tokens'], config['block_size'], config['micro_batch']
+    if micro_batch < 0:
+        raise BadInput(f'micro_batch={micro_batch} should be at least 1, or 0 for the largest that fits')
+    unit = block_size * process.world_size * max(1, micro_batch)
+    if total < 1 or total % unit:
+        nearest = max(1, round(total / unit)) * unit
+        raise BadInput(f'total_batch_tokens={total} does not divide by block_size {block_size} x {process.world_size} '
+                       f'processes x micro_batch {max(1, micro_batch)} = {unit}; the nearest that does is '
+                       f'--total_batch_tokens={nearest}')
+    return total // block_size // process.world_size
 
 
 def largest_divisor(n, limit):
     return max(d for d in range(1, min(n, limit) + 1) if n % d == 0)
+
+
+def fits(compiled, micro_batch, config, process):
+    """Whether all processes get through a forward and backward pass, with room left for AdamW's two moments."""
+    failed = False
+    parameters = list(compiled.parameters())
+    try:
+        moments = torch.empty(2 * sum(p.numel() for p in parameters), device=process.device)
+        idx = torch.zeros(micro_batch, config['block_size'], dtype=torch.long, device=process.device)
+        with process.autocast():
+            loss = compiled(idx, idx)
+        loss.backward()
+        del moments, loss
+    except torch.OutOfMemoryError:
+        failed = True
+    for parameter in parameters:
+        parameter.grad = None
+    torch.cuda.empty_cache()
+    return process.sum([failed])[0] == 0
 
 
 def open_data(config, micro_batch, process):
@@ -267,119 +317,111 @@ def open_data(config, micro_batch, process):
                                process.rank, process.world_size) for split in ('train', 'val')]
 
 
-def build_optimizers(model, config, device):
-    """[AdamW], or [Muon, AdamW] with Muon (Jordan et al. 2024) for the blocks' matrices. Decay is for matrices alone.
+def build_optimizers(model, config, process):
+    """[AdamW], or [AdamW, Muon] with Muon (Jordan et al. 2024) for the blocks' matrices. Decay is for matrices alone.
 
     Every parameter group keeps its highest rate as 'peak_lr'; the schedule scales all of them alike.
     """
     lr, decay = config['learning_rate'], config['weight_decay']
+    in_blocks = {id(p) for p in model.transformer.h.parameters() if p.dim() == 2 and config['optimizer'] == 'muon'}
     parameters = [p for p in model.parameters() if p.requires_grad]
-    blocks = [p for p in model.transformer.h.parameters() if p.dim() == 2] if config['optimizer'] == 'muon' else []
-    in_blocks = {id(p) for p in blocks}
     rest = [p for p in parameters if id(p) not in in_blocks]
     groups = [{'params': [p for p in rest if p.dim() == 2], 'weight_decay': decay, 'peak_lr': lr},
               {'params': [p for p in rest if p.dim() != 2], 'weight_decay': 0.0, 'peak_lr': lr}]
-    optimizers = [torch.optim.AdamW(groups, lr=lr, betas=(config['beta1'], config['beta2']),
-                                    fused=device.type in ('cuda', 'cpu'))]
-    if blocks:
-        groups = [{'params': blocks, 'weight_decay': decay, 'peak_lr': config['muon_lr']}]
-        optimizers.append(torch.optim.Muon(groups, lr=config['muon_lr'], momentum=0.95))
+    optimizers = [make_optimizer(torch.optim.AdamW, groups, config, process, lr=lr, fused=process.device.type != 'mps',
+                                 betas=(config['beta1'], config['beta2']))]
+    if in_blocks:
+        groups = [{'params': [p for p in parameters if id(p) in in_blocks], 'weight_decay': decay,
+                   'peak_lr': config['muon_lr']}]
+        optimizers.append(make_optimizer(torch.optim.Muon, groups, config, process, lr=config['muon_lr']))
     return optimizers
 
 
+def make_optimizer(kind, groups, config, process, **settings):
+    if config['zero'] and process.world_size > 1:
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+        return ZeroRedundancyOptimizer(groups, optimizer_class=kind, **settings)
+    return kind(groups, **settings)
+
+
 def restore(resumed, optimizers, scaler, train_data):
-    """Puts optimizers and data where the checkpoint was; returns the Progress."""
+    """Puts optimizers, scaler and data where the checkpoint was; returns the Progress."""
     if resumed is None:
         return Progress()
     for optimizer, state in zip(optimizers, resumed['optimizers']):
         optimizer.load_state_dict(state)
-    scaler.load_state_dict(resumed['scaler'])
+    if resumed['scaler']:
+        scaler.load_state_dict(resumed['scaler'])
     progress = Progress(**{key: resumed[key] for key in Progress.__dataclass_fields__})
     train_data.seek(progress.sequence_index)
     return progress
 
 
-def prepare_out_dir(config, meta):
-    os.makedirs(os.path.join(config['out_dir'], 'samples'), exist_ok=True)
-    checkpoint.remove_leftovers(config['out_dir'])
-    checkpoint.copy_tokenizer(config['data_dir'], config['out_dir'], meta)
-
-
-def announce(config, process, model, micro_batch, n_sequences, train_data, val_data, progress):
+def announce(run):
     """Says what runs, in a few lines, so that no choice made by the machine is silent."""
-    n_val = n_val_sequences(config, val_data)
-    start = f'goes on at step {progress.step:,}' if progress.step else f'starts from {config["init_from"]}'.replace('auto', 'scratch')
-    passes = config['max_steps'] * config['total_batch_tokens'] / train_data.n_tokens
-    process.say(f'{config["out_dir"]}: {start}; {process.world_size} x {machine.describe(process.device)}, '
-                f'{str(process.dtype).removeprefix("torch.")}')
-    process.say(f'model: {model.n_params():,} parameters ({config["n_layer"]} layers, {config["n_head"]} heads, '
+    config, process, batch = run.config, run.process, run.train_data.batch_size
+    origin = config['init_from'] if config['init_from'] != 'auto' else 'scratch'
+    n_micro = sequences_per_process(config, process) // batch
+    passes = config['max_steps'] * config['total_batch_tokens'] / run.train_data.n_tokens
+    process.say(f'{config["out_dir"]}: {f"goes on at step {run.progress.step:,}" if run.progress.step else f"starts from {origin}"}; '
+                f'{process.world_size} x {machine.describe(process.device)}, {str(process.dtype).removeprefix("torch.")}')
+    process.say(f'model: {run.model.n_params():,} parameters ({config["n_layer"]} layers, {config["n_head"]} heads, '
                 f'width {config["n_embd"]}, block {config["block_size"]}, vocabulary {config["vocab_size"]:,})')
-    process.say(f'batch: {config["total_batch_tokens"]:,} tokens = {process.world_size} processes x '
-                f'{n_sequences // micro_batch} micro-batches x {micro_batch} sequences x {config["block_size"]} tokens')
-    process.say(f'data: {train_data.n_tokens:,} tokens to train on, seen {passes:.3g} times; '
-                f'{n_val * config["block_size"]:,} to validate on')
+    process.say(f'batch: {config["total_batch_tokens"]:,} tokens = {process.world_size} processes x {n_micro} '
+                f'micro-batches x {batch} sequences x {config["block_size"]} tokens')
+    process.say(f'data: {run.train_data.n_tokens:,} tokens to train on, seen {passes:.3g} times; '
+                f'{n_val_sequences(run) * config["block_size"]:,} to validate on')
 
 
-def train(config, process, model, compiled, optimizers, scaler, progress, train_data, val_data, tokenizer, meta):
-    """The loop. Each turn finishes the metrics of the step that was done, then does the next. True when all are done."""
-    out_dir, max_steps = config['out_dir'], config['max_steps']
-    if progress.step >= max_steps and any(row['step'] == progress.step for row in checkpoint.read_metrics(out_dir)):
-        process.say(f'{out_dir} has had all of its {max_steps:,} steps; a larger --max_steps trains on')
-        return False
+def is_done(run):
+    """Whether all steps are made and written down."""
+    rows = checkpoint.read_metrics(run.config['out_dir'])
+    return run.progress.step >= run.config['max_steps'] and any(row['step'] == run.progress.step for row in rows)
+
+
+def prepare_out_dir(run):
+    out_dir = run.config['out_dir']
+    if run.process.is_first:
+        os.makedirs(os.path.join(out_dir, 'samples'), exist_ok=True)
+        checkpoint.remove_leftovers(out_dir)
+        checkpoint.copy_tokenizer(run.config['data_dir'], out_dir, run.meta)
+
+
+def train(run):
+    """The loop. Each turn finishes the metrics of the step that was made, then makes the next, until all are made."""
+    config, process, progress = run.config, run.process, run.progress
     stop = StopSignals(process)
-    parallel = DistributedDataParallel(compiled, gradient_as_bucket_view=True) if process.world_size > 1 else compiled
-    token_bytes = torch.from_numpy(tokenizer.token_lengths()).to(process.device)  # (vocab_size,)
-    peak_flops = machine.measure_peak_flops(process.device, process.dtype)
-    writer = checkpoint.BackgroundWriter(out_dir)
-    metrics = checkpoint.MetricsFile(out_dir, before_step=progress.step) if process.is_first else None
-    bar = tqdm(total=max_steps, initial=progress.step, unit='step', dynamic_ncols=True, disable=not process.is_first,
-               mininterval=0.2 if sys.stderr.isatty() else 15)
+    log = open_logs(run) if process.is_first else None
+    writer = checkpoint.BackgroundWriter(config['out_dir'])
+    parallel = run.compiled
+    if process.world_size > 1:
+        parallel = DistributedDataParallel(run.compiled, gradient_as_bucket_view=True)
+    peak_flops = machine.measure_peak_flops(process.device, process.dtype) * process.world_size
+    bar = tqdm(total=config['max_steps'], initial=progress.step, unit='step', dynamic_ncols=True,
+               disable=not process.is_first, mininterval=0.2 if sys.stderr.isatty() else 15)
     started, bad_steps = time.perf_counter() - progress.elapsed_s, 0
-    while True:
-        row, last = progress.row, progress.step == max_steps
-        if last or is_due(progress.step, config['eval_interval']):
-            row.update(evaluate(config, process, compiled, val_data, token_bytes))
-            note_best(config, process, progress, row['val_loss'])
-        if process.is_first:
-            if last or 'val_loss' in row or is_due(progress.step, config['log_interval']):
-                metrics.append(row)
-            if config['sample_interval'] and (last or progress.step and is_due(progress.step, config['sample_interval'])):
-                write_sample(config, process, model, tokenizer, progress.step)
-            if 'val_loss' in row:
-                report_validation(row)
-                plot.draw_if_possible(out_dir)
-        if last:
-            break
-        outcome = train_step(config, process, model, parallel, optimizers, scaler, progress, train_data, stop)
-        bad_steps = 0 if outcome['finite'] else bad_steps + 1
-        if not outcome['finite']:
-            process.say(f'step {progress.step:,}: the gradient is not finite; step skipped')
+    stopped = not finish_row(run, log, stop)
+    while progress.step < config['max_steps'] and not stopped:
+        finite, stopped = train_step(run, parallel, stop)
+        bad_steps = 0 if finite else bad_steps + 1
+        if bad_steps:
+            process.say(f'step {progress.step:,}: loss or gradient is not finite; the step was skipped')
         if bad_steps == BAD_STEPS_ALLOWED:
             writer.wait()
-            good = checkpoint.list_checkpoints(out_dir)
-            raise Diverged(f'{bad_steps} steps in a row without a finite gradient; the last good checkpoint is '
-                           f'{good[0] if good else "none"}. Try a lower --learning_rate')
+            give_up(config, bad_steps)
+        row = progress.row
         progress.elapsed_s = time.perf_counter() - started
-        progress.row = {**outcome['row'], 'elapsed_s': round(progress.elapsed_s, 3),
-                        'mfu': round(outcome['row']['tokens_per_s'] * model.flops_per_token() /
-                                     (peak_flops * process.world_size), 4)}
+        row.update(elapsed_s=round(progress.elapsed_s, 3),
+                   mfu=round(row['tokens_per_s'] * run.model.flops_per_token() / peak_flops, 4))
         bar.update()
-        bar.set_postfix_str(f'loss {outcome["row"]["loss"]:.3f}, {outcome["row"]["tokens_per_s"]:,.0f} tok/s, '
-                            f'MFU {progress.row["mfu"]:.0%}', refresh=False)
-        if process.is_first and (outcome['stop'] or progress.step == max_steps or
-                                 is_due(progress.step, config['checkpoint_interval'])):
-            writer.save(checkpoint_state(config, model, optimizers, scaler, progress, meta))
-        if outcome['stop']:
-            break
+        bar.set_postfix_str(f'loss {row["loss"]:.3f}, {row["tokens_per_s"]:,.0f} tok/s, MFU {row["mfu"]:.0%}', refresh=False)
+        if stopped or progress.step == config['max_steps'] or is_due(progress.step, config['checkpoint_interval']):
+            save(run, writer)
+        if not stopped and not finish_row(run, log, stop):
+            save(run, writer)
+            stopped = True
     bar.close()
     writer.wait()
-    if progress.step < max_steps:
-        process.say(f'stopped and saved at step {progress.step:,}; the same command goes on: python {" ".join(sys.argv)}')
-    return progress.step == max_steps
-
-
-class Diverged(Exception):
-    """Training cannot go on; the message says why and what to go back to."""
 
 
 class StopSignals:
@@ -402,6 +444,44 @@ class StopSignals:
         return self.first_at is not None
 
 
+def open_logs(run):
+    """A function that writes a row of metrics to all places where they are wanted."""
+    config, step = run.config, run.progress.step
+    sinks = [checkpoint.MetricsFile(config['out_dir'], before_step=step).append]
+    if config['tensorboard']:
+        from torch.utils.tensorboard import SummaryWriter
+        board = SummaryWriter(os.path.join(config['out_dir'], 'tensorboard'), purge_step=step)
+        sinks.append(lambda row: [board.add_scalar(key, value, row['step']) for key, value in row.items() if key != 'step'])
+    if config['wandb']:
+        import wandb
+        name = re.sub(r'\W+', '-', config['out_dir'])
+        wandb.init(project='scratchgpt', id=name, name=name, config=config, resume='allow', dir=config['out_dir'])
+        sinks.append(lambda row: wandb.log(row, step=row['step']))
+    return lambda row: [sink(row) for sink in sinks]
+
+
+def finish_row(run, log, stop):
+    """Evaluates, logs and samples where that is due after the present step. False if a signal came in between."""
+    config, progress, row = run.config, run.progress, run.progress.row
+    last = progress.step == config['max_steps']
+    if last or is_due(progress.step, config['eval_interval']):
+        validation = evaluate(run, stop)
+        if validation is None:
+            return False
+        row.update(validation)
+        note_best(run)
+        report_validation(run.process, row)
+    if not run.process.is_first:
+        return True
+    if last or 'val_loss' in row or is_due(progress.step, config['log_interval']):
+        log(row)
+    if config['sample_interval'] and progress.step and (last or is_due(progress.step, config['sample_interval'])):
+        write_sample(run)
+    if 'val_loss' in row:
+        plot.draw_if_possible(config['out_dir'])
+    return True
+
+
 def is_due(step, interval):
     return interval > 0 and step % interval == 0
 
@@ -420,133 +500,175 @@ def learning_rate_factor(step, config):
     return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * passed))
 
 
-def train_step(config, process, model, parallel, optimizers, scaler, progress, data, stop):
-    """One optimizer step over all processes: {'row': metrics, 'finite': bool, 'stop': bool}. Moves `progress` on."""
+def train_step(run, parallel, stop):
+    """One optimizer step over all processes: moves the progress on, leaves the metrics in its row.
+
+    Returns whether loss and gradient were finite (else the weights are as they were), and whether any process
+    was told to stop.
+    """
+    config, process, progress = run.config, run.process, run.progress
     started = time.perf_counter()
     factor = learning_rate_factor(progress.step, config)
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+    for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
         group['lr'] = group['peak_lr'] * factor
-    n_micro = config['total_batch_tokens'] // (config['block_size'] * data.batch_size * process.world_size)
-    loss_sum = torch.zeros((), device=process.device)
-    for micro_step in range(n_micro):
-        x, y = next_batch(data, config, process)
-        parallel.require_backward_grad_sync = micro_step == n_micro - 1  # what DDP.no_sync sets
-        with process.autocast():
-            loss = parallel(x, y)
-        scaler.scale(loss / n_micro).backward()
-        loss_sum += loss.detach()
-    for optimizer in optimizers:
-        scaler.unscale_(optimizer)
-    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config['grad_clip'] or math.inf)
-    loss_sum, grad_norm, stops = process.sum([loss_sum / n_micro, grad_norm, stop.requested])
-    loss, grad_norm = loss_sum / process.world_size, grad_norm / process.world_size
+    loss = backward(run, parallel)
+    for optimizer in run.optimizers:
+        run.scaler.unscale_(optimizer)
+    grad_norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config['grad_clip'] or math.inf)
+    loss, grad_norm, stops = process.sum([loss, grad_norm, stop.requested])
+    loss, grad_norm = loss / process.world_size, grad_norm / process.world_size
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
-    if finite or scaler.is_enabled():  # the scaler skips by itself, and lowers its scale
-        for optimizer in optimizers:
-            scaler.step(optimizer)
-        scaler.update()
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
+    overflow = run.scaler.is_enabled() and math.isfinite(loss)  # the scaler skips the step and lowers its scale
+    if finite or overflow:
+        for optimizer in run.optimizers:
+            run.scaler.step(optimizer)
+        run.scaler.update()
+    run.model.zero_grad(set_to_none=True)
     step_s = time.perf_counter() - started
     progress.step += 1
     progress.tokens += config['total_batch_tokens']
-    progress.sequence_index = data.sequence_index
+    progress.sequence_index = run.train_data.sequence_index
     progress.train_s += step_s
-    row = {'step': progress.step, 'tokens': progress.tokens, 'loss': loss, 'lr': config['learning_rate'] * factor,
-           'grad_norm': grad_norm, 'tokens_per_s': round(config['total_batch_tokens'] / step_s, 1),
-           'memory_gb': round(machine.peak_memory(process.device) / 1e9, 3)}
-    return {'row': row, 'finite': finite or math.isfinite(loss) and scaler.is_enabled(), 'stop': stops > 0}
+    progress.row = {'step': progress.step, 'tokens': progress.tokens, 'loss': loss, 'lr': config['learning_rate'] * factor,
+                    'grad_norm': grad_norm, 'tokens_per_s': round(config['total_batch_tokens'] / step_s, 1),
+                    'memory_gb': round(machine.peak_memory(process.device) / 1e9, 3)}
+    return finite or overflow, stops > 0
 
 
-def next_batch(data, config, process):
-    """The next (x, y) on the device; dropout is seeded by the position in the data, so a resumed run drops the same."""
+def backward(run, parallel):
+    """Gradients of a whole batch, micro-batch by micro-batch; processes exchange them after the last. Returns the loss."""
+    config, process = run.config, run.process
+    n_micro = sequences_per_process(config, process) // run.train_data.batch_size
+    total = torch.zeros((), device=process.device)
+    for micro_step in range(n_micro):
+        x, y = next_batch(run)
+        parallel.require_backward_grad_sync = micro_step == n_micro - 1  # what DDP.no_sync sets
+        try:
+            with process.autocast():
+                loss = parallel(x, y) / n_micro
+            run.scaler.scale(loss).backward()
+        except torch.OutOfMemoryError:
+            raise BadInput(f'out of memory with micro_batch={len(x)}; --micro_batch={largest_divisor(len(x), max(1, len(x) // 2))} '
+                           f'needs less, and --activation_checkpointing=True less still') from None
+        total += loss.detach()
+    return total
+
+
+def next_batch(run):
+    """The next (x, y) on the device. Dropout is seeded by the position in the data: a resumed run drops the same."""
+    config, data, device = run.config, run.train_data, run.process.device
     if config['dropout']:
-        torch.manual_seed(config['seed'] + (data.sequence_index + process.rank * data.batch_size) * 1_000_003)
+        torch.manual_seed(config['seed'] + (data.sequence_index + run.process.rank * data.batch_size) * 1_000_003)
     x, y = data.next()
-    if process.device.type == 'cuda':
+    if device.type == 'cuda':
         x, y = x.pin_memory(), y.pin_memory()
-    return x.to(process.device, non_blocking=True), y.to(process.device, non_blocking=True)
+    return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
 
-def n_val_sequences(config, val_data):
-    return max(1, min(config['eval_tokens'] // config['block_size'], val_data.n_sequences))
+def n_val_sequences(run):
+    return max(1, min(run.config['eval_tokens'] // run.config['block_size'], run.val_data.n_sequences))
 
 
 @torch.no_grad()
-def evaluate(config, process, model, data, token_bytes):
+def evaluate(run, stop):
     """Validation loss in nats a token, perplexity and bits per byte, over the same sequences at every call.
 
     Every process takes its share; sums and counts are added up, not means. Sequences past the last are masked, so
-    that shapes stay the same and nothing is compiled again.
+    that shapes stay the same and nothing is compiled again. None if a process was told to stop on the way.
     """
-    n_sequences = n_val_sequences(config, data)
+    process, data, n_sequences = run.process, run.val_data, n_val_sequences(run)
+    token_bytes = torch.from_numpy(run.tokenizer.token_lengths()).to(process.device)  # (vocab_size,)
+    nats, n_tokens, n_bytes = (torch.zeros((), dtype=torch.float32 if process.device.type == 'mps' else torch.float64,
+                                           device=process.device) for _ in range(3))
     data.seek(0)
-    model.eval()
-    nats = torch.zeros((), dtype=torch.float64, device=process.device)
-    n_tokens = torch.zeros((), dtype=torch.int64, device=process.device)
-    n_bytes = torch.zeros((), dtype=torch.int64, device=process.device)
+    run.compiled.eval()
     while data.sequence_index < n_sequences:
         here = min(data.batch_size, max(0, n_sequences - data.sequence_index - process.rank * data.batch_size))
         x, y = (tensor.to(process.device) for tensor in data.next())  # (B, T) each
-        n_tokens += y[:here].numel()
         n_bytes += token_bytes[y[:here]].sum()
+        n_tokens += y[:here].numel()
         y[here:] = -1
-        if here:
-            with process.autocast():
-                nats += model(x, y) * y[:here].numel()
-    model.train()
-    nats, n_tokens, n_bytes = process.sum([nats, n_tokens, n_bytes])
+        with process.autocast():
+            nats += run.compiled(x, y) * y[:here].numel()
+        if process.sum([stop.requested])[0]:
+            break
+    run.compiled.train()
+    nats, n_tokens, n_bytes, stops = process.sum([nats, n_tokens, n_bytes, stop.requested])
+    if stops:
+        return None
     loss = nats / n_tokens
     return {'val_loss': loss, 'val_ppl': math.exp(min(loss, 700)), 'val_bpb': nats / math.log(2) / max(1, n_bytes)}
 
 
-def note_best(config, process, progress, val_loss):
+def note_best(run):
     """Remembers the best loss, and which checkpoint has it; only steps that are saved can be the best checkpoint."""
+    config, progress = run.config, run.progress
+    val_loss = progress.row['val_loss']
     progress.best_val_loss = min(progress.best_val_loss, val_loss)
     saved = progress.step and (is_due(progress.step, config['checkpoint_interval']) or progress.step == config['max_steps'])
-    if process.is_first and saved and val_loss < checkpoint.read_best(config['out_dir'])[1]:
+    if run.process.is_first and saved and val_loss < checkpoint.read_best(config['out_dir'])[1]:
         checkpoint.write_best(config['out_dir'], progress.step, val_loss)
 
 
-def write_sample(config, process, model, tokenizer, step):
+def report_validation(process, row):
+    process.say(f'step {row["step"]:,}: validation loss {row["val_loss"]:.4f}, perplexity {row["val_ppl"]:.2f}, '
+                f'{row["val_bpb"]:.4f} bits per byte')
+
+
+def write_sample(run):
     """Prints a sample that starts a document, and writes it to OUT_DIR/samples."""
-    start = torch.tensor([[tokenizer.eot]], device=process.device)
-    with process.autocast():
-        tokens = model.generate(start, config['sample_tokens'], temperature=0.8, top_k=50, seed=config['seed'],
-                                stop_tokens=(tokenizer.eot,))
+    config, tokenizer, step = run.config, run.tokenizer, run.progress.step
+    start = torch.tensor([[tokenizer.eot]], device=run.process.device)
+    with run.process.autocast():
+        tokens = run.model.generate(start, config['sample_tokens'], temperature=0.8, top_k=50, seed=config['seed'],
+                                    stop_tokens=(tokenizer.eot,))
     text = tokenizer.decode([token for token in tokens[0].tolist() if token != tokenizer.eot])
     with shards.whole_file(os.path.join(config['out_dir'], 'samples', f'step_{step:07d}.txt')) as file:
         file.write(text.encode())
-    process.say(f'--- sample at step {step:,}\n{text}\n---')
+    run.process.say(f'--- sample at step {step:,}\n{text}\n---')
 
 
-def report_validation(row):
-    tqdm.write(f'step {row["step"]:,}: validation loss {row["val_loss"]:.4f}, perplexity {row["val_ppl"]:.2f}, '
-               f'{row["val_bpb"]:.4f} bits per byte')
+def save(run, writer):
+    """Everything that a bit-exact continuation needs, copied now and written in the background by the first process."""
+    if run.config['zero'] and run.process.world_size > 1:
+        for optimizer in run.optimizers:
+            optimizer.consolidate_state_dict(to=0)
+    if run.process.is_first:
+        writer.save({'model': run.model.state_dict(), 'optimizers': [o.state_dict() for o in run.optimizers],
+                     'scaler': run.scaler.state_dict(), 'config': run.config,
+                     'tokenizer_sha256': run.meta['tokenizer_sha256'], **vars(run.progress)})
 
 
-def checkpoint_state(config, model, optimizers, scaler, progress, meta):
-    """Everything that a bit-exact continuation needs."""
-    return {'model': model.state_dict(), 'optimizers': [optimizer.state_dict() for optimizer in optimizers],
-            'scaler': scaler.state_dict(), 'config': config, 'tokenizer_sha256': meta['tokenizer_sha256'],
-            **vars(progress)}
+class Diverged(Exception):
+    """Training cannot go on; the message says why and what to go back to."""
 
 
-def summarize(config, progress, meta, process):
-    """The run in a few lines, at its end."""
+def give_up(config, bad_steps):
+    good = checkpoint.list_checkpoints(config['out_dir'])
+    raise Diverged(f'{bad_steps} steps in a row without a finite loss and gradient; the last good checkpoint is '
+                   f'{good[0] if good else "none"}. Try a lower --learning_rate or --dtype=float32')
+
+
+def summarize(run):
+    """The run in a few lines, at its end or where it was stopped."""
+    config, progress, process = run.config, run.progress, run.process
+    if progress.step < config['max_steps']:
+        process.say(f'stopped and saved at step {progress.step:,}; the same command goes on: python {" ".join(sys.argv)}')
+        return
     rows = [row for row in checkpoint.read_metrics(config['out_dir']) if 'val_loss' in row]
     best = min(rows, key=lambda row: row['val_loss'])
-    print(f'done: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.elapsed_s / 3600:.2f} h, '
-          f'{progress.tokens / max(progress.train_s, 1e-9):,.0f} tokens/s while training, '
-          f'peak memory {machine.peak_memory(process.device) / 1e9:.2f} GB')
-    print(f'best validation loss {best["val_loss"]:.4f} (perplexity {best["val_ppl"]:.2f}) at step {best["step"]:,}; '
-          f'the last is {rows[-1]["val_loss"]:.4f}')
-    compressor = meta.get('val_xz_bits_per_byte')
-    print(f'held-out text: {rows[-1]["val_bpb"]:.4f} bits per byte' +
-          (f' (xz -9e needs {compressor:.4f} for the same text)' if compressor else ''))
-    plot = os.path.join(config['out_dir'], 'loss.png')
-    print(f'loss curve: {plot if os.path.exists(plot) else "pip install matplotlib; python plot.py draws it"}')
-    print(f'samples: python sample.py --out_dir={config["out_dir"]}')
+    process.say(f'done: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.elapsed_s / 3600:.2f} h, '
+                f'{progress.tokens / max(progress.train_s, 1e-9):,.0f} tokens/s while training, '
+                f'peak memory {machine.peak_memory(process.device) / 1e9:.2f} GB')
+    process.say(f'best validation loss {best["val_loss"]:.4f} (perplexity {best["val_ppl"]:.2f}) at step {best["step"]:,}; '
+                f'the last is {rows[-1]["val_loss"]:.4f}')
+    compressor = run.meta.get('val_xz_bits_per_byte')
+    process.say(f'held-out text: {rows[-1]["val_bpb"]:.4f} bits per byte' +
+                (f' (xz -9e needs {compressor:.4f} for the same text)' if compressor else ''))
+    plot_path = os.path.join(config['out_dir'], 'loss.png')
+    process.say(f'loss curve: {plot_path}' if os.path.exists(plot_path) else
+                'loss curve: `pip install matplotlib`, then `python plot.py` draws it')
+    process.say(f'samples: python sample.py --out_dir={config["out_dir"]}')
 
 
 if __name__ == '__main__':

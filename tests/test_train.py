@@ -49,10 +49,10 @@ def stop_at(monkeypatch):
     def stop_at(step):
         real = train.train_step
 
-        def train_step(config, process, model, parallel, optimizers, scaler, progress, data, stop):
-            if progress.step + 1 == step:
+        def train_step(run, parallel, stop):
+            if run.progress.step + 1 == step:
                 stop.first_at = 0.0
-            return real(config, process, model, parallel, optimizers, scaler, progress, data, stop)
+            return real(run, parallel, stop)
         monkeypatch.setattr(train, 'train_step', train_step)
     yield stop_at
 
@@ -134,7 +134,7 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule():
 def test_weight_decay_is_for_matrices_alone_and_muon_for_those_of_the_blocks():
     config = {**configure(train.DEFAULTS, []), **TINY, 'vocab_size': 300, 'optimizer': 'muon'}
     model = GPT(checkpoint.model_config(config))
-    adamw, muon = train.build_optimizers(model, config, torch.device('cpu'))
+    adamw, muon = train.build_optimizers(model, config, train.Process(config))
     names = {id(p): name for name, p in model.named_parameters()}
     decayed, plain = [sorted(names[id(p)] for p in group['params']) for group in adamw.param_groups]
     assert decayed == ['transformer.wpe.weight', 'transformer.wte.weight']

@@ -86,13 +86,18 @@ def read_split(paths):
 
 
 def articles(pieces):
-    """Yields the articles of a text that comes in pieces. Joined together they are the text, but for blank articles."""
-    rest = ''
+    """Yields the articles of a text that comes in pieces; joined together they are the text."""
+    blank, rest = '', ''
     for piece in pieces:
         *whole, rest = ARTICLE_BEGINS.split(rest + piece)
-        yield from (article for article in whole if article.strip())
+        for article in whole:
+            if article.strip():
+                yield blank + article
+                blank = ''
+            else:
+                blank += article  # the line before the first heading
     if rest.strip():
-        yield rest
+        yield blank + rest
 
 
 def settings_of(files, config):

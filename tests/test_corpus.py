@@ -1,0 +1,350 @@
+import gzip
+import itertools
+import json
+import lzma
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import corpus
+import shards
+from bpe import Tokenizer
+from configurator import BadInput
+
+DEFAULTS = {key: getattr(value, 'default', value) for key, value in corpus.DEFAULTS.items()}
+
+
+def run(source, out_dir, **changes):
+    """Makes shards, of plain bytes unless told otherwise."""
+    changes = {'vocab_size': 257 if 'tokenizer' not in changes else 0, 'workers': 2, **changes}
+    corpus.main({**DEFAULTS, 'source': str(source), 'out_dir': str(out_dir), **changes})
+
+
+def documents_of(out_dir, split):
+    """The text of every document of a split, decoded from its shards."""
+    tokenizer = shards.load_tokenizer(str(out_dir))
+    tokens = np.concatenate([shards.read_shard(path) for path in shards.find_shards(str(out_dir), split)])
+    pieces = np.split(tokens, np.flatnonzero(tokens == tokenizer.eot))
+    assert len(pieces[0]) == 0, 'the stream should start with <|endoftext|>'
+    return [tokenizer.decode(piece[1:]) for piece in pieces[1:]]
+
+
+def all_documents(out_dir):
+    return sorted(documents_of(out_dir, 'train') + documents_of(out_dir, 'val'))
+
+
+def files_of(out_dir):
+    return {name: open(os.path.join(out_dir, name), 'rb').read() for name in os.listdir(out_dir)}
+
+
+def write_folder(folder, texts):
+    for i, text in enumerate(texts):
+        path = folder / f'{i % 3}' / f'{i}.txt'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode())
+    return folder
+
+
+TEXTS = [f'Text number {i}.\n\nWith a second paragraph, ünïcödé and 🙂.\r\n' * (1 + i % 3) for i in range(60)]
+
+
+# ---------------------------------------------------------------------------- sources
+
+def test_each_file_of_a_folder_is_a_document_and_comes_back_character_for_character(tmp_path):
+    write_folder(tmp_path / 'in', TEXTS)
+    (tmp_path / 'in' / '.hidden').write_text('not this')
+    (tmp_path / 'in' / '__pycache__').mkdir()
+    (tmp_path / 'in' / '__pycache__' / 'x.txt').write_text('nor this')
+    (tmp_path / 'in' / 'image.png').write_bytes(b'\x89PNG\0\0\0')
+    run(tmp_path / 'in', tmp_path / 'out')
+    assert all_documents(tmp_path / 'out') == sorted(TEXTS)
+
+
+def test_globs_and_lists_name_the_same_files_as_the_folder(tmp_path):
+    folder = write_folder(tmp_path / 'in', TEXTS)
+    run(f'{folder}/**/*.txt', tmp_path / 'glob')
+    run(f'{folder}/0,{folder}/1,{folder}/2/*', tmp_path / 'list')
+    assert all_documents(tmp_path / 'glob') == all_documents(tmp_path / 'list') == sorted(TEXTS)
+
+
+@pytest.mark.parametrize('name', ['t.jsonl', 't.jsonl.gz', 't.json', 't.parquet'])
+def test_rows_of_a_table_are_documents_from_the_named_column(tmp_path, name):
+    path = tmp_path / name
+    rows = [{'n': i, 'body': text} for i, text in enumerate(TEXTS)]
+    lines = ''.join(json.dumps(row) + '\n' for row in rows).encode()
+    if name.endswith('parquet'):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_bytes({'t.jsonl': lines, 't.jsonl.gz': gzip.compress(lines), 't.json': json.dumps(rows).encode()}[name])
+    run(path, tmp_path / 'out', text_column='body')
+    assert all_documents(tmp_path / 'out') == sorted(TEXTS)
+    with pytest.raises(BadInput, match="no column 'text'; name one of these with --text_column: n, body"):
+        run(path, tmp_path / 'out2')
+
+
+@pytest.mark.parametrize('name', ['synth.jsonl', 'synth.parquet'])
+def test_synth_becomes_question_reasoning_and_answer(tmp_path, name):
+    rows = [{'query': f'What is {i}?', 'synthetic_reasoning': f'{i} is\na number', 'synthetic_answer': f'Number {i}.',
+             'language': 'en', 'exercise': 'x', 'model': 'm', 'words': 3} for i in range(80)]
+    if name.endswith('parquet'):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name)
+    else:
+        (tmp_path / name).write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    run(tmp_path / name, tmp_path / 'out', num_samples=70)
+    assert all_documents(tmp_path / 'out') == sorted(
+        f'Q: What is {i}?\n\nReasoning:\n{i} is\na number\n\nA: Number {i}.' for i in range(70))
+
+
+def test_a_dataset_is_found_by_its_name_through_the_datasets_library(tmp_path, monkeypatch):
+    (tmp_path / 'PleIAs' / 'SYNTH').mkdir(parents=True)
+    rows = [{'query': str(i), 'synthetic_reasoning': 'r', 'synthetic_answer': 'a'} for i in range(40)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / 'PleIAs' / 'SYNTH' / 'train-0.parquet')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HF_HOME', str(tmp_path / 'cache'))
+    run('SYNTH', tmp_path / 'out', num_samples=30)
+    assert len(all_documents(tmp_path / 'out')) == 30
+
+
+def test_the_stdlib_is_python_source_without_tests_and_generated_tables(tmp_path):
+    run('stdlib', tmp_path / 'out', num_samples=60)
+    root = os.path.dirname(os.__file__)
+    with open(os.path.join(root, 'ast.py'), encoding='utf-8', newline='') as file:
+        assert file.read() in all_documents(tmp_path / 'out')
+    files = [os.path.relpath(path, root).replace(os.sep, '/') for path in corpus.stdlib_files()]
+    assert {'argparse.py', 'json/decoder.py', 'asyncio/events.py'} <= set(files)
+    assert not [name for name in files if re.search(r'(^|/)(tests?|idle_test|encodings|pydoc_data|lib2to3|site-packages)/|sysconfigdata', name)]
+    assert 4e6 < sum(os.path.getsize(os.path.join(root, name)) for name in files) < 20e6
+
+
+def test_a_single_text_file_is_cut_into_blocks_that_together_are_the_file(tmp_path):
+    text = '\n\n'.join(f'Paragraph {i}, ' + 'word ' * (i % 50) for i in range(900))
+    (tmp_path / 'book.txt').write_text(text)
+    run(tmp_path / 'book.txt', tmp_path / 'out')
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'folder' / 'book.txt').write_text(text)
+    run(tmp_path / 'folder', tmp_path / 'out2')
+    train, val = documents_of(tmp_path / 'out', 'train'), documents_of(tmp_path / 'out', 'val')
+    assert len(train) > 80 and val and all(document in text for document in val)
+    assert sum(map(len, train + val)) == len(text)
+    assert all(document.endswith('\n\n') for document in train + val if not text.endswith(document))
+    assert all_documents(tmp_path / 'out2') == all_documents(tmp_path / 'out')
+
+
+@given(st.lists(st.text(alphabet='ab \n', max_size=2000), max_size=6), st.integers(0, 2000))
+def test_blocks_are_the_text_whatever_the_pieces_it_comes_in(pieces, size):
+    blocks = list(corpus.cut_into_blocks(iter(pieces), size))
+    assert ''.join(blocks) == ''.join(pieces)
+    assert blocks == list(corpus.cut_into_blocks(iter([''.join(pieces)]), size))
+    assert all(max(256, size) <= len(block) <= 2 * max(256, size) for block in blocks[:-1])
+
+
+@pytest.mark.parametrize('separator, in_file', [(None, '<|endoftext|>'), ('\\n', '\n'), ('%%', '%%')])
+def test_separators_cut_a_text_file_into_documents(tmp_path, separator, in_file):
+    names = [f'name {i}' for i in range(300)]
+    (tmp_path / 'names.txt').write_text(in_file.join(names) + in_file)
+    run(tmp_path / 'names.txt', tmp_path / 'out', document_separator=separator)
+    assert all_documents(tmp_path / 'out') == sorted(names)
+
+
+def test_text_that_spells_a_special_token_stays_text(tmp_path):
+    texts = [f'{i}: a <|endoftext|> in a document' for i in range(30)]
+    (tmp_path / 't.jsonl').write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
+    run(tmp_path / 't.jsonl', tmp_path / 'out')
+    assert all_documents(tmp_path / 'out') == sorted(texts)
+
+
+def test_bytes_that_are_not_utf8_are_replaced_and_counted(tmp_path, capsys):
+    write_folder(tmp_path / 'in', TEXTS)
+    (tmp_path / 'in' / 'latin1.txt').write_bytes(b'caf\xe9 and na\xefve, but \xef\xbf\xbd was there before')
+    (tmp_path / 'in' / 'bom.txt').write_bytes(b'\xef\xbb\xbfwith a byte order mark')
+    run(tmp_path / 'in', tmp_path / 'out')
+    assert 'caf\ufffd and na\ufffdve, but \ufffd was there before' in all_documents(tmp_path / 'out')
+    assert 'with a byte order mark' in all_documents(tmp_path / 'out')
+    assert 'latin1.txt: 2 places are not UTF-8' in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------- train and val
+
+def test_the_split_depends_on_a_documents_text_alone(tmp_path):
+    write_folder(tmp_path / 'in', TEXTS)
+    run(tmp_path / 'in', tmp_path / 'a', val_fraction=0.3)
+    (tmp_path / 'b.jsonl').write_text(''.join(json.dumps({'text': text}) + '\n' for text in reversed(TEXTS)))
+    run(tmp_path / 'b.jsonl', tmp_path / 'b', val_fraction=0.3)
+    val = documents_of(tmp_path / 'a', 'val')
+    assert sorted(val) == sorted(documents_of(tmp_path / 'b', 'val'))
+    assert 8 <= len(val) <= 28
+    run(tmp_path / 'b.jsonl', tmp_path / 'c', val_fraction=0.1)
+    assert set(documents_of(tmp_path / 'c', 'val')) < set(val)  # a smaller share is part of a larger one
+
+
+def test_copies_of_a_document_are_never_on_both_sides(tmp_path):
+    (tmp_path / 't.jsonl').write_text(''.join(json.dumps({'text': f'text {i % 40}'}) + '\n' for i in range(400)))
+    run(tmp_path / 't.jsonl', tmp_path / 'out', val_fraction=0.4)
+    train, val = documents_of(tmp_path / 'out', 'train'), documents_of(tmp_path / 'out', 'val')
+    assert len(train + val) == 400 and not set(train) & set(val)
+
+
+@pytest.mark.parametrize('n', [2, 3, 10])
+@pytest.mark.parametrize('val_fraction', [0.001, 0.5, 0.999])
+def test_few_documents_still_leave_one_on_each_side(tmp_path, n, val_fraction):
+    write_folder(tmp_path / 'in', TEXTS[:n])
+    run(tmp_path / 'in', tmp_path / 'out', val_fraction=val_fraction)
+    assert documents_of(tmp_path / 'out', 'train') and documents_of(tmp_path / 'out', 'val')
+
+
+# ---------------------------------------------------------------------------- tokenizer and meta.json
+
+def test_a_trained_tokenizer_has_learned_from_the_train_documents_alone(tmp_path):
+    write_folder(tmp_path / 'in', TEXTS)
+    run(tmp_path / 'in', tmp_path / 'out', vocab_size=300, val_fraction=0.3)
+    trained = Tokenizer.train(documents_of(tmp_path / 'out', 'train'), 300)
+    trained.save(tmp_path / 'expected.json')
+    assert (tmp_path / 'out' / 'tokenizer.json').read_bytes() == (tmp_path / 'expected.json').read_bytes()
+
+
+def test_a_given_tokenizer_is_used_and_kept_beside_the_shards(tmp_path):
+    Tokenizer.train(TEXTS, 280).save(tmp_path / 'mine.json')
+    write_folder(tmp_path / 'in', TEXTS)
+    run(tmp_path / 'in', tmp_path / 'out', tokenizer=str(tmp_path / 'mine.json'))
+    assert shards.load_meta(str(tmp_path / 'out'))['vocab_size'] == 280
+    assert all_documents(tmp_path / 'out') == sorted(TEXTS)
+
+
+def test_gpt2s_vocabulary_gives_tiktokens_ids(tmp_path, test_data):
+    import tiktoken
+    encoding = tiktoken.get_encoding('gpt2')
+    write_folder(tmp_path / 'in', TEXTS)
+    run(tmp_path / 'in', tmp_path / 'out', tokenizer='gpt2')
+    meta = shards.load_meta(str(tmp_path / 'out'))
+    assert (meta['tokenizer'], meta['vocab_size'], meta['eot']) == ('gpt2', 50257, 50256)
+    tokens = np.concatenate([shards.read_shard(path) for path in shards.find_shards(str(tmp_path / 'out'), 'train')])
+    assert tokens.tolist() == list(itertools.chain(*(
+        [50256, *encoding.encode_ordinary(text)] for text in documents_of(tmp_path / 'out', 'train'))))
+
+
+def test_meta_counts_what_is_there_and_compares_with_xz(tmp_path):
+    write_folder(tmp_path / 'in', TEXTS)
+    run(tmp_path / 'in', tmp_path / 'out', vocab_size=270, shard_tokens=1000)
+    meta = shards.load_meta(str(tmp_path / 'out'))
+    val = documents_of(tmp_path / 'out', 'val')
+    data = ''.join(text for text in corpus.read_documents(corpus.find_source({**DEFAULTS, 'source': str(tmp_path / 'in')}), DEFAULTS)
+                   if text in val).encode()
+    xz = lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
+    assert meta['val_bytes'] == len(data) and meta['val_documents'] == len(val)
+    assert meta['val_xz_bits_per_byte'] == pytest.approx(8 * len(xz) / len(data), abs=0.02)
+    assert sum('_train_' in name for name in meta['shards']) > 3
+    assert 'bytes/token' in shards.check_folder(str(tmp_path / 'out'))
+
+
+# ---------------------------------------------------------------------------- again
+
+def test_the_same_settings_give_the_same_bytes_and_do_nothing_the_second_time(tmp_path, capsys):
+    write_folder(tmp_path / 'in', TEXTS)
+    for workers in (1, 4):
+        run(tmp_path / 'in', tmp_path / str(workers) / 'x', vocab_size=300, workers=workers)
+    assert files_of(tmp_path / '1' / 'x') == files_of(tmp_path / '4' / 'x')
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / '1' / 'x').iterdir()}
+    capsys.readouterr()
+    run(tmp_path / 'in', tmp_path / '1' / 'x', vocab_size=300)
+    assert 'already made, with the same settings' in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / '1' / 'x').iterdir()} == times
+
+
+def test_other_settings_or_other_input_are_refused_and_nothing_is_touched(tmp_path):
+    folder = write_folder(tmp_path / 'in', TEXTS)
+    run(folder, tmp_path / 'out', vocab_size=300)
+    before = files_of(tmp_path / 'out')
+    with pytest.raises(BadInput, match='made with vocab_size=300, not 280'):
+        run(folder, tmp_path / 'out', vocab_size=280)
+    (folder / '0' / '0.txt').write_text('changed')
+    with pytest.raises(BadInput, match='input_files'):
+        run(folder, tmp_path / 'out', vocab_size=300)
+    assert files_of(tmp_path / 'out') == before
+
+
+def test_a_killed_run_leaves_nothing_that_is_taken_for_data_and_can_be_repeated(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / 'in', TEXTS)
+    run(folder, tmp_path / 'whole' / 'x', shard_tokens=1000)
+    replace, written = os.replace, itertools.count()
+
+    def killed(source, target):
+        if next(written) == 3:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, 'replace', killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, tmp_path / 'x', shard_tokens=1000)
+    monkeypatch.undo()
+    with pytest.raises(BadInput, match='unfinished'):
+        shards.BatchLoader(str(tmp_path / 'x'), 'train', 8, 1, seed=0)
+    run(folder, tmp_path / 'x', shard_tokens=1000)
+    assert files_of(tmp_path / 'x') == files_of(tmp_path / 'whole' / 'x')
+
+
+# ---------------------------------------------------------------------------- bad input
+
+def test_each_bad_input_is_one_line_and_writes_nothing(tmp_path):
+    folder = write_folder(tmp_path / 'in', TEXTS)
+    (tmp_path / 'empty.txt').write_bytes(b'')
+    (tmp_path / 'blank.txt').write_text(' \n\n ')
+    (tmp_path / 'binary.bin').write_bytes(bytes(range(256)))
+    (tmp_path / 'utf16.txt').write_text('hello', encoding='utf-16')
+    (tmp_path / 'nothing').mkdir()
+    (tmp_path / 'pictures').mkdir()
+    for i in range(2):
+        (tmp_path / 'pictures' / f'{i}.png').write_bytes(b'\0' * 9)
+    (tmp_path / 'one.jsonl').write_text('{"text": "a single document"}\n')
+    (tmp_path / 'mixed').mkdir()
+    (tmp_path / 'mixed' / 'a.txt').write_text('a')
+    (tmp_path / 'mixed' / 'b.jsonl').write_text('{"text": "b"}')
+    tokenizer = Tokenizer.train(TEXTS, 280, special_tokens=('<|other|>',))
+    tokenizer.save(tmp_path / 'without_eot.json')
+    (tmp_path / 'not_json.json').write_text('{')
+    cases = [
+        (tmp_path / 'empty.txt', {}, 'no documents'), (tmp_path / 'blank.txt', {}, 'no documents'),
+        (tmp_path / 'binary.bin', {}, 'not text'), (tmp_path / 'utf16.txt', {}, 'UTF-16'),
+        (tmp_path / 'nothing', {}, 'no file at'), (tmp_path / 'pictures', {}, 'binary'),
+        (tmp_path / 'missing.txt', {}, 'no file at'), (tmp_path / 'one.jsonl', {}, 'only one document'),
+        (tmp_path / 'mixed', {}, 'tables .* and text files together'),
+        (folder, {'vocab_size': 256}, 'from 257'), (folder, {'vocab_size': 70_000}, 'to 65536'),
+        (folder, {'vocab_size': 60_000}, 'vocab_size=60000'), (folder, {'val_fraction': 0.0}, 'val_fraction'),
+        (folder, {'vocab_size': 300, 'tokenizer': 'x.json'}, 'not both'),
+        (folder, {'tokenizer': str(tmp_path / 'without_eot.json')}, 'no special token'),
+        (folder, {'tokenizer': str(tmp_path / 'not_json.json')}, 'not_json.json'),
+        (folder, {'tokenizer': str(tmp_path / 'missing.json')}, 'no file'),
+    ]
+    for source, changes, message in cases:
+        with pytest.raises(BadInput, match=message) as error:
+            run(source, tmp_path / 'out', **changes)
+        assert '\n' not in str(error.value)
+        assert not (tmp_path / 'out').exists(), (source, changes)
+
+
+def test_a_folder_with_shards_of_something_else_is_refused(tmp_path):
+    folder = write_folder(tmp_path / 'in', TEXTS)
+    shards.write_shards([np.arange(9, dtype=np.uint16)], tmp_path / 'out', 'fineweb')
+    with pytest.raises(BadInput, match=r'other shards \(fineweb_train_000001\.bin\)'):
+        run(folder, tmp_path / 'out')
+    assert os.listdir(tmp_path / 'out') == ['fineweb_train_000001.bin']
+
+
+def test_the_command_line_makes_shards_and_ends_with_2_on_bad_input(tmp_path):
+    def run_script(*arguments):
+        script = os.path.join(os.path.dirname(corpus.__file__), 'corpus.py')
+        return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, cwd=tmp_path)
+
+    (tmp_path / 'names.txt').write_text('\n'.join(f'name {i}' for i in range(2000)))
+    made = run_script('--source=names.txt', '--vocab_size=300')
+    assert made.returncode == 0 and 'bytes/token' in made.stdout
+    assert shards.load_meta(str(tmp_path / 'data' / 'names'))['vocab_size'] == 300
+    bad = run_script('--source=missing.txt', '--out_dir=bad')
+    assert bad.returncode == 2 and bad.stderr.startswith('corpus.py: no file') and bad.stderr.count('\n') == 1
+    assert not (tmp_path / 'bad').exists()

@@ -36,9 +36,10 @@ DEFAULTS = {
 
 
 def main(part, config, argv):
-    tables = PARTS[part](config)
-    for title, rows in tables:
+    tables = []
+    for title, rows in PARTS[part](config):  # every part gives its tables one by one, as they are measured
         print_table(title, rows, config['markdown'])
+        tables.append((title, rows))
     if config['json']:
         result = {'part': part, 'command': ' '.join(['python bench.py', *argv]), **describe_machine(),
                   'tables': [{'title': title, 'rows': rows} for title, rows in tables]}
@@ -63,16 +64,18 @@ def take_turns(things, turns):
 
 def print_table(title, rows, markdown):
     """rows: dicts with the same keys; floats are shown with three digits."""
-    cells = [[f'{value:.3g}' if isinstance(value, float) and value < 1000 else f'{value:,.0f}' if isinstance(value, float)
-              else str(value) for value in row.values()] for row in rows]
-    lines = [list(rows[0]), *cells]
+    def show(value):
+        return str(value) if not isinstance(value, float) else f'{value:.3g}' if value < 1000 else f'{value:,.0f}'
+
+    lines = [list(rows[0]), *([show(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     border, between = ('| ', ' | ') if markdown else ('', '  ')
     if markdown:
         lines.insert(1, ['-' * width for width in widths])
     print(f'\n{title}\n')
     for line in lines:
-        print((border + between.join(cell.ljust(width) for cell, width in zip(line, widths)) + border[::-1]).rstrip())
+        print((border + between.join(cell.ljust(width) for cell, width in zip(line, widths)) + border[::-1]).rstrip(),
+              flush=True)
 
 
 def describe_machine():
@@ -117,16 +120,16 @@ def bench_bpe(config):
         raise BadInput('this part compares with tokenizers: pip install -r requirements-dev.txt') from error
     vocab_sizes = [int(size) for size in config['vocab_sizes'].split(',') if size.isdigit()]
     if not vocab_sizes:
-        raise BadInput(f"--vocab_sizes={config['vocab_sizes']} should be numbers with commas between, such as 4096,32768")
+        raise BadInput(f"--vocab_sizes={config['vocab_sizes']} should be numbers with commas between, as in 4096,32768")
     texts = read_bench_texts(config['input'])
     training, ours = compare_training(texts, vocab_sizes, config['turns'])
-    tables = [training, compare_encoding(texts, ours, config['turns'])]
+    yield training
+    yield compare_encoding(texts, ours, config['turns'])
     if config['large_mb']:
         # In a process of its own, as the peak of memory is one number per process.
         with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as executor:
             row = executor.submit(train_on_much, texts, config['large_mb'], vocab_sizes[-1]).result()
-        tables.append((f"Training on a stream of {config['large_mb']} MB", [row]))
-    return tables
+        yield f"Training on a stream of {config['large_mb']} MB", [row]
 
 
 def read_bench_texts(patterns):
@@ -250,7 +253,7 @@ def train_on_much(texts, n_mb, vocab_size):
 
 
 def grow(texts, n_characters):
-    """The texts over and over, each time with other new words at 2% of their length, as large corpora never stop having."""
+    """The texts over and over, each time with 2% of other new words, which large corpora never stop having."""
     rng, sent = random.Random(0), 0
     while sent < n_characters:
         for text in texts:

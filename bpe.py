@@ -387,15 +387,18 @@ class Tokenizer:
         threads = threads or available_cores()
         texts = list(texts)
         groups = group_parts(texts)
-        encode_all = functools.partial(map, self.encode)
+
+        def encode_group(group):
+            return [self.encode(part) for part in group[1]]
+
         if threads == 1 or len(groups) < 2:
-            results = [list(encode_all(parts)) for _, parts in groups]
+            results = map(encode_group, groups)
         else:
-            results = list(thread_pool(threads, os.getpid()).map(lambda group: list(encode_all(group[1])), groups))
+            results = thread_pool(threads, os.getpid()).map(encode_group, groups)
         ids = [[] for _ in texts]
         for (numbers, _), result in zip(groups, results):
             for number, part in zip(numbers, result):
-                ids[number] = ids[number] + part if ids[number] else part
+                ids[number] += part
         return ids
 
     def encode_slowly(self, text, allowed_special=()):

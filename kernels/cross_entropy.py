@@ -31,7 +31,7 @@ BLOCK, WARPS = 8192, 16  # of a row of logits; two programs fill a multiprocesso
 GPU_CHUNK = 2 ** 28  # logits in memory at a time: enough rows for large matrix products (4,096 of GPT-2's)
 CPU_CHUNK = 2 ** 25  # the same for CPUs, where 512 rows suffice
 CPU_TILE = 2 ** 19  # logits that go through softmax at a time on CPUs, so that the float32 copy stays in the cache
-CPU_WEIGHT_ROWS = 2048  # rows of the weight's gradient that are added at a time on CPUs, for the same reason
+CPU_WEIGHT_ROWS = 2048  # rows of the weight's gradient that are widened and added at a time there, likewise
 
 
 def cross_entropy(logits, targets, vocab_size, ignore_index=-1):
@@ -43,7 +43,8 @@ def cross_entropy(logits, targets, vocab_size, ignore_index=-1):
     NaN; a row of -inf throughout makes it inf, and gets zero gradient.
     """
     check_shapes(logits, targets, vocab_size)
-    return CrossEntropy.apply(logits, targets, vocab_size, ignore_index)
+    gradient = torch.is_grad_enabled() and logits.requires_grad
+    return CrossEntropy.apply(logits, targets, vocab_size, ignore_index, gradient)
 
 
 def cross_entropy_reference(logits, targets, vocab_size, ignore_index=-1):
@@ -90,7 +91,7 @@ class CrossEntropy(torch.autograd.Function):
     """An autograd function around the op, since a custom op that writes to its input cannot have a gradient itself."""
 
     @staticmethod
-    def forward(ctx, logits, targets, vocab_size, ignore_index):
+    def forward(ctx, logits, targets, vocab_size, ignore_index, gradient):
         rows = logits.reshape(-1, logits.size(-1))
         mean = mean_weight(targets, ignore_index)
         # The mean goes into the gradient right away, and backward has nothing left to do. Not in float16: small
@@ -98,8 +99,8 @@ class CrossEntropy(torch.autograd.Function):
         late = logits.dtype == torch.float16
         losses = torch.ops.scratchgpt.cross_entropy_(
             rows, targets.reshape(-1), torch.ones_like(mean) if late else mean, vocab_size, ignore_index,
-            ctx.needs_input_grad[0])
-        if ctx.needs_input_grad[0]:
+            gradient)
+        if gradient:
             ctx.save_for_backward(rows.detach(), mean if late else torch.ones_like(mean))
             ctx.shape = logits.shape
         return losses.sum() * mean
@@ -108,7 +109,7 @@ class CrossEntropy(torch.autograd.Function):
     def backward(ctx, dloss):
         gradient, remaining = ctx.saved_tensors
         torch.ops.scratchgpt.scale_(gradient, dloss * remaining)
-        return gradient.view(ctx.shape), None, None, None
+        return gradient.view(ctx.shape), None, None, None, None
 
 
 @torch.library.custom_op('scratchgpt::cross_entropy_', mutates_args={'logits'})
@@ -214,10 +215,31 @@ def head_and_loss(x, weight, targets, vocab_size, ignore_index, fused):
     if not 0 < vocab_size <= weight.size(0):
         raise ValueError(f'vocab_size={vocab_size} should be from 1 to the {weight.size(0)} rows of the weight')
     gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    loss, _, _, _ = torch.ops.scratchgpt.linear_cross_entropy(
-        x.reshape(-1, x.size(-1)), weight, targets.reshape(-1), vocab_size, ignore_index,
-        autocast_dtype(x) or x.dtype, fused, gradient)
-    return loss
+    return LinearCrossEntropy.apply(x.reshape(-1, x.size(-1)), weight, targets.reshape(-1), vocab_size, ignore_index,
+                                    autocast_dtype(x) or x.dtype, fused, gradient)
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """An autograd function around the op, since backward scales in place what a custom op would have to leave alone."""
+
+    @staticmethod
+    def forward(ctx, x, weight, targets, vocab_size, ignore_index, dtype, fused, gradient):
+        loss, dx, dweight, mean = torch.ops.scratchgpt.linear_cross_entropy(
+            x, weight, targets, vocab_size, ignore_index, dtype, fused, gradient)
+        if gradient:
+            ctx.save_for_backward(dx, dweight, mean)
+            ctx.dtypes = x.dtype, weight.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx, dloss):
+        dx, dweight, mean = ctx.saved_tensors
+        scale = dloss * mean
+        if torch.compiler.is_compiling():  # a compiled backward may not write to what the forward saved
+            dx, dweight = dx * scale, dweight * scale
+        else:  # a new (V, C) would cost several times the multiplication on CPUs, where all its pages are new
+            dx, dweight = dx.mul_(scale), dweight.mul_(scale)
+        return dx.to(ctx.dtypes[0]), dweight.to(ctx.dtypes[1]), None, None, None, None, None, None
 
 
 @torch.library.custom_op('scratchgpt::linear_cross_entropy', mutates_args=())
@@ -262,29 +284,6 @@ def allocate_sums(x, weight, targets, vocab_size, ignore_index, dtype, fused, gr
     return loss, dx, dweight, mean
 
 
-def save_sums(ctx, inputs, output):
-    x, weight, *_ = inputs
-    _, dx, dweight, mean = output
-    ctx.save_for_backward(dx, dweight, mean)
-    ctx.dtypes = x.dtype, weight.dtype
-    ctx.set_materialize_grads(False)
-
-
-def scale_sums(ctx, dloss, _ddx, _ddweight, _dmean):
-    if dloss is None:
-        return (None,) * 8
-    dx, dweight, mean = ctx.saved_tensors
-    scale = dloss * mean
-    if torch.compiler.is_compiling():  # a compiled backward may not write to what the forward saved
-        dx, dweight = dx * scale, dweight * scale
-    else:  # a fresh (V, C) would cost more than the multiplication: the pages of so large a tensor are new each time
-        dx, dweight = dx.mul_(scale), dweight.mul_(scale)
-    return dx.to(ctx.dtypes[0]), dweight.to(ctx.dtypes[1]), None, None, None, None, None, None
-
-
-linear_cross_entropy_op.register_autograd(scale_sums, setup_context=save_sums)
-
-
 def chunk_rows(V, device):
     """A power of two, at least 16, so that a chunk of the logits has about GPU_CHUNK or CPU_CHUNK elements."""
     budget = CPU_CHUNK if device.type == 'cpu' else GPU_CHUNK
@@ -298,10 +297,11 @@ def softmax_rows(logits, targets, losses, vocab_size, gradient):
     for start in range(0, N, step):
         tile = logits[start:start + step, :vocab_size]
         target = targets[start:start + step, None]
-        chosen, peak = tile.gather(1, target)[:, 0], tile.amax(dim=1)
-        p = tile.to(losses.dtype).softmax(dim=1)
+        wide = tile.to(losses.dtype)
+        chosen, peak = wide.gather(1, target)[:, 0], wide.amax(dim=1)
+        p = wide.softmax(dim=1)
         # The largest probability is 1 / sum(exp(logits - peak)): the sum comes back without another pass of exp.
-        losses[start:start + step] = peak.to(losses.dtype) - p.amax(dim=1).log() - chosen.to(losses.dtype)
+        losses[start:start + step] = peak - p.amax(dim=1).log() - chosen
         if gradient:
             p.scatter_add_(1, target, p.new_full((1, 1), -1.0).expand_as(target))
             tile.copy_(p)
@@ -315,8 +315,10 @@ def add_product(total, a, b, first):
         torch.addmm(total, a, b, beta=0 if first else 1, out=total)
     elif total.is_cuda:  # the matrix units add in float32 anyway; cuBLAS writes that out
         torch.addmm(total, a, b, beta=0 if first else 1, out_dtype=total.dtype, out=total)
+    elif first:
+        total.copy_(torch.mm(a, b))
     else:
+        product = torch.mm(a, b)
         for start in range(0, total.size(0), CPU_WEIGHT_ROWS):
             rows = slice(start, start + CPU_WEIGHT_ROWS)
-            product = torch.mm(a[rows], b).to(total.dtype)
-            total[rows] = product if first else total[rows].add_(product)
+            total[rows] += product[rows].to(total.dtype)

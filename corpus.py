@@ -67,6 +67,7 @@ GENERATED_FILES = re.compile(r'_sysconfigdata.*|entities\.py|stringprep\.py')
 TABLE_NAME = re.compile(r'\.(parquet|jsonl|ndjson|json)(\.gz|\.bz2|\.xz|\.zst)?$')
 BLOCK_CHARACTERS = (256, 8192)
 PIECE_BYTES = 1 << 20  # what is read, and what one thread tokenizes, at a time
+LARGE_GROUP, GROUPS_FETCHED_AT_ONCE = 64 << 20, 8  # bytes; over the network
 XZ_LIMIT = 32_000_000  # xz needs a second for 2 MB
 
 
@@ -217,7 +218,8 @@ def open_anywhere(path):
         except OSError as error:
             raise BadInput(f'{path}: {error.strerror}') from error
     import fsspec
-    return fsspec.open(path, 'rb').open()
+    filesystem, name = fsspec.core.url_to_fs(path)
+    return filesystem.open(name, 'rb')
 
 
 def is_binary(path):
@@ -333,13 +335,12 @@ def read_parquet(path, column, first_row, share):
                 raise BadInput(f"{path}: column {columns[0]!r} holds {', '.join(kinds)}, not text; name another --text_column")
             first, last = table.metadata.num_rows * low // n, table.metadata.num_rows * high // n
             begin = max(first, first_row)
-            row = 0
-            for group in range(table.metadata.num_row_groups):
-                group_end = row + table.metadata.row_group(group).num_rows
-                if group_end <= begin or row >= last:
-                    row = group_end
-                    continue
-                for batch in table.iter_batches(batch_size=512, row_groups=[group], columns=list(columns)):
+            group_sizes = [table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups)]
+            group_starts = list(itertools.accumulate(group_sizes, initial=0))
+            groups = [group for group in range(len(group_sizes)) if group_starts[group] < last and group_starts[group + 1] > begin]
+            for group, batches in zip(groups, read_groups(path, table, groups, list(columns))):
+                row = group_starts[group]
+                for batch in batches:
                     start, stop = max(row, begin), min(row + len(batch), last)
                     if start < stop:
                         texts = texts_of(batch.slice(start - row, stop - start).to_pydict(), columns)
@@ -347,6 +348,27 @@ def read_parquet(path, column, first_row, share):
                     row += len(batch)
     except pyarrow.ArrowException as error:
         raise BadInput(f'{path} is not a readable parquet file: {first_line(error)}') from error
+
+
+def read_groups(path, table, groups, columns):
+    """An iterator over the row groups of a parquet file, each an iterable of arrow batches of up to 512 rows.
+
+    Over the network several groups are fetched at once: one after another, the time until each answer comes would
+    leave most cores without work. Groups of which several may not fit into memory are read in small pieces instead.
+    """
+    import pyarrow.parquet
+
+    def batches(table, group):
+        return table.iter_batches(batch_size=512, row_groups=[group], columns=columns)
+
+    def fetch(group):
+        with open_anywhere(path) as file:
+            return list(batches(pyarrow.parquet.ParquetFile(file, metadata=table.metadata, pre_buffer=True), group))
+
+    largest = max((table.metadata.row_group(group).total_byte_size for group in groups), default=0)
+    if '://' in path and largest <= LARGE_GROUP:
+        return ordered_map(fetch, groups, GROUPS_FETCHED_AT_ONCE)
+    return (batches(table, group) for group in groups)
 
 
 def read_json_lines(path, column, first_row, share):

@@ -329,6 +329,17 @@ def test_the_sample_is_found_through_the_datasets_library_as_it_lies_on_the_hub(
     assert shards.find_shards('out', 'train')[0].endswith('fineweb_edu_train_000001.bin')
 
 
+@pytest.mark.parametrize('large_group', [corpus.LARGE_GROUP, 0])
+def test_a_remote_table_is_read_in_the_order_of_its_rows(monkeypatch, parquet, large_group):
+    import fsspec
+    monkeypatch.setattr(corpus, 'LARGE_GROUP', large_group)
+    with open(parquet, 'rb') as file, fsspec.open('memory://table.parquet', 'wb') as copy:
+        copy.write(file.read())
+    for first_row, share in ((0, (0, 1, 1)), (350, (0, 1, 1)), (600, (1, 2, 3))):
+        local, remote = (list(corpus.read_table(path, 'text', first_row, share)) for path in (parquet, 'memory://table.parquet'))
+        assert remote == local and local
+
+
 def test_network_trouble_is_waited_out_and_reading_goes_on_at_the_same_row(monkeypatch, parquet, capsys):
     read_table, failures = corpus.read_table, itertools.count()
 

@@ -3,7 +3,7 @@
     python corpus.py --source=stdlib --vocab_size=4096 --out_dir=data/stdlib     Python's standard library
     python corpus.py --source=poems/ --vocab_size=512 --out_dir=data/poems       a folder: each file a document
     python corpus.py --source='logs/*.jsonl.gz' --text_column=message            rows of jsonl or parquet files
-    python corpus.py --source=SYNTH --num_samples=50000                          PleIAs/SYNTH: question, reasoning, answer
+    python corpus.py --source=SYNTH --num_samples=50000                          PleIAs/SYNTH: questions and reasoning
     python corpus.py --source=roneneldan/TinyStories                             a dataset on the Hugging Face hub
 
 A document is a file of a folder, or a row of a table. A single text file is cut where it says
@@ -41,7 +41,7 @@ from bpe import EOT, MAX_VOCAB, Tokenizer, available_cores, open_tokenizer
 from configurator import BadInput, configure, one_line_errors, optional
 
 DEFAULTS = {
-    'source': 'stdlib',                   # stdlib, SYNTH, a file, a folder, a glob, several with commas between, or a dataset's name on the hub
+    'source': 'stdlib',                   # stdlib, SYNTH, files, folders, globs (commas between), a name on the hub
     'out_dir': optional(str),             # folder for the shards; data/NAME_OF_THE_SOURCE if None
     'text_column': 'text',                # the column of jsonl and parquet files that holds the text
     'document_separator': optional(str),  # cuts text files into documents; \n and \t are understood
@@ -49,7 +49,7 @@ DEFAULTS = {
     'val_fraction': 0.05,                 # share of the documents held out
     # the vocabulary
     'tokenizer': 'gpt2',                  # gpt2, a tokenizer.json, or a folder with encoder.json and vocab.bpe
-    'vocab_size': 0,                      # train a BPE of so many entries on the train documents first, down to 257; 0 = use --tokenizer
+    'vocab_size': 0,                      # first train a BPE of so many entries (257 = bytes); 0 = use --tokenizer
     # a dataset on the hub
     'dataset_config': optional(str),      # its configuration, where it has several
     'dataset_split': 'train',             # its split
@@ -65,6 +65,8 @@ NOT_THE_STDLIB = {'encodings', 'pydoc_data', 'lib2to3', 'msilib', 'test', 'tests
                   'dist-packages', 'lib-dynload', '__pycache__', '__phello__'}
 GENERATED_FILES = re.compile(r'_sysconfigdata.*|entities\.py|stringprep\.py')
 TABLE_NAME = re.compile(r'\.(parquet|jsonl|ndjson|json)(\.gz|\.bz2|\.xz|\.zst)?$')
+FILE_NAME = re.compile(TABLE_NAME.pattern + r'|\.(txt|md|csv|tsv|gz|zip|py|html)$')
+DATASET_NAME = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 BLOCK_CHARACTERS = (256, 8192)
 PIECE_BYTES = 1 << 20  # what is read, and what one thread tokenizes, at a time
 LARGE_GROUP, GROUPS_FETCHED_AT_ONCE = 64 << 20, 8  # bytes; over the network
@@ -149,8 +151,9 @@ def find_source(config):
     name = os.path.splitext(os.path.basename(os.path.normpath(source)))[0]
     tables = [path for path in files if TABLE_NAME.search(path)]
     if tables and len(tables) < len(files):
-        raise BadInput(f'{source} holds tables ({os.path.basename(tables[0])}) and text files together; '
-                       f"name one kind, as in --source='{os.path.join(os.path.dirname(tables[0]), '*' + TABLE_NAME.search(tables[0])[0])}'")
+        example = os.path.join(os.path.dirname(tables[0]), '*' + TABLE_NAME.search(tables[0])[0])
+        raise BadInput(f'{source} holds tables ({os.path.basename(tables[0])}) and text files together; name one kind, '
+                       f"as in --source='{example}'")
     if tables:
         return {'name': name, 'kind': 'table', 'files': tables}
     if len(files) > 1:
@@ -163,7 +166,7 @@ def find_source(config):
 
 
 def local_files(source):
-    """Paths that a file, a folder, a glob, or several with commas between, stand for; None if it looks like none of these."""
+    """The files that a path, folder, glob, or several with commas between, stand for; None if it looks like none."""
     patterns = [source] if os.path.exists(source) else source.split(',')
     files = []
     for pattern in patterns:
@@ -173,8 +176,7 @@ def local_files(source):
                                                        for part in os.path.relpath(path, pattern).split(os.sep))]
         else:
             found = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
-        if not found and len(patterns) == 1 and re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', pattern) \
-                and not os.path.isdir(pattern) and not re.search(r'\.(txt|md|csv|gz|zip)$', pattern) and not TABLE_NAME.search(pattern):
+        if not found and DATASET_NAME.fullmatch(source) and not os.path.isdir(source) and not FILE_NAME.search(source):
             return None
         if not found:
             raise BadInput(f'no file at {pattern!r}; --source takes stdlib, SYNTH, files, a folder, a glob, or the '
@@ -189,7 +191,8 @@ def stdlib_files():
     files = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in NOT_THE_STDLIB and not name.startswith('config-')]
-        files += [os.path.join(folder, name) for name in names if name.endswith('.py') and not GENERATED_FILES.fullmatch(name)]
+        files += [os.path.join(folder, name) for name in names
+                  if name.endswith('.py') and not GENERATED_FILES.fullmatch(name)]
     if not files:
         raise BadInput(f'this Python keeps no source text of its library in {root}; name another --source')
     return sorted(files, key=lambda path: os.path.relpath(path, root).replace(os.sep, '/'))
@@ -332,12 +335,14 @@ def read_parquet(path, column, first_row, share):
             columns = pick_columns(table.schema_arrow.names, column, path)
             kinds = {str(table.schema_arrow.field(name).type) for name in columns}
             if not kinds <= {'string', 'large_string', 'string_view'}:
-                raise BadInput(f"{path}: column {columns[0]!r} holds {', '.join(kinds)}, not text; name another --text_column")
+                raise BadInput(f"{path}: column {columns[0]!r} holds {', '.join(kinds)}, not text; "
+                               'name another --text_column')
             first, last = table.metadata.num_rows * low // n, table.metadata.num_rows * high // n
             begin = max(first, first_row)
             group_sizes = [table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups)]
             group_starts = list(itertools.accumulate(group_sizes, initial=0))
-            groups = [group for group in range(len(group_sizes)) if group_starts[group] < last and group_starts[group + 1] > begin]
+            groups = [group for group in range(len(group_sizes))
+                      if group_starts[group] < last and group_starts[group + 1] > begin]
             for group, batches in zip(groups, read_groups(path, table, groups, list(columns))):
                 row = group_starts[group]
                 for batch in batches:
@@ -381,7 +386,8 @@ def read_json_lines(path, column, first_row, share):
             batch = [(row, line) for row, line in batch if row >= first_row and low <= row % n < high]
             if batch:
                 texts = [json_text(line, column, path, row + 1) for row, line in batch]
-                yield [row for row, _ in batch], texts, 1 if raw.closed else raw.tell() / size  # zstd closes it at the end
+                done = 1 if raw.closed else raw.tell() / size  # the decompressor of zstd closes it at the end
+                yield [row for row, _ in batch], texts, done
 
 
 def json_lines(file, path):
@@ -411,7 +417,8 @@ def json_text(line, column, path, number):
     values = [row[name] for name in columns]
     for name, value in zip(columns, values):
         if not isinstance(value, (str, type(None))):
-            raise BadInput(f'{path}, line {number}: {name!r} is {type(value).__name__}, not text; name another --text_column')
+            raise BadInput(f'{path}, line {number}: {name!r} is {type(value).__name__}, not text; '
+                           'name another --text_column')
     return format_row(values)
 
 
@@ -459,7 +466,8 @@ def find_threshold(documents, val_fraction, looked_at=1000):
     if not hashes:
         raise BadInput('there are no documents in this source: nothing but empty text')
     if len(hashes) == 1:
-        raise BadInput('there is only one document in this source, so none to hold out; cut it with --document_separator')
+        raise BadInput('there is only one document in this source, so none to hold out; '
+                       'cut it with --document_separator')
     return min(max(val_fraction, (hashes[0] + hashes[1]) / 2), hashes[-1])
 
 
@@ -472,7 +480,8 @@ def make_tokenizer(train_texts, config):
     else:
         tokenizer = open_tokenizer(config['tokenizer'])
         tokenizer.eot  # one without <|endoftext|> is refused now, before anything is written
-    return tokenizer, None if config['tokenizer'] == 'gpt2' and not config['vocab_size'] else tokenizer.to_json().encode()
+    is_gpt2 = config['tokenizer'] == 'gpt2' and not config['vocab_size']
+    return tokenizer, None if is_gpt2 else tokenizer.to_json().encode()
 
 
 def describe(tokenizer, tokenizer_file):
@@ -489,7 +498,8 @@ def describe(tokenizer, tokenizer_file):
 def encode_documents(tokenizer, texts):
     """The texts as one uint16 array, <|endoftext|> before each."""
     eot = np.array([tokenizer.eot], dtype=np.uint16)
-    return np.concatenate([np.empty(0, dtype=np.uint16), *(part for text in texts for part in (eot, tokenizer.encode_array(text)))])
+    parts = [part for text in texts for part in (eot, tokenizer.encode_array(text))]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint16)
 
 
 def in_pieces(documents, size=PIECE_BYTES):
@@ -538,10 +548,25 @@ def settings_of(source, config):
             'dataset_config', 'dataset_split', 'shard_tokens')
     settings = {key: config[key] for key in keys}
     if source['kind'] != 'stdlib':
-        listing = '\n'.join(f'{os.path.basename(path)} {os.path.getsize(path) if os.path.exists(path) else path}'
-                            for path in source['files'])
-        settings['input_files'] = hashlib.sha256(listing.encode()).hexdigest()[:16]
+        settings['input_files'] = fingerprint(source['files'])
     return settings
+
+
+def fingerprint(files):
+    """A short hash of names and sizes, or of URLs: another one means another input."""
+    listing = [path if '://' in path else f'{os.path.basename(path)} {os.path.getsize(path)}' for path in files]
+    return hashlib.sha256('\n'.join(listing).encode()).hexdigest()[:16]
+
+
+def check_same_settings(out_dir, there, wanted):
+    """Raises BadInput when a folder's data was made with other settings than those wanted now."""
+    different = [key for key in wanted if there.get(key) != wanted[key]]
+    if different:
+        key = different[0]
+        how = f'made with {key}={there.get(key)!r}, not {wanted[key]!r}'
+        if key == 'input_files' and key in there:
+            how = 'made from other input files: names or sizes have changed since'
+        raise BadInput(f'{out_dir} already holds data {how}; take another --out_dir, or delete that folder first')
 
 
 def name_and_folder(out_dir, source_name):
@@ -556,11 +581,7 @@ def is_made(out_dir, settings):
     if not os.path.exists(os.path.join(out_dir, 'meta.json')):
         return False
     meta = shards.load_meta(out_dir)
-    different = [key for key in settings if meta.get('settings', {}).get(key) != settings[key]]
-    if different:
-        key = different[0]
-        raise BadInput(f"{out_dir} already holds data made with {key}={meta.get('settings', {}).get(key)!r}, not "
-                       f'{settings[key]!r}; take another --out_dir, or delete that folder first')
+    check_same_settings(out_dir, meta.get('settings', {}), settings)
     missing = [name for name in meta['shards'] if not os.path.exists(os.path.join(out_dir, name))]
     if missing:
         print(f'{missing[0]} is missing from {out_dir}: making the data again')
@@ -587,7 +608,7 @@ def prepare_folder(out_dir, name, tokenizer_file):
 
 
 def summary(out_dir, meta):
-    tokens = {split: sum(entry['tokens'] for name, entry in meta['shards'].items() if shards.SHARD_NAME.search(name)[1] == split)
+    tokens = {split: sum(entry['tokens'] for name, entry in meta['shards'].items() if f'_{split}_' in name)
               for split in ('train', 'val')}
     lines = [f'{split:5} {tokens[split]:>13,} tokens  {meta[f"{split}_documents"]:>9,} documents  '
              f'{meta[f"{split}_bytes"] / max(1, tokens[split] - meta[f"{split}_documents"]):.3f} bytes/token'

@@ -19,7 +19,6 @@ import bisect
 import collections
 import functools
 import glob
-import hashlib
 import os
 import re
 import sys
@@ -37,15 +36,15 @@ DEFAULTS = {
     'out_dir': 'data/fineweb',                    # folder for the shards
     'dataset': choice('fineweb-edu', 'fineweb'),  # FineWeb-Edu, or FineWeb itself
     'sample': choice('10BT', '100BT', '350BT', 'all'),  # so many tokens of it
-    'source': optional(str),                      # local parquet, jsonl or json.gz (a file, folder or glob) instead of the hub
+    'source': optional(str),                      # local parquet, jsonl or json.gz (file, folder or glob), not the hub
     'text_column': 'text',                        # the column that holds the text
     'tokenizer': 'gpt2',                          # gpt2, a tokenizer.json, or a folder with encoder.json and vocab.bpe
     'part': '1/1',                                # K/N: only the K-th of N parts, K from 1
     'shard_tokens': shards.SHARD_TOKENS,          # tokens in a shard
     'max_shards': 0,                              # stop after so many train shards; 0 = all there is
-    'pretokenized': False,                        # download ready shards of FineWeb in GPT-2's tokens (about 10 billion)
+    'pretokenized': False,                        # download ready shards of FineWeb in GPT-2's tokens (10 billion)
     'workers': 0,                                 # threads that tokenize; 0 = all cores
-    'retries': 8,                                 # how often a failed download is tried again, waiting twice as long each time
+    'retries': 8,                                 # how often a failed download is tried again, ever more slowly
 }
 
 PRETOKENIZED = 'kjj0/fineweb10B-gpt2'
@@ -87,7 +86,8 @@ def make_shards(name, files, part, tokenizer, progress, config):
     out_dir = config['out_dir']
     position = progress['shards'][-1]['next'] if progress['shards'] else {'file': 0, 'row': 0, 'skip': 0}
     pieces = tokenized(files, part, position, tokenizer, progress, config)
-    for split, tokens, position in cut_into_shards(pieces, position['skip'], len(progress['shards']), part, tokenizer.eot, config):
+    first_is_val = part[0] == 1 and not progress['shards']
+    for split, tokens, position in cut_into_shards(pieces, position['skip'], first_is_val, tokenizer.eot, config):
         file_name = f"{name}_{split}_{len(progress['shards']) + (part[0] > 1):06d}.bin"
         entry = shards.write_shard(os.path.join(out_dir, file_name), tokens)
         documents = int(np.count_nonzero(tokens == tokenizer.eot))
@@ -116,7 +116,7 @@ def find_input(config):
     if config['source']:
         found = corpus.find_source({**corpus_defaults(), 'source': config['source']})
         if found['kind'] != 'table':
-            raise BadInput(f"{config['source']} holds no parquet, jsonl or json.gz files; for text files there is corpus.py")
+            raise BadInput(f"{config['source']} holds no parquet, jsonl or json.gz files; corpus.py takes text files")
         return re.sub(r'[^A-Za-z0-9.-]+', '_', found['name']).strip('_') or 'data', found['files']
     name = f"HuggingFaceFW/{config['dataset']}"
     sample = 'default' if config['sample'] == 'all' else f"sample-{config['sample']}"
@@ -139,7 +139,9 @@ def tokenized(files, part, position, tokenizer, progress, config):
         for piece in corpus.ordered_map(tokenize, read_pieces(files, part, position, config), config['workers']):
             if n_bytes == 0:
                 bar.initial = bar.n = 100 * piece.done
-            n_tokens, n_documents, n_bytes = n_tokens + len(piece.tokens), n_documents + len(piece.rows), n_bytes + piece.n_bytes
+            n_tokens += len(piece.tokens)
+            n_documents += len(piece.rows)
+            n_bytes += piece.n_bytes
             seconds = time.monotonic() - started
             bar.set_postfix_str(f'{n_tokens / 1e6:,.1f}M tokens, {n_documents / seconds:,.0f} documents/s, '
                                 f'{n_bytes / 1e6 / seconds:.1f} MB/s', refresh=False)
@@ -209,7 +211,8 @@ def wait_after(error, failures, retries, local=False):
         raise BadInput(f'the hub cannot be reached, even after {retries} more tries ({type(error).__name__}: '
                        f'{corpus.first_line(error)}); run again to go on from the last whole shard') from error
     seconds = min(60, 2 ** (failures - 1))
-    tqdm.write(f'{type(error).__name__} from the hub, trying again in {seconds} s ({failures} of {retries})', file=sys.stderr)
+    tqdm.write(f'{type(error).__name__} from the hub, trying again in {seconds} s ({failures} of {retries})',
+               file=sys.stderr)
     time.sleep(seconds)
 
 
@@ -229,15 +232,15 @@ def is_network_trouble(error):
 
 # ---------------------------------------------------------------------------- shards
 
-def cut_into_shards(pieces, skip, n_done, part, eot, config):
+def cut_into_shards(pieces, skip, first_is_val, eot, config):
     """Yields (split, tokens, position at which the next shard starts).
 
-    skip: tokens at the start of the pieces that the shard before has; n_done: shards there are already.
+    skip: tokens at the start of the pieces that are in shards already.
     The val shard ends inside a document whose rest is left out: no document is in both splits.
     """
     size = config['shard_tokens']
     buffer, filled = np.empty(size, dtype=np.uint16), 0
-    split = 'val' if part[0] == 1 and n_done == 0 else 'train'
+    split = 'val' if first_is_val else 'train'
     position = None
     for piece in pieces:
         at = min(skip, len(piece.tokens))
@@ -305,21 +308,15 @@ def load_progress(out_dir, name, meta):
 
 
 def check_same(path, there, wanted):
-    different = [key for key, value in wanted['settings'].items() if there.get('settings', {}).get(key) != value]
-    if different:
-        key = different[0]
-        raise BadInput(f"{os.path.dirname(path)} already holds data made with {key}={there.get('settings', {}).get(key)!r}, not "
-                       f"{wanted['settings'][key]!r}; take another --out_dir, or delete that folder first")
+    corpus.check_same_settings(os.path.dirname(path), there.get('settings', {}), wanted['settings'])
     if there['tokenizer_sha256'] != wanted['tokenizer_sha256']:
         raise BadInput(f'{path} was made with another tokenizer; take another --out_dir, or delete that folder first')
 
 
 def settings_of(files, n_parts, config):
     """What the shards follow from. Parts of one data set agree on it."""
-    listing = '\n'.join(path if '://' in path else f'{os.path.basename(path)} {os.path.getsize(path)}' for path in files)
     keys = ('dataset', 'sample', 'source', 'text_column', 'tokenizer', 'shard_tokens')
-    return {**{key: config[key] for key in keys}, 'parts': n_parts,
-            'input_files': hashlib.sha256(listing.encode()).hexdigest()[:16]}
+    return {**{key: config[key] for key in keys}, 'parts': n_parts, 'input_files': corpus.fingerprint(files)}
 
 
 def is_finished(progress, max_shards):
@@ -348,9 +345,11 @@ def parse_part(text):
 
 def summary(name, progress, config):
     n_tokens, n_documents = (sum(shard[key] for shard in progress['shards']) for key in ('tokens', 'documents'))
-    line = f"{config['out_dir']}: {n_documents:,} documents, {n_tokens:,} tokens in {len(progress['shards'])} shards of {name}"
-    if progress['complete'] and progress['shards']:
-        line += f"; the last shard is {progress['shards'][-1]['tokens'] / config['shard_tokens']:.0%} full, that is all there is"
+    n_shards = len(progress['shards'])
+    line = f"{config['out_dir']}: {n_documents:,} documents, {n_tokens:,} tokens in {n_shards} shards of {name}"
+    if progress['complete'] and n_shards:
+        last = progress['shards'][-1]['tokens'] / config['shard_tokens']
+        line += f'; the last shard is {last:.0%} full, that is all there is'
     return line
 
 
@@ -367,7 +366,9 @@ def download_shards(config):
     entries = {}
     for name in tqdm(wanted, desc='downloading', unit='shard'):
         path = os.path.join(out_dir, name)
-        with_retries(lambda: huggingface_hub.hf_hub_download(PRETOKENIZED, name, repo_type='dataset', local_dir=out_dir), retries)
+        fetch = functools.partial(huggingface_hub.hf_hub_download, PRETOKENIZED, name, repo_type='dataset',
+                                  local_dir=out_dir)
+        with_retries(fetch, retries)
         entries[name] = {'tokens': shards.shard_size(path), 'sha256': shards.sha256_of(path)}
     meta = {**shards.GPT2_META, 'source': PRETOKENIZED, 'shards': entries}
     shards.write_json(os.path.join(out_dir, 'meta.json'), meta)

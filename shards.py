@@ -70,8 +70,9 @@ def whole_file(path, shared=False):
         with contextlib.suppress(FileNotFoundError):
             os.remove(unfinished)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BadInput(f'the disk is full: {path} could not be written. What stands in '
-                           f'{os.path.dirname(path) or "."} is whole; free some space and run again to go on') from error
+            folder = os.path.dirname(path) or '.'
+            raise BadInput(f'the disk is full: {path} could not be written. What stands in {folder} is whole; '
+                           'free some space and run again to go on') from error
         raise
 
 
@@ -213,7 +214,8 @@ def load_meta(data_dir, quiet=False):
     others come without meta.json: they count as GPT-2's, which is said in a line unless `quiet`.
     """
     path = os.path.join(data_dir, 'meta.json')
-    parts = {part: read_json(part) for part in sorted(glob.glob(os.path.join(glob.escape(data_dir), '*_progress.json')))}
+    parts = sorted(glob.glob(os.path.join(glob.escape(data_dir), '*_progress.json')))
+    parts = {part: read_json(part) for part in parts}
     if os.path.exists(path):
         meta = read_json(path)
     elif parts:
@@ -238,7 +240,7 @@ def load_meta(data_dir, quiet=False):
 
 
 def load_tokenizer(data_dir):
-    """The Tokenizer that made a folder's shards. Raises BadInput when tokenizer.json is not the one they were made with."""
+    """The Tokenizer that made a folder's shards. Raises BadInput when tokenizer.json is missing or another one."""
     meta = load_meta(data_dir, quiet=True)
     if meta['tokenizer'] == 'gpt2':
         return Tokenizer.gpt2()
@@ -314,7 +316,7 @@ class BatchLoader:
         if self.split == 'val':
             return places * self.block_size
         starts = np.empty_like(places)
-        offsets = self.n_tokens - self.n_sequences * self.block_size  # so many places to start, and the last window ends in time
+        offsets = self.n_tokens - self.n_sequences * self.block_size  # from these starts the last window ends in time
         for epoch in np.unique(epochs):
             here = epochs == epoch
             offset, *keys = np.random.SeedSequence((self.seed % 2**64, int(epoch))).generate_state(9, np.uint64)
@@ -363,9 +365,9 @@ def check_ids(tokens, vocab_size, path, position=0):
     """Raises BadInput naming the first id that is not in the vocabulary."""
     if len(tokens) and tokens.max() >= vocab_size:
         where = int(np.argmax(tokens >= vocab_size))
-        raise BadInput(f'{path}: token {position + where:,} is id {tokens[where]}, but the vocabulary of its folder has '
-                       f'{vocab_size} entries; the shard is damaged or of another tokenizer. `python shards.py '
-                       f'{os.path.dirname(path) or "."}` checks the whole folder')
+        raise BadInput(f'{path}: token {position + where:,} is id {tokens[where]}, but the vocabulary of its folder '
+                       f'has {vocab_size} entries; the shard is damaged or of another tokenizer. '
+                       f'`python shards.py {os.path.dirname(path) or "."}` checks the whole folder')
 
 
 # ---------------------------------------------------------------------------- python shards.py DIR
@@ -385,11 +387,13 @@ def check_folder(data_dir, seed=0):
     """
     meta, tokenizer = load_meta(data_dir), load_tokenizer(data_dir)
     if tokenizer.vocab_size != meta['vocab_size']:
-        raise BadInput(f"{data_dir}: meta.json says {meta['vocab_size']} entries, its tokenizer has {tokenizer.vocab_size}")
+        raise BadInput(f"{data_dir}: meta.json says the vocabulary has {meta['vocab_size']} entries, its tokenizer has "
+                       f'{tokenizer.vocab_size}; make the data again')
     splits = {split: find_shards(data_dir, split) for split in ('train', 'val')}
     found = {os.path.basename(path) for paths in splits.values() for path in paths}
     problems = [f'{name} is missing' for name in meta['shards'] if name not in found]
-    problems += [f'{name} is not in meta.json' for name in sorted(found) if meta['shards'] and name not in meta['shards']]
+    if meta['shards']:
+        problems += [f'{name} is not in meta.json' for name in sorted(found - set(meta['shards']))]
     lengths = tokenizer.token_lengths().copy()  # (vocab_size,) bytes
     lengths[meta['eot']] = 0  # it stands between texts, in none of them
     rows = [('split', 'shards', 'tokens', 'documents', 'bytes/token', 'sha256')]
@@ -416,7 +420,7 @@ def check_folder(data_dir, seed=0):
 
 
 def examine(path, meta, bar):
-    """What one shard holds: {'counts': (vocab_size,) of each id, 'problems': [...], 'as_recorded': sha256 is meta's}."""
+    """What one shard holds: {'counts': (vocab_size,) of each id, 'problems': [...], 'as_recorded': 1 or 0}."""
     name, vocab_size = os.path.basename(path), meta['vocab_size']
     result = {'counts': np.zeros(vocab_size, dtype=np.int64), 'problems': [], 'as_recorded': 0}
     try:
@@ -442,7 +446,7 @@ def random_document(data_dir, splits, tokenizer, meta, seed, n_characters=200):
     tokens = read_shard(path)
     heads = np.flatnonzero(np.asarray(tokens) == meta['eot'])
     start = int(heads[generator.integers(len(heads))]) + 1 if len(heads) else 0
-    document = np.asarray(tokens[start:start + n_characters])  # a character has no less than a byte, a token no less than one
+    document = np.asarray(tokens[start:start + n_characters * 4])  # a character has up to 4 bytes, each perhaps a token
     ends = np.flatnonzero(document == meta['eot'])
     text = tokenizer.decode(document[:ends[0]] if len(ends) else document)
     return f'the document at token {start:,} of {os.path.basename(path)}', text[:n_characters]
@@ -450,5 +454,5 @@ def random_document(data_dir, splits, tokenizer, meta, seed, n_characters=200):
 
 if __name__ == '__main__':
     with one_line_errors():
-        folders = [argument for argument in sys.argv[1:] if os.path.isdir(argument)]
-        main(configure(DEFAULTS, [f'--data_dir={argument}' if argument in folders else argument for argument in sys.argv[1:]]))
+        arguments = [f'--data_dir={argument}' if os.path.isdir(argument) else argument for argument in sys.argv[1:]]
+        main(configure(DEFAULTS, arguments))

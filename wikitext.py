@@ -9,7 +9,6 @@ val shards, and test goes to OUT_DIR/test.txt as it is, for the evaluation alone
 file for each split, named by it: train.txt, wiki.valid.raw, test.parquet, ... This module knows where
 WikiText comes from and how its articles begin; the rest is corpus.py's.
 """
-import hashlib
 import os
 import re
 
@@ -60,7 +59,8 @@ def local_files(folder):
         raise BadInput(f'no folder {folder!r}; --source names one with train.txt, valid.txt and test.txt')
     files = {}
     for split, theirs in SPLITS.items():
-        found = [name for name in sorted(os.listdir(folder)) if {split, theirs, theirs[:5]} & set(re.split(r'[._-]', name))]
+        words = {split, theirs, theirs[:5]}  # val, validation, valid
+        found = [name for name in sorted(os.listdir(folder)) if words & set(re.split(r'[._-]', name))]
         if len(found) > 1 and not all(corpus.TABLE_NAME.search(name) for name in found):
             raise BadInput(f'{folder} has several files for the {split} split: {", ".join(found)}; leave one')
         if found:
@@ -102,9 +102,7 @@ def articles(pieces):
 
 def settings_of(files, config):
     keys = ('size', 'source', 'tokenizer', 'vocab_size', 'shard_tokens')
-    listing = '\n'.join(f'{os.path.basename(path)} {os.path.getsize(path) if os.path.exists(path) else path}'
-                        for split in files for path in files[split])
-    return {**{key: config[key] for key in keys}, 'input_files': hashlib.sha256(listing.encode()).hexdigest()[:16]}
+    return {**{key: config[key] for key in keys}, 'input_files': corpus.fingerprint(sum(files.values(), []))}
 
 
 if __name__ == '__main__':

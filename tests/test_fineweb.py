@@ -90,7 +90,8 @@ def test_the_first_shard_is_val_the_others_train_and_together_they_are_the_docum
     assert 'bytes/token' in shards.check_folder(str(tmp_path))
 
 
-def test_a_source_smaller_than_one_shard_holds_out_its_first_tenth(tmp_path, parquet, documents, tokenizer_path, capsys):
+def test_a_source_smaller_than_one_shard_holds_out_its_first_tenth(tmp_path, parquet, documents, tokenizer_path,
+                                                                   capsys):
     run(source=parquet, out_dir=str(tmp_path), tokenizer=tokenizer_path)
     expected = encoded(documents, tokenizer_path)
     val, train = stream(tmp_path, 'val'), stream(tmp_path, 'train')
@@ -99,11 +100,13 @@ def test_a_source_smaller_than_one_shard_holds_out_its_first_tenth(tmp_path, par
     assert 'less than one shard' in capsys.readouterr().out
 
 
-def test_the_end_says_how_full_the_last_shard_is_and_running_again_ends_at_once(tmp_path, parquet, tokenizer_path, capsys):
+def test_the_end_says_how_full_the_last_shard_is_and_running_again_ends_at_once(tmp_path, parquet, tokenizer_path,
+                                                                                capsys):
     arguments = {'source': parquet, 'out_dir': str(tmp_path), 'tokenizer': tokenizer_path, 'shard_tokens': 50_000}
     run(**arguments)
     said = capsys.readouterr().out
-    assert f"the last shard is {len(stream(tmp_path, 'train')) % 50_000 / 50_000:.0%} full, that is all there is" in said
+    share = len(stream(tmp_path, 'train')) % 50_000 / 50_000
+    assert f'the last shard is {share:.0%} full, that is all there is' in said
     before = files_of(tmp_path)
     run(**arguments)
     assert 'already made, with the same settings' in capsys.readouterr().out
@@ -124,7 +127,8 @@ def test_other_formats_of_the_same_rows_give_the_same_tokens(tmp_path, parquet, 
     elif name.endswith('.gz'):
         source.write_bytes(gzip.compress(lines[:100_000]) + gzip.compress(lines[100_000:]))
     else:
-        source.write_bytes(lines if name.endswith('l') else json.dumps([json.loads(line) for line in lines.splitlines()]).encode())
+        as_a_list = json.dumps([json.loads(line) for line in lines.splitlines()]).encode()
+        source.write_bytes(lines if name.endswith('l') else as_a_list)
     run(source=str(source), out_dir=str(tmp_path / 'b'), tokenizer=tokenizer_path, shard_tokens=50_000)
     for split in ('train', 'val'):
         assert stream(tmp_path / 'a', split) == stream(tmp_path / 'b', split)
@@ -132,7 +136,8 @@ def test_other_formats_of_the_same_rows_give_the_same_tokens(tmp_path, parquet, 
 
 def test_the_number_of_threads_does_not_change_a_byte(tmp_path, parquet, tokenizer_path):
     for workers in (1, 5):
-        run(source=parquet, out_dir=str(tmp_path / str(workers)), tokenizer=tokenizer_path, shard_tokens=30_000, workers=workers)
+        run(source=parquet, out_dir=str(tmp_path / str(workers)), tokenizer=tokenizer_path, shard_tokens=30_000,
+            workers=workers)
     assert files_of(tmp_path / '1') == files_of(tmp_path / '5')
 
 
@@ -173,7 +178,8 @@ def test_killed_at_ten_random_moments_it_ends_with_the_bytes_of_a_run_without_a_
     assert files_of(tmp_path / 'stopped') == files_of(tmp_path / 'whole')
 
 
-def test_stopped_at_every_single_file_it_writes_it_still_ends_with_the_same_bytes(tmp_path, parquet, tokenizer_path, monkeypatch):
+def test_stopped_at_every_single_file_it_writes_it_still_ends_with_the_same_bytes(tmp_path, parquet, tokenizer_path,
+                                                                                  monkeypatch):
     arguments = {'source': parquet, 'tokenizer': tokenizer_path, 'shard_tokens': 150_000}
     run(out_dir=str(tmp_path / 'whole'), **arguments)
     replace, n_written = os.replace, 0
@@ -201,8 +207,8 @@ def test_stopped_at_every_single_file_it_writes_it_still_ends_with_the_same_byte
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), shard_tokens=st.integers(1, 60), row_group_size=st.integers(1, 9),
        texts=st.lists(st.one_of(st.none(), st.text(alphabet='ab \n', max_size=60)), min_size=2, max_size=30))
-def test_any_documents_cut_anywhere_go_on_exactly_where_they_stopped(tmp_path_factory, tokenizer_path, data, shard_tokens,
-                                                                      row_group_size, texts):
+def test_any_documents_cut_anywhere_go_on_exactly_where_they_stopped(tmp_path_factory, tokenizer_path, data,
+                                                                     shard_tokens, row_group_size, texts):
     folder = tmp_path_factory.mktemp('any')
     write_parquet(folder / 't.parquet', ['first', 'second', *texts], row_group_size)
     arguments = {'source': str(folder / 't.parquet'), 'tokenizer': tokenizer_path, 'shard_tokens': shard_tokens}
@@ -272,16 +278,18 @@ def test_parts_are_disjoint_together_everything_and_one_data_set(tmp_path, docum
         (source / 'a.jsonl').write_text(''.join(json.dumps({'text': text}) + '\n' for text in numbered))
     else:
         for i in range(1 if kind == 'one parquet' else 3):
-            write_parquet(str(source / f'{i}.parquet'), numbered if kind == 'one parquet' else numbered[400 * i:400 * (i + 1)])
+            part = numbered if kind == 'one parquet' else numbered[400 * i:400 * (i + 1)]
+            write_parquet(str(source / f'{i}.parquet'), part)
         numbered = numbered if kind == 'one parquet' else numbered[:1200]
     out_dir = str(tmp_path / 'out')
     for k in range(n_parts, 0, -1):
         run(source=str(source), out_dir=out_dir, tokenizer=tokenizer_path, shard_tokens=30_000, part=f'{k}/{n_parts}')
-    assert [os.path.basename(path) for path in shards.find_shards(out_dir, 'val')] == [f'in_part1of{n_parts}_val_000000.bin']
+    val = shards.find_shards(out_dir, 'val')
+    assert [os.path.basename(path) for path in val] == [f'in_part1of{n_parts}_val_000000.bin']
     eot = shards.load_meta(out_dir)['eot']
     counts = {}
     for part in range(1, n_parts + 1):
-        tokens = np.concatenate([shards.read_shard(path) for split in ('val', 'train') for path in shards.find_shards(out_dir, split)
+        tokens = np.concatenate([shards.read_shard(path) for path in val + shards.find_shards(out_dir, 'train')
                                  if f'_part{part}of' in path])
         found = {tuple(document.tolist()) for document in np.split(tokens, np.flatnonzero(tokens == eot))}
         for document in encoded(numbered, tokenizer_path):
@@ -310,7 +318,8 @@ def test_a_part_that_is_none_is_refused(tmp_path, parquet, part):
 
 # ---------------------------------------------------------------------------- the hub
 
-def test_the_sample_is_found_through_the_datasets_library_as_it_lies_on_the_hub(tmp_path, monkeypatch, documents, tokenizer_path):
+def test_the_sample_is_found_through_the_datasets_library_as_it_lies_on_the_hub(tmp_path, monkeypatch, documents,
+                                                                                tokenizer_path):
     repository = tmp_path / 'HuggingFaceFW' / 'fineweb-edu'
     (repository / 'sample' / '10BT').mkdir(parents=True)
     (repository / 'data').mkdir()
@@ -336,7 +345,8 @@ def test_a_remote_table_is_read_in_the_order_of_its_rows(monkeypatch, parquet, l
     with open(parquet, 'rb') as file, fsspec.open('memory://table.parquet', 'wb') as copy:
         copy.write(file.read())
     for first_row, share in ((0, (0, 1, 1)), (350, (0, 1, 1)), (600, (1, 2, 3))):
-        local, remote = (list(corpus.read_table(path, 'text', first_row, share)) for path in (parquet, 'memory://table.parquet'))
+        local, remote = (list(corpus.read_table(path, 'text', first_row, share))
+                         for path in (parquet, 'memory://table.parquet'))
         assert remote == local and local
 
 
@@ -428,11 +438,12 @@ def test_other_settings_another_tokenizer_and_foreign_shards_are_refused(tmp_pat
     run(source=parquet, out_dir=out_dir, tokenizer=tokenizer_path, shard_tokens=50_000)
     with pytest.raises(BadInput, match='shard_tokens=50000, not 40000'):
         run(source=parquet, out_dir=out_dir, tokenizer=tokenizer_path, shard_tokens=40_000)
-    shutil.copy(tokenizer_path, tmp_path / 'same_path.json')
-    run(source=parquet, out_dir=str(tmp_path / 'two'), tokenizer=str(tmp_path / 'same_path.json'), shard_tokens=50_000)
-    Tokenizer.train(texts, 300).save(tmp_path / 'same_path.json')
+    same_path = str(tmp_path / 'same_path.json')
+    shutil.copy(tokenizer_path, same_path)
+    run(source=parquet, out_dir=str(tmp_path / 'two'), tokenizer=same_path, shard_tokens=50_000)
+    Tokenizer.train(texts, 300).save(same_path)
     with pytest.raises(BadInput, match='another tokenizer'):
-        run(source=parquet, out_dir=str(tmp_path / 'two'), tokenizer=str(tmp_path / 'same_path.json'), shard_tokens=50_000)
+        run(source=parquet, out_dir=str(tmp_path / 'two'), tokenizer=same_path, shard_tokens=50_000)
     shards.write_shards([np.arange(9, dtype=np.uint16)], tmp_path / 'foreign', 'mine')
     with pytest.raises(BadInput, match='other shards'):
         run(source=parquet, out_dir=str(tmp_path / 'foreign'), tokenizer=tokenizer_path, shard_tokens=50_000)

@@ -73,7 +73,8 @@ def test_headerless_files_of_nanogpt_are_read_and_trained_on(tmp_path):
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(0, 30), max_size=20), st.integers(4, 60))
-def test_shards_in_the_order_of_their_names_are_the_documents_one_after_another(tmp_path_factory, lengths, shard_tokens):
+def test_shards_in_the_order_of_their_names_are_the_documents_one_after_another(tmp_path_factory, lengths,
+                                                                                shard_tokens):
     folder = tmp_path_factory.mktemp('shards')
     documents = [np.array([EOT, *range(n)], dtype=np.uint16) for n in lengths]
     entries = write_shards(documents, folder, 'x', shard_tokens=shard_tokens)
@@ -190,7 +191,8 @@ def test_the_seed_alone_decides_the_order(tmp_path):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from([(1, 12), (2, 6), (4, 3), (1, 4), (2, 2), (12, 1), (3, 1)]), st.integers(0, 1000), st.integers(0, 9))
+@given(st.sampled_from([(1, 12), (2, 6), (4, 3), (1, 4), (2, 2), (12, 1), (3, 1)]), st.integers(0, 1000),
+       st.integers(0, 9))
 def test_processes_and_micro_batches_do_not_change_which_sequences_a_step_sees(tmp_path_factory, shape, step, seed):
     world_size, batch_size = shape
     data_dir = make_folder(tmp_path_factory.mktemp('d'), list(range(700)), n_shards=3)

@@ -16,8 +16,8 @@ DEFAULTS = {key: getattr(value, 'default', value) for key, value in wikitext.DEF
 
 def text_of(first, n):
     """Articles as the raw files have them: headings between equals signs, blank lines that are a space."""
-    return ''.join(f' \n = Article {i} = \n \n Some text = not a heading , number {i} . \n = = Section = = \n \n More @-@ text . \n'
-                   for i in range(first, first + n))
+    return ''.join(f' \n = Article {i} = \n \n Some text = not a heading , number {i} . \n'
+                   ' = = Section = = \n \n More @-@ text . \n' for i in range(first, first + n))
 
 
 SPLITS = {'train': text_of(0, 40), 'valid': text_of(40, 5), 'test': text_of(45, 5)}
@@ -47,7 +47,8 @@ def test_the_official_splits_are_kept_and_each_article_is_a_document(tmp_path, n
     assert ''.join(documents_of(tmp_path / 'out', 'val')) == SPLITS['valid']
     assert (tmp_path / 'out' / 'test.txt').read_text() == SPLITS['test']
     assert len(documents_of(tmp_path / 'out', 'train')) == 40
-    assert [re.findall('Article (.*) =', text) for text in documents_of(tmp_path / 'out', 'val')] == [[str(i)] for i in range(40, 45)]
+    found = [re.findall('Article (.*) =', text) for text in documents_of(tmp_path / 'out', 'val')]
+    assert found == [[str(i)] for i in range(40, 45)]
 
 
 def test_the_hubs_tables_of_lines_give_the_same_text_as_the_raw_files(tmp_path, monkeypatch):
@@ -103,7 +104,8 @@ def test_bad_folders_are_one_line_and_write_nothing(tmp_path):
         (tmp_path / 'blank' / f'{split}.txt').write_text(' \n')
     write_folder(tmp_path / 'twice')
     write_folder(tmp_path / 'twice', 'wiki.{}.raw')
-    for name, message in (('missing', 'no folder'), ('train_only', 'valid.txt'), ('blank', 'no text'), ('twice', 'several files')):
+    for name, message in (('missing', 'no folder'), ('train_only', 'valid.txt'), ('blank', 'no text'),
+                          ('twice', 'several files')):
         with pytest.raises(BadInput, match=message) as error:
             run(source=str(tmp_path / name), out_dir=str(tmp_path / 'out'))
         assert '\n' not in str(error.value)

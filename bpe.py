@@ -389,7 +389,8 @@ class Tokenizer:
         groups = group_parts(texts)
 
         def encode_group(group):
-            return [self.encode(part) for part in group[1]]
+            encode = self._encoding.encode_ordinary
+            return [encode(part) for part in group[1]]
 
         if threads == 1 or len(groups) < 2:
             results = map(encode_group, groups)

@@ -198,11 +198,14 @@ def stdlib_files():
     return sorted(files, key=lambda path: os.path.relpath(path, root).replace(os.sep, '/'))
 
 
-def hub_source(name, config):
-    """The files of a split of a dataset on the Hugging Face hub, pinned to the revision of now."""
+def hub_source(name, config, revision=None):
+    """The files of a split of a dataset on the Hugging Face hub, as of `revision` or else now.
+
+    The library pins every URL to the commit it found, as in hf://datasets/NAME@COMMIT/PATH.
+    """
     import datasets
     try:
-        builder = datasets.load_dataset_builder(name, config['dataset_config'])
+        builder = datasets.load_dataset_builder(name, config['dataset_config'], revision=revision)
         files = (builder.config.data_files or {}).get(config['dataset_split'], [])
     except Exception as error:  # the hub, the network and the library's scripts raise dozens of kinds
         raise BadInput(f'{name}: no such file here, and no such dataset could be opened on the Hugging Face hub '

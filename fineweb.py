@@ -61,20 +61,20 @@ def main(config):
     if config['pretokenized']:
         return download_shards(config)
     part = parse_part(config['part'])
-    name, files = find_input(config)
+    base_name, files = find_input(config)
     tokenizer = open_tokenizer(config['tokenizer'])
     tokenizer_file = None if config['tokenizer'] == 'gpt2' else tokenizer.to_json().encode()
     meta = {
         **corpus.describe(tokenizer, tokenizer_file),
-        'source': config['source'] or name,
+        'source': config['source'] or base_name,
         'settings': settings_of(files, part[1], config),
     }
-    name += f'_part{part[0]:0{len(str(part[1]))}d}of{part[1]}' if part[1] > 1 else ''
+    name = base_name if part[1] == 1 else f'{base_name}_part{part[0]:0{len(str(part[1]))}d}of{part[1]}'
     progress = load_progress(config['out_dir'], name, meta)
     if is_finished(progress, config['max_shards']) and os.path.exists(os.path.join(config['out_dir'], 'meta.json')):
         print(f"{config['out_dir']}: {name} is already made, with the same settings")
     else:
-        prepare_folder(config['out_dir'], name, tokenizer_file)
+        prepare_folder(config['out_dir'], base_name, tokenizer_file)
         if not is_finished(progress, config['max_shards']):
             make_shards(name, files, part, tokenizer, progress, config)
         write_meta(config['out_dir'], progress, part)
@@ -121,8 +121,15 @@ def find_input(config):
     name = f"HuggingFaceFW/{config['dataset']}"
     sample = 'default' if config['sample'] == 'all' else f"sample-{config['sample']}"
     wanted = {**corpus_defaults(), 'dataset_config': sample}
-    found = with_retries(lambda: corpus.hub_source(name, wanted), config['retries'])
+    revision = recorded_revision(config['out_dir'])
+    found = with_retries(lambda: corpus.hub_source(name, wanted, revision), min(config['retries'], 2))
     return config['dataset'].replace('-', '_'), found['files']
+
+
+def recorded_revision(out_dir):
+    """The commit of the data set that a folder's shards came from, or None: a run goes on with what it began with."""
+    found = [shards.read_json(path) for path in metadata_paths(out_dir)]
+    return next((meta.get('meta', meta).get('settings', {}).get('revision') for meta in found), None)
 
 
 def corpus_defaults():
@@ -285,15 +292,20 @@ def progress_path(out_dir, name):
     return os.path.join(out_dir, f'{name}_progress.json')
 
 
+def metadata_paths(out_dir):
+    """The files that say what a folder holds: meta.json and each part's progress, as far as they exist."""
+    folder = glob.escape(out_dir)
+    return glob.glob(os.path.join(folder, 'meta.json')) + glob.glob(progress_path(folder, '*'))
+
+
 def load_progress(out_dir, name, meta):
     """{'meta', 'shards': [...], 'complete'} of this part up to the last of its whole shards in a row, or a new one.
 
     Raises BadInput if the folder holds something else than parts of the same data.
     """
-    for path in [os.path.join(out_dir, 'meta.json'), *glob.glob(os.path.join(glob.escape(out_dir), '*_progress.json'))]:
-        if os.path.exists(path):
-            other = shards.read_json(path)
-            check_same(path, other.get('meta', other), meta)
+    for path in metadata_paths(out_dir):
+        other = shards.read_json(path)
+        check_same(path, other.get('meta', other), meta)
     progress = {'meta': meta, 'shards': [], 'complete': False}
     path = progress_path(out_dir, name)
     if os.path.exists(path):
@@ -316,7 +328,9 @@ def check_same(path, there, wanted):
 def settings_of(files, n_parts, config):
     """What the shards follow from. Parts of one data set agree on it."""
     keys = ('dataset', 'sample', 'source', 'text_column', 'tokenizer', 'shard_tokens')
-    return {**{key: config[key] for key in keys}, 'parts': n_parts, 'input_files': corpus.fingerprint(files)}
+    revision = re.search('@([0-9a-f]{40})/', files[0])
+    return {**{key: config[key] for key in keys}, 'parts': n_parts, 'input_files': corpus.fingerprint(files),
+            'revision': revision and revision[1]}
 
 
 def is_finished(progress, max_shards):
@@ -324,11 +338,11 @@ def is_finished(progress, max_shards):
     return progress['complete'] or bool(max_shards) and n_train >= max_shards
 
 
-def prepare_folder(out_dir, name, tokenizer_file):
+def prepare_folder(out_dir, base_name, tokenizer_file):
     os.makedirs(out_dir, exist_ok=True)
     known = [entry for entry in os.listdir(out_dir) if entry.endswith('_progress.json') or entry == 'meta.json']
     others = [entry for entry in os.listdir(out_dir) if shards.SHARD_NAME.search(entry)]
-    if others and not known and not others[0].startswith(name):
+    if others and not known and not others[0].startswith(base_name):
         raise BadInput(f'{out_dir} already holds other shards ({others[0]}); take another --out_dir')
     if tokenizer_file:
         with shards.whole_file(os.path.join(out_dir, 'tokenizer.json'), shared=True) as file:

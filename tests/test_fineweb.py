@@ -338,6 +338,26 @@ def test_the_sample_is_found_through_the_datasets_library_as_it_lies_on_the_hub(
     assert shards.find_shards('out', 'train')[0].endswith('fineweb_edu_train_000001.bin')
 
 
+def test_a_new_commit_on_the_hub_does_not_keep_a_stopped_run_from_going_on(tmp_path, monkeypatch, parquet,
+                                                                           tokenizer_path):
+    import fsspec
+    commits = ['a' * 40, 'b' * 40]
+    with open(parquet, 'rb') as file, fsspec.open(f'memory://fineweb@{commits[0]}/0.parquet', 'wb') as copy:
+        copy.write(file.read())
+
+    def hub_source(name, config, revision=None):
+        return {'files': [f'memory://fineweb@{revision or newest}/0.parquet']}
+
+    monkeypatch.setattr(corpus, 'hub_source', hub_source)
+    arguments = {'tokenizer': tokenizer_path, 'shard_tokens': 50_000}
+    newest = commits[0]
+    run(out_dir=str(tmp_path / 'whole'), **arguments)
+    run(out_dir=str(tmp_path / 'stopped'), max_shards=2, **arguments)
+    newest = commits[1]
+    run(out_dir=str(tmp_path / 'stopped'), **arguments)
+    assert files_of(tmp_path / 'stopped') == files_of(tmp_path / 'whole')
+
+
 @pytest.mark.parametrize('large_group', [corpus.LARGE_GROUP, 0])
 def test_a_remote_table_is_read_in_the_order_of_its_rows(monkeypatch, parquet, large_group):
     import fsspec

@@ -19,7 +19,8 @@ sequences of 1,024 tokens that is 0.4 GB in place of 6.6 GB in bfloat16, or 13.2
 the weight's gradient, (V, C) float32, passes through memory once a chunk.
 
 Types: products run in autocast's type where it is on, else in the type of x; softmax, loss and the sums over
-chunks are float32, and so is the weight's gradient if the weight is: it is never rounded to bfloat16 as a whole.
+chunks are float32, and so is the weight's gradient if the weight is. CPUs, whose bfloat16 products come out as
+bfloat16, round each chunk's share of it once; GPUs do not.
 Columns at or above vocab_size are padding: they take no part and get zero gradient. Knows nothing about the model.
 """
 import torch

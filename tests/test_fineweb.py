@@ -178,9 +178,10 @@ def test_killed_at_ten_random_moments_it_ends_with_the_bytes_of_a_run_without_a_
     assert files_of(tmp_path / 'stopped') == files_of(tmp_path / 'whole')
 
 
+@pytest.mark.parametrize('shard_tokens', [150_000, shards.SHARD_TOKENS])
 def test_stopped_at_every_single_file_it_writes_it_still_ends_with_the_same_bytes(tmp_path, parquet, tokenizer_path,
-                                                                                  monkeypatch):
-    arguments = {'source': parquet, 'tokenizer': tokenizer_path, 'shard_tokens': 150_000}
+                                                                                  monkeypatch, shard_tokens):
+    arguments = {'source': parquet, 'tokenizer': tokenizer_path, 'shard_tokens': shard_tokens}
     run(out_dir=str(tmp_path / 'whole'), **arguments)
     replace, n_written = os.replace, 0
     for stop_at in itertools.count():

@@ -17,7 +17,7 @@ DEFAULTS = {key: getattr(value, 'default', value) for key, value in wikitext.DEF
 def text_of(first, n):
     """Articles as the raw files have them: headings between equals signs, blank lines that are a space."""
     return ''.join(f' \n = Article {i} = \n \n Some text = not a heading , number {i} . \n'
-                   ' = = Section = = \n \n More @-@ text . \n' for i in range(first, first + n))
+                   ' = 5 = is none . \n = = Section = = \n \n More @-@ text . \n' for i in range(first, first + n))
 
 
 SPLITS = {'train': text_of(0, 40), 'valid': text_of(40, 5), 'test': text_of(45, 5)}

@@ -74,10 +74,10 @@ def main(config):
     if is_finished(progress, config['max_shards']) and os.path.exists(os.path.join(config['out_dir'], 'meta.json')):
         print(f"{config['out_dir']}: {name} is already made, with the same settings")
     else:
-        prepare_folder(config['out_dir'], base_name, tokenizer_file)
+        prepare_folder(config['out_dir'], base_name, name, tokenizer_file)
         if not is_finished(progress, config['max_shards']):
             make_shards(name, files, part, tokenizer, progress, config)
-        write_meta(config['out_dir'], progress, part)
+        write_meta(config['out_dir'], name, progress, part)
     print(summary(name, progress, config))
 
 
@@ -102,11 +102,11 @@ def make_shards(name, files, part, tokenizer, progress, config):
         shards.write_json(progress_path(out_dir, name), progress)
 
 
-def write_meta(out_dir, progress, part):
+def write_meta(out_dir, name, progress, part):
     """meta.json: of a single part all there is to say, of several what they have in common."""
     written = {shard['file']: {'tokens': shard['tokens'], 'sha256': shard['sha256']} for shard in progress['shards']}
     meta = {**progress['meta'], 'shards': written if part[1] == 1 else {}}
-    shards.write_json(os.path.join(out_dir, 'meta.json'), meta, shared=True)
+    shards.write_json(os.path.join(out_dir, 'meta.json'), meta, writer=name)
 
 
 # ---------------------------------------------------------------------------- input
@@ -338,14 +338,14 @@ def is_finished(progress, max_shards):
     return progress['complete'] or bool(max_shards) and n_train >= max_shards
 
 
-def prepare_folder(out_dir, base_name, tokenizer_file):
+def prepare_folder(out_dir, base_name, name, tokenizer_file):
     os.makedirs(out_dir, exist_ok=True)
     known = [entry for entry in os.listdir(out_dir) if entry.endswith('_progress.json') or entry == 'meta.json']
     others = [entry for entry in os.listdir(out_dir) if shards.SHARD_NAME.search(entry)]
     if others and not known and not others[0].startswith(base_name):
         raise BadInput(f'{out_dir} already holds other shards ({others[0]}); take another --out_dir')
     if tokenizer_file:
-        with shards.whole_file(os.path.join(out_dir, 'tokenizer.json'), shared=True) as file:
+        with shards.whole_file(os.path.join(out_dir, 'tokenizer.json'), writer=name) as file:
             file.write(tokenizer_file)
 
 

@@ -23,7 +23,6 @@ import json
 import os
 import re
 import sys
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -51,14 +50,14 @@ GPT2_META = {'tokenizer': 'gpt2', 'tokenizer_sha256': None, 'vocab_size': 50257,
 # ---------------------------------------------------------------------------- files, whole or not at all
 
 @contextlib.contextmanager
-def whole_file(path, shared=False):
+def whole_file(path, writer=''):
     """A binary file to write that takes the name `path` once it is complete and on the disk.
 
-    A kill leaves at most PATH.tmp, which the next writer of the same path replaces. shared: several jobs may
-    write this path at once, so the unfinished file has a name of its own. A full disk raises BadInput, and the
-    unfinished file is removed.
+    A kill leaves at most PATH.tmp, which the next writer of the same path replaces. Where several jobs may write
+    the same path at once, each names itself as `writer`, and its unfinished file is PATH.WRITER.tmp. A full disk
+    raises BadInput, and the unfinished file is removed.
     """
-    unfinished = f'{path}.{uuid.uuid4().hex}.tmp' if shared else path + '.tmp'
+    unfinished = f'{path}.{writer}.tmp' if writer else f'{path}.tmp'
     try:
         with open(unfinished, 'wb') as file:
             yield file
@@ -86,8 +85,8 @@ def sync_folder(folder):
             os.close(descriptor)
 
 
-def write_json(path, value, shared=False):
-    with whole_file(path, shared) as file:
+def write_json(path, value, writer=''):
+    with whole_file(path, writer) as file:
         file.write((json.dumps(value, indent=1) + '\n').encode())
 
 

@@ -62,7 +62,7 @@ def stream(out_dir, split):
 
 
 def files_of(out_dir):
-    """{name: bytes} of what a folder holds, without what others write at the same time."""
+    """{name: bytes} of everything a folder holds."""
     return {name: open(os.path.join(out_dir, name), 'rb').read() for name in os.listdir(out_dir)}
 
 
@@ -159,9 +159,9 @@ def test_killed_at_ten_random_moments_it_ends_with_the_bytes_of_a_run_without_a_
     seconds = time.monotonic() - began
     generator = random.Random(1)
     kills, found = 0, set()
-    while kills < 10:
+    while kills < 10 or len(found) < 3:  # at least three different stages
         process = start('stopped')
-        process.join(generator.uniform(0, seconds))
+        process.join(generator.uniform(0, 1.5 * seconds))
         if process.exitcode is None:
             process.kill()
             process.join()
@@ -174,7 +174,6 @@ def test_killed_at_ten_random_moments_it_ends_with_the_bytes_of_a_run_without_a_
     last = start('stopped')
     last.join()
     assert last.exitcode == 0
-    assert len(found) > 2, 'the kills should have come at different stages'
     assert files_of(tmp_path / 'stopped') == files_of(tmp_path / 'whole')
 
 

@@ -384,11 +384,11 @@ def check_folder(data_dir, seed=0):
     Raises BadInput naming the shards that are missing, cut short, changed since they were written, or have
     ids outside the vocabulary, and a tokenizer that is not the one in meta.json.
     """
+    splits = {split: find_shards(data_dir, split) for split in ('train', 'val')}
     meta, tokenizer = load_meta(data_dir), load_tokenizer(data_dir)
     if tokenizer.vocab_size != meta['vocab_size']:
         raise BadInput(f"{data_dir}: meta.json says the vocabulary has {meta['vocab_size']} entries, its tokenizer has "
                        f'{tokenizer.vocab_size}; make the data again')
-    splits = {split: find_shards(data_dir, split) for split in ('train', 'val')}
     found = {os.path.basename(path) for paths in splits.values() for path in paths}
     problems = [f'{name} is missing' for name in meta['shards'] if name not in found]
     if meta['shards']:
@@ -453,5 +453,5 @@ def random_document(data_dir, splits, tokenizer, meta, seed, n_characters=200):
 
 if __name__ == '__main__':
     with one_line_errors():
-        arguments = [f'--data_dir={argument}' if os.path.isdir(argument) else argument for argument in sys.argv[1:]]
-        main(configure(DEFAULTS, arguments))
+        is_folder = [not argument.startswith('-') and not argument.endswith('.py') for argument in sys.argv[1:]]
+        main(configure(DEFAULTS, ['--data_dir=' * folder + argument for folder, argument in zip(is_folder, sys.argv[1:])]))

@@ -371,3 +371,5 @@ def test_the_command_line_takes_a_folder_or_a_flag_and_ends_with_2_on_damage(fol
     damaged = run(str(folder))
     assert damaged.returncode == 2 and damaged.stdout == ''
     assert damaged.stderr.splitlines()[-1].startswith('shards.py: ')
+    missing = run(str(folder / 'nowhere'))
+    assert missing.returncode == 2 and missing.stderr.startswith('shards.py: no data folder')

@@ -453,5 +453,6 @@ def random_document(data_dir, splits, tokenizer, meta, seed, n_characters=200):
 
 if __name__ == '__main__':
     with one_line_errors():
-        is_folder = [not argument.startswith('-') and not argument.endswith('.py') for argument in sys.argv[1:]]
-        main(configure(DEFAULTS, ['--data_dir=' * folder + argument for folder, argument in zip(is_folder, sys.argv[1:])]))
+        arguments = [argument if argument.startswith('-') or argument.endswith('.py') else f'--data_dir={argument}'
+                     for argument in sys.argv[1:]]
+        main(configure(DEFAULTS, arguments))

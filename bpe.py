@@ -28,6 +28,7 @@ import regex
 from tqdm import tqdm
 
 from configurator import BadInput, configure, one_line_errors, optional
+from files import whole_file
 
 DEFAULTS = {
     'input': optional(str),             # train on this: a file, a glob or a folder, or several with commas between
@@ -336,7 +337,8 @@ class Tokenizer:
 
     def save(self, path):
         """Writes a Hugging Face tokenizer.json: the same tokenizer always gives the same bytes."""
-        write_whole(path, self.to_json())
+        with whole_file(path) as file:
+            file.write(self.to_json().encode())
 
     def to_json(self):
         """The text of a tokenizer.json with which `tokenizers.Tokenizer.from_file` gives the same ids as we do."""
@@ -663,22 +665,6 @@ def read_json(path):
     except (ValueError, RecursionError) as error:
         raise BadInput(f'{path} is not JSON: {error}') from error
 
-
-def write_whole(path, text):
-    """Writes a file that is there whole or not at all; BadInput if it cannot be written."""
-    unfinished = f'{path}.{os.getpid()}.tmp'
-    try:
-        with open(unfinished, 'w', encoding='utf-8') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException as error:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)
-        if isinstance(error, OSError):
-            raise BadInput(f'{path} cannot be written: {error.strerror}') from error
-        raise
 
 
 # ---- command line -----------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import torch
 from bpe import Tokenizer
 from configurator import BadInput
 from model import GPT, GPTConfig
-from shards import sha256_of, whole_file, write_json
+from files import sha256_of, whole_file, write_json
 
 NEWEST_KEPT = 3
 

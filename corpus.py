@@ -39,6 +39,7 @@ from tqdm import tqdm
 import shards
 from bpe import EOT, MAX_VOCAB, Tokenizer, available_cores, open_tokenizer
 from configurator import BadInput, configure, one_line_errors, optional
+from files import whole_file, write_json
 
 DEFAULTS = {
     'source': 'stdlib',                   # stdlib, SYNTH, files, folders, globs (commas between), a name on the hub
@@ -134,7 +135,7 @@ def make_shards(out_dir, name, documents, source_name, settings, config):
         'settings': settings,
         'shards': written,
     }
-    shards.write_json(os.path.join(out_dir, 'meta.json'), meta)
+    write_json(os.path.join(out_dir, 'meta.json'), meta)
     print(summary(out_dir, meta))
 
 
@@ -606,7 +607,7 @@ def prepare_folder(out_dir, name, tokenizer_file):
         if os.path.exists(os.path.join(out_dir, entry)):
             os.remove(os.path.join(out_dir, entry))
     if tokenizer_file:
-        with shards.whole_file(os.path.join(out_dir, 'tokenizer.json')) as file:
+        with whole_file(os.path.join(out_dir, 'tokenizer.json')) as file:
             file.write(tokenizer_file)
 
 

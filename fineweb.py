@@ -31,6 +31,7 @@ import corpus
 import shards
 from bpe import open_tokenizer
 from configurator import BadInput, choice, configure, one_line_errors, optional
+from files import read_json, sha256_of, whole_file, write_json
 
 DEFAULTS = {
     'out_dir': 'data/fineweb',                    # folder for the shards
@@ -92,21 +93,21 @@ def make_shards(name, files, part, tokenizer, progress, config):
         entry = shards.write_shard(os.path.join(out_dir, file_name), tokens)
         documents = int(np.count_nonzero(tokens == tokenizer.eot))
         progress['shards'].append({'file': file_name, **entry, 'documents': documents, 'next': position})
-        shards.write_json(progress_path(out_dir, name), progress)
+        write_json(progress_path(out_dir, name), progress)
         if is_finished(progress, config['max_shards']):
             break
     else:
         if not progress['shards'] and part[1] == 1:
             raise BadInput(f"there are no documents in {config['source'] or name}: nothing but empty text")
         progress['complete'] = True
-        shards.write_json(progress_path(out_dir, name), progress)
+        write_json(progress_path(out_dir, name), progress)
 
 
 def write_meta(out_dir, name, progress, part):
     """meta.json: of a single part all there is to say, of several what they have in common."""
     written = {shard['file']: {'tokens': shard['tokens'], 'sha256': shard['sha256']} for shard in progress['shards']}
     meta = {**progress['meta'], 'shards': written if part[1] == 1 else {}}
-    shards.write_json(os.path.join(out_dir, 'meta.json'), meta, writer=name)
+    write_json(os.path.join(out_dir, 'meta.json'), meta, writer=name)
 
 
 # ---------------------------------------------------------------------------- input
@@ -128,7 +129,7 @@ def find_input(config):
 
 def recorded_revision(out_dir):
     """The commit of the data set that a folder's shards came from, or None: a run goes on with what it began with."""
-    found = [shards.read_json(path) for path in metadata_paths(out_dir)]
+    found = [read_json(path) for path in metadata_paths(out_dir)]
     return next((meta.get('meta', meta).get('settings', {}).get('revision') for meta in found), None)
 
 
@@ -304,12 +305,12 @@ def load_progress(out_dir, name, meta):
     Raises BadInput if the folder holds something else than parts of the same data.
     """
     for path in metadata_paths(out_dir):
-        other = shards.read_json(path)
+        other = read_json(path)
         check_same(path, other.get('meta', other), meta)
     progress = {'meta': meta, 'shards': [], 'complete': False}
     path = progress_path(out_dir, name)
     if os.path.exists(path):
-        found = shards.read_json(path)
+        found = read_json(path)
         for shard in found['shards']:
             shard_path = os.path.join(out_dir, shard['file'])
             if not os.path.exists(shard_path) or shards.shard_size(shard_path) != shard['tokens']:
@@ -345,7 +346,7 @@ def prepare_folder(out_dir, base_name, name, tokenizer_file):
     if others and not known and not others[0].startswith(base_name):
         raise BadInput(f'{out_dir} already holds other shards ({others[0]}); take another --out_dir')
     if tokenizer_file:
-        with shards.whole_file(os.path.join(out_dir, 'tokenizer.json'), writer=name) as file:
+        with whole_file(os.path.join(out_dir, 'tokenizer.json'), writer=name) as file:
             file.write(tokenizer_file)
 
 
@@ -383,9 +384,9 @@ def download_shards(config):
         fetch = functools.partial(huggingface_hub.hf_hub_download, PRETOKENIZED, name, repo_type='dataset',
                                   local_dir=out_dir)
         with_retries(fetch, retries)
-        entries[name] = {'tokens': shards.shard_size(path), 'sha256': shards.sha256_of(path)}
+        entries[name] = {'tokens': shards.shard_size(path), 'sha256': sha256_of(path)}
     meta = {**shards.GPT2_META, 'source': PRETOKENIZED, 'shards': entries}
-    shards.write_json(os.path.join(out_dir, 'meta.json'), meta)
+    write_json(os.path.join(out_dir, 'meta.json'), meta)
     print(f"{out_dir}: {sum(entry['tokens'] for entry in entries.values()):,} tokens in {len(entries)} shards")
 
 

@@ -14,12 +14,9 @@ adds them up, so there is nothing to merge.
 
 This module knows nothing of models, and of text only what the tokenizer tells it.
 """
-import contextlib
-import errno
 import functools
 import glob
 import hashlib
-import json
 import os
 import re
 import sys
@@ -31,6 +28,7 @@ from tqdm import tqdm
 
 from bpe import Tokenizer
 from configurator import BadInput, configure, one_line_errors
+from files import read_json, sha256_of, whole_file
 
 DEFAULTS = {
     'data_dir': '',  # the folder of shards to check; `python shards.py DIR` says the same
@@ -45,68 +43,6 @@ SCAN_LIMIT = 2**28  # up to this many tokens, ids are checked when a split is op
 OPEN_SHARDS = 128   # memory maps kept open by one loader: each holds a file descriptor, and macOS allows 256
 GPT2_META = {'tokenizer': 'gpt2', 'tokenizer_sha256': None, 'vocab_size': 50257, 'eot': 50256,
              'document_separator': '<|endoftext|>', 'source': 'unknown', 'shards': {}}
-
-
-# ---------------------------------------------------------------------------- files, whole or not at all
-
-@contextlib.contextmanager
-def whole_file(path, writer=''):
-    """A binary file to write that takes the name `path` once it is complete and on the disk.
-
-    A kill leaves at most PATH.tmp, which the next writer of the same path replaces. Where several jobs may write
-    the same path at once, each names itself as `writer`, and its unfinished file is PATH.WRITER.tmp. A full disk
-    raises BadInput, and the unfinished file is removed.
-    """
-    unfinished = f'{path}.{writer}.tmp' if writer else f'{path}.tmp'
-    try:
-        with open(unfinished, 'wb') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        sync_folder(os.path.dirname(path) or '.')
-    except BaseException as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(unfinished)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            folder = os.path.dirname(path) or '.'
-            raise BadInput(f'the disk is full: {path} could not be written. What stands in {folder} is whole; '
-                           'free some space and run again to go on') from error
-        raise
-
-
-def sync_folder(folder):
-    """Makes a rename inside `folder` survive a power cut, where the system lets a folder be opened."""
-    if os.name == 'posix':
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def write_json(path, value, writer=''):
-    with whole_file(path, writer) as file:
-        file.write((json.dumps(value, indent=1) + '\n').encode())
-
-
-def read_json(path):
-    try:
-        with open(path, encoding='utf-8') as file:
-            value = json.load(file)
-    except (OSError, ValueError) as error:
-        raise BadInput(f'{path} cannot be read as JSON ({error}); delete it and make the data again') from error
-    if not isinstance(value, dict):
-        raise BadInput(f'{path} should hold a JSON object; delete it and make the data again')
-    return value
-
-
-def sha256_of(path):
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------------------- one shard

@@ -31,7 +31,8 @@ import plot
 import shards
 from bpe import Tokenizer
 from configurator import BadInput, choice, configure, one_line_errors, optional
-from model import GPT, GPTConfig
+from files import whole_file
+from model import GPT
 
 DEFAULTS = {
     # run
@@ -128,7 +129,11 @@ class Process:
         if self.device.type == 'cuda':
             torch.cuda.set_device(self.device)
         if self.world_size > 1:
-            dist.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo')
+            # Workers that torchrun starts again would find the addresses of the dead ones in its store, and wait for them.
+            store, rank, world_size = next(dist.rendezvous('env://'))
+            store = dist.PrefixStore(f'start {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
+            dist.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo', store=store, rank=rank,
+                                    world_size=world_size)
 
     def sum(self, values):
         """The sums of a list of numbers (or scalar tensors) over all processes, as a list of floats."""
@@ -623,7 +628,7 @@ def write_sample(run):
         tokens = run.model.generate(start, config['sample_tokens'], temperature=0.8, top_k=50, seed=config['seed'],
                                     stop_tokens=(tokenizer.eot,))
     text = tokenizer.decode([token for token in tokens[0].tolist() if token != tokenizer.eot])
-    with shards.whole_file(os.path.join(config['out_dir'], 'samples', f'step_{step:07d}.txt')) as file:
+    with whole_file(os.path.join(config['out_dir'], 'samples', f'step_{step:07d}.txt')) as file:
         file.write(text.encode())
     run.process.say(f'--- sample at step {step:,}\n{text}\n---')
 

@@ -15,6 +15,7 @@ import re
 import corpus
 import shards
 from configurator import BadInput, choice, configure, one_line_errors, optional
+from files import whole_file
 
 DEFAULTS = {
     'size': choice('2', '103'),           # WikiText-2 (2 million words) or WikiText-103 (103 million)
@@ -48,7 +49,7 @@ def main(config):
             raise BadInput(f'there is no text in {files[split]}')
     corpus.make_shards(out_dir, name, documents, f"wikitext-{config['size']}", settings, config)
     if 'test' in files:
-        with shards.whole_file(os.path.join(out_dir, 'test.txt')) as file:
+        with whole_file(os.path.join(out_dir, 'test.txt')) as file:
             for text in read_split(files['test']):
                 file.write(text.encode())
 

@@ -33,6 +33,7 @@ def texts():
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory, texts):
     """Shards of those texts with a BPE of 300 entries, about 20,000 tokens; every sixth document is for validation."""
+    import files
     import shards
     from bpe import Tokenizer
     folder = tmp_path_factory.mktemp('data')
@@ -41,8 +42,8 @@ def data_dir(tmp_path_factory, texts):
     tokens = [np.array([tokenizer.eot, *tokenizer.encode(text)], dtype=np.uint16) for text in texts]
     entries = shards.write_shards(itertools.chain(*(tokens[i::6] for i in range(1, 6))), folder, 'tiny', 'train', 10_000)
     entries |= shards.write_shards(tokens[::6], folder, 'tiny', 'val', first=0)
-    shards.write_json(str(folder / 'meta.json'), {
-        'tokenizer': 'tokenizer.json', 'tokenizer_sha256': shards.sha256_of(folder / 'tokenizer.json'),
+    files.write_json(str(folder / 'meta.json'), {
+        'tokenizer': 'tokenizer.json', 'tokenizer_sha256': files.sha256_of(folder / 'tokenizer.json'),
         'vocab_size': 300, 'eot': tokenizer.eot, 'document_separator': '<|endoftext|>', 'source': 'os.py',
         'shards': entries})
     return str(folder)

@@ -89,18 +89,21 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # q, k, v in one product
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x, cache=None):
+    def forward(self, x, cache=None, mask=None):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hd) each
         if cache is not None:
             k, v = cache.append(k, v)  # (B, nh, T_seen, hd)
-        y = self.attend(q, k, v).transpose(1, 2).reshape(B, T, C)
+        y = self.attend(q, k, v, mask).transpose(1, 2).reshape(B, T, C)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 
-    def attend(self, q, k, v):
-        """softmax(q kᵀ / sqrt(hd)) v: T queries that each see the keys up to their own, or one that sees all keys."""
+    def attend(self, q, k, v, mask=None):
+        """softmax(q kᵀ / sqrt(hd)) v: T queries that each see the keys up to their own, or one that sees all keys; or
+        those that a mask (B, 1, T, T) allows."""
         dropout = self.dropout if self.training else 0.0
+        if mask is not None:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         if self.attention == 'explicit':
             weights = self.softmax(q @ k.transpose(-2, -1), q.size(-1) ** -0.5)  # (B, nh, T, T)
             return F.dropout(weights, dropout) @ v
@@ -131,10 +134,10 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config)
         self.mlp = MLP(config)
 
-    def forward(self, residual, update, cache=None):
+    def forward(self, residual, update, cache=None, mask=None):
         """The stream and the last layer's update, not yet added -> the same, one layer on; (B, T, C) each."""
         x, residual = self.ln_1(residual, update)
-        x, residual = self.ln_2(residual, self.attn(x, cache))
+        x, residual = self.ln_2(residual, self.attn(x, cache, mask))
         return residual, self.mlp(x)
 
 
@@ -199,19 +202,24 @@ class GPT(nn.Module):
             x = x[:, -1:]
         return F.linear(x, self.transformer.wte.weight)[..., :self.config.vocab_size]
 
-    def hidden(self, idx, cache=None):
-        """(B, T) tokens -> what the head sees, (B, T, C)."""
+    def hidden(self, idx, cache=None, positions=None, mask=None):
+        """(B, T) tokens -> what the head sees, (B, T, C).
+
+        positions (B, T) and mask (B, 1, T, T) say where each token stands and which others it sees, where that is not
+        one text from left to right: several continuations of the same beginning in one row, for example.
+        """
         seen = cache[0].length if cache else 0
         T = idx.size(1)
-        if seen + T > self.config.block_size:
+        if positions is None and seen + T > self.config.block_size:
             raise ValueError(f'{seen + T} tokens do not fit into block_size={self.config.block_size}')
-        x = self.transformer.wte(idx) + self.transformer.wpe.weight[seen:seen + T]
+        places = self.transformer.wpe.weight[seen:seen + T] if positions is None else self.transformer.wpe(positions)
+        x = self.transformer.wte(idx) + places
         residual, update = F.dropout(x, self.config.dropout, self.training), None
         for i, block in enumerate(self.transformer.h):
             if self.activation_checkpointing and self.training:
                 residual, update = checkpoint(block, residual, update, use_reentrant=False)
             else:
-                residual, update = block(residual, update, cache[i] if cache else None)
+                residual, update = block(residual, update, cache[i] if cache else None, mask)
         x, _ = self.transformer.ln_f(residual, update)
         return x
 

@@ -1,0 +1,57 @@
+"""This process among those that torchrun started, or the only one: rank, device, number format, sums over all.
+
+Training and evaluation run the same under `python` and under `torchrun --nproc_per_node=N`. This file knows nothing
+about models or data.
+"""
+import os
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+import device as machine
+
+
+class Process:
+    """rank, world_size, is_first, device and dtype of this process, by the keys `device` and `dtype` of a config."""
+
+    def __init__(self, config, float32_precision='high'):
+        """float32_precision: of products that stay in float32, 'high' (TF32 on GPUs that have it) or 'highest'."""
+        self.rank = int(os.environ.get('RANK', 0))
+        self.world_size = int(os.environ.get('WORLD_SIZE', 1))
+        self.is_first = self.rank == 0
+        self.device = machine.pick_device(config['device'], int(os.environ.get('LOCAL_RANK', 0)))
+        self.dtype = machine.pick_dtype(config['dtype'], self.device)
+        machine.set_threads(self.device, int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+        machine.keep_freed_memory(self.device)
+        torch.set_float32_matmul_precision(float32_precision)
+        if self.device.type == 'cuda':
+            torch.cuda.set_device(self.device)
+        if self.world_size > 1:
+            # Workers that torchrun starts again would find the addresses of the dead ones in its store, and wait for them.
+            store, rank, world_size = next(dist.rendezvous('env://'))
+            store = dist.PrefixStore(f'start {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
+            dist.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo', store=store, rank=rank,
+                                    world_size=world_size)
+
+    def sum(self, values):
+        """The sums of a list of numbers, or of a tensor of any shape, over all processes, as a list of floats."""
+        dtype = torch.float32 if self.device.type == 'mps' else torch.float64
+        if isinstance(values, torch.Tensor):
+            values = values.flatten().to(self.device, dtype)
+        else:
+            values = torch.stack([torch.as_tensor(value).to(self.device, dtype) for value in values])
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values.tolist()
+
+    def autocast(self):
+        return machine.autocast(self.device, self.dtype)
+
+    def say(self, message):
+        if self.is_first:
+            tqdm.write(message)
+
+    def end(self):
+        if self.world_size > 1:
+            dist.destroy_process_group()

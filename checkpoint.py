@@ -10,6 +10,7 @@ of it is used. It loads with weights_only=True: nothing of a file is ever execut
 name, flushed and renamed, so a kill at any moment leaves the older ones intact. The newest 3 and the best are kept.
 This file knows nothing about training; what is in the dict is the caller's.
 """
+import contextlib
 import glob
 import json
 import os
@@ -80,17 +81,30 @@ def save(out_dir, state):
 
 
 class BackgroundWriter:
-    """Saves checkpoints in a thread of its own: the loop waits only for a copy in memory."""
+    """Saves checkpoints in a thread of its own: the loop waits only for a copy in memory, into the same memory each time."""
 
     def __init__(self, out_dir):
-        self.out_dir, self.thread = out_dir, None
+        self.out_dir, self.thread, self.buffers = out_dir, None, {}
 
     def save(self, state):
         """Copies the state's tensors now and writes them while the caller goes on; at most one write at a time."""
         self.wait()
-        snapshot = copy_tensors(state)
+        snapshot = self.copy(state, ())
         self.thread = threading.Thread(target=self.write, args=(snapshot,))
         self.thread.start()
+
+    def copy(self, state, place):
+        """A copy of nested dicts and lists with every tensor on the CPU; `place` is the path of keys to here."""
+        if isinstance(state, torch.Tensor):
+            buffer = self.buffers.get(place)
+            if buffer is None or buffer.shape != state.shape or buffer.dtype != state.dtype:
+                buffer = self.buffers[place] = torch.empty_like(state, device='cpu', memory_format=torch.contiguous_format)
+            return buffer.copy_(state.detach())
+        if isinstance(state, dict):
+            return {key: self.copy(value, (*place, key)) for key, value in state.items()}
+        if isinstance(state, (list, tuple)):
+            return type(state)(self.copy(value, (*place, i)) for i, value in enumerate(state))
+        return state
 
     def write(self, snapshot):
         try:
@@ -103,17 +117,6 @@ class BackgroundWriter:
         if self.thread is not None:
             self.thread.join()
             self.thread = None
-
-
-def copy_tensors(state):
-    """A copy of nested dicts and lists with every tensor copied to the CPU."""
-    if isinstance(state, torch.Tensor):
-        return state.detach().to('cpu', copy=True)
-    if isinstance(state, dict):
-        return {key: copy_tensors(value) for key, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return type(state)(copy_tensors(value) for value in state)
-    return state
 
 
 def load(path):
@@ -207,15 +210,32 @@ class MetricsFile:
     """OUT_DIR/metrics.jsonl, appended to; a resumed run first cuts it back to the step that it resumes from."""
 
     def __init__(self, out_dir, before_step):
-        self.path = os.path.join(out_dir, 'metrics.jsonl')
+        self.path, self.waiting = os.path.join(out_dir, 'metrics.jsonl'), []
         rows = [row for row in read_metrics(out_dir) if row['step'] < before_step]
         with whole_file(self.path) as file:
             file.write(''.join(json.dumps(row) + '\n' for row in rows).encode())
-        self.file = open(self.path, 'a')
 
     def append(self, row):
-        self.file.write(json.dumps(row) + '\n')
-        self.file.flush()
+        """Adds a row. Where the disk is full, it waits in memory for the next call."""
+        self.waiting.append(json.dumps(row) + '\n')
+        size = os.path.getsize(self.path)
+        try:
+            with open(self.path, 'ab') as file:
+                file.write(''.join(self.waiting).encode())
+            self.waiting = []
+        except OSError as error:
+            os.truncate(self.path, size)  # what was written of the line
+            if len(self.waiting) == 1:
+                warn(f'{self.path} could not be written to: {first_line(error)}; the run goes on')
+
+
+@contextlib.contextmanager
+def losing_at_most(what):
+    """Turns a full disk into a warning: for what a run can do without."""
+    try:
+        yield
+    except (BadInput, OSError) as error:
+        warn(f'{what} was not written: {first_line(error)}; the run goes on')
 
 
 def read_metrics(out_dir):

@@ -111,7 +111,7 @@ def synchronize(device):
 
 def measure_peak_flops(device, dtype):
     """Floating-point operations per second of a large matrix product, the best of several: what MFU is a share of."""
-    n = 8192 if device.type == 'cuda' else 2048 if dtype == torch.bfloat16 else 1024
+    n = 8192 if device.type == 'cuda' else 2048 if dtype == torch.bfloat16 else 512
     a, b = torch.randn(2, n, n, device=device).to(dtype)
     best = 0.0
     for _ in range(10):

@@ -7,10 +7,12 @@ train.py does the first by itself at every validation where matplotlib is instal
 training but the names in metrics.jsonl.
 """
 import importlib.util
+import io
 import os
 
 import checkpoint
 from configurator import BadInput, configure, one_line_errors
+from files import whole_file
 
 DEFAULTS = {
     'out_dir': 'out',  # folder of the run, or several separated by commas
@@ -66,9 +68,10 @@ def draw(folders, path):
         axis.set_xlabel('million tokens')
         axis.grid(alpha=0.3)
         axis.spines[['top', 'right']].set_visible(False)
-    temporary = path + '.tmp'
-    figure.savefig(temporary, format=os.path.splitext(path)[1].lstrip('.') or 'png', dpi=120)
-    os.replace(temporary, path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=os.path.splitext(path)[1].lstrip('.') or 'png', dpi=120)
+    with whole_file(path) as file:
+        file.write(picture.getvalue())
 
 
 def smooth(values, weight=0.95):

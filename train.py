@@ -483,7 +483,8 @@ def finish_row(run, log, stop):
     if config['sample_interval'] and progress.step and (last or is_due(progress.step, config['sample_interval'])):
         write_sample(run)
     if 'val_loss' in row:
-        plot.draw_if_possible(config['out_dir'])
+        with checkpoint.losing_at_most('the plot'):
+            plot.draw_if_possible(config['out_dir'])
     return True
 
 
@@ -612,7 +613,8 @@ def note_best(run):
     progress.best_val_loss = min(progress.best_val_loss, val_loss)
     saved = progress.step and (is_due(progress.step, config['checkpoint_interval']) or progress.step == config['max_steps'])
     if run.process.is_first and saved and val_loss < checkpoint.read_best(config['out_dir'])[1]:
-        checkpoint.write_best(config['out_dir'], progress.step, val_loss)
+        with checkpoint.losing_at_most('best.json'):
+            checkpoint.write_best(config['out_dir'], progress.step, val_loss)
 
 
 def report_validation(process, row):
@@ -628,7 +630,8 @@ def write_sample(run):
         tokens = run.model.generate(start, config['sample_tokens'], temperature=0.8, top_k=50, seed=config['seed'],
                                     stop_tokens=(tokenizer.eot,))
     text = tokenizer.decode([token for token in tokens[0].tolist() if token != tokenizer.eot])
-    with whole_file(os.path.join(config['out_dir'], 'samples', f'step_{step:07d}.txt')) as file:
+    path = os.path.join(config['out_dir'], 'samples', f'step_{step:07d}.txt')
+    with checkpoint.losing_at_most('the sample'), whole_file(path) as file:
         file.write(text.encode())
     run.process.say(f'--- sample at step {step:,}\n{text}\n---')
 

@@ -1,4 +1,5 @@
 """Runs that are killed, stopped, spread over several processes, or out of disk: the curve must not show it."""
+import contextlib
 import multiprocessing
 import os
 import pathlib
@@ -208,7 +209,7 @@ def torchrun(tmp_path, settings, *flags, die=False):
     script = tmp_path / 'wrapper.py'
     script.write_text(WRAPPER.format(root=str(ROOT), die=die, ids=str(tmp_path / 'ids')))
     return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', *flags, str(script),
-                           *(f'--{key}={value}' for key, value in settings.items())], capture_output=True, text=True, timeout=120)
+                           *(f'--{key}={value}' for key, value in settings.items())], capture_output=True, text=True, timeout=300)
 
 
 def test_processes_take_the_same_sequences_in_every_step_as_one_does(tmp_path, data_dir):
@@ -232,26 +233,41 @@ def test_a_worker_that_dies_is_restarted_by_torchrun_and_the_curve_is_the_same(t
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder that holds only a few hundred kilobytes."""
+    """A folder that holds only four megabytes."""
     folder = tmp_path / 'small'
     folder.mkdir()
-    if os.name != 'posix' or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=900k', 'tmpfs', folder],
+    if os.name != 'posix' or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', folder],
                                             capture_output=True).returncode:
         pytest.skip('a small file system can only be mounted by root on Linux')
     yield folder
-    subprocess.run(['umount', folder], check=True)
+    subprocess.run(['umount', '--lazy', folder], check=True)
 
 
-def test_a_full_disk_costs_a_warning_and_no_checkpoint(small_disk, data_dir, tmp_path, capfd):
-    settings = {**SMALL, 'n_embd': 32, 'checkpoint_interval': 1, 'eval_interval': 100, 'data_dir': data_dir, 'out_dir': small_disk}
-    train.main(configure(train.DEFAULTS, [f'--{key}={value}' for key, value in {**settings, 'max_steps': 1}.items()]))
-    assert len(checkpoint.list_checkpoints(str(small_disk))) == 1
-    (small_disk / 'ballast').write_bytes(bytes(shutil.disk_usage(small_disk).free - 40_000))
-    capfd.readouterr()
-    train.main(configure(train.DEFAULTS, [f'--{key}={value}' for key, value in {**settings, 'max_steps': 3}.items()]))
-    warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith('warning:')]
-    assert warnings and all('was not written' in line and 'the older ones are intact' in line for line in warnings)
-    assert checkpoint.load_newest(str(small_disk))[1]['step'] == 1
+def test_a_full_disk_costs_a_warning_each_and_no_checkpoint(small_disk, data_dir, monkeypatch, capfd):
+    settings = {**SMALL, 'max_steps': 4, 'n_embd': 32, 'checkpoint_interval': 1, 'eval_interval': 100,
+                'data_dir': data_dir, 'out_dir': small_disk}
+    real, ballast = train.train_step, small_disk / 'ballast'
+
+    def train_step(run, parallel, stop):
+        if run.progress.step == 2:  # the first checkpoint is there, perhaps the second
+            while not checkpoint.list_checkpoints(str(small_disk)):
+                time.sleep(0.01)
+            with contextlib.suppress(OSError), open(ballast, 'wb') as file:
+                while file.write(bytes(4096)):
+                    file.flush()
+        return real(run, parallel, stop)
+    monkeypatch.setattr(train, 'train_step', train_step)
+    flags = [f'--{key}={value}' for key, value in settings.items()]
+    train.main(configure(train.DEFAULTS, flags))
+    warnings = [line for line in capfd.readouterr().err.splitlines() if 'warning:' in line]
+    assert any('the older ones are intact' in line for line in warnings)
+    newest = checkpoint.load_newest(str(small_disk))[1]['step']
+    assert 1 <= newest < 4
+    monkeypatch.undo()
+    ballast.unlink()
+    train.main(configure(train.DEFAULTS, flags))
+    assert checkpoint.load_newest(str(small_disk))[1]['step'] == 4
+    assert [row['step'] for row in checkpoint.read_metrics(str(small_disk))] == [0, 1, 2, 3, 4]
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_several_in_a_row_end_the_run(tmp_path, data_dir, monkeypatch, capsys):

@@ -74,7 +74,7 @@ KERNEL_ROUNDS = 5  # of each turn of the part kernels
 def main(parts, config, argv):
     if config['turns'] < 1:
         raise BadInput(f'turns={config["turns"]} should be at least 1')
-    about = {'command': ' '.join(['python bench.py', *map(without_path, argv)]), **describe_machine(config['device'])}
+    about = {'command': ' '.join(['python bench.py', *without_paths(argv)]), **describe_machine(config['device'])}
     print_about(about)
     tables = []
     for part in parts:
@@ -128,7 +128,7 @@ def alone(function, *arguments):
 
 
 def time_calls(call, device, turn_s, warm_up=1, least=2):
-    """Seconds of each call, over at least `turn_s` seconds and `least` calls, after `warm_up` calls that do not count."""
+    """Seconds of each call: `least` calls or more until `turn_s` is full, after `warm_up` that do not count."""
     import device as machine
     seconds = []
     for number in itertools.count():
@@ -142,8 +142,10 @@ def time_calls(call, device, turn_s, warm_up=1, least=2):
             return seconds
 
 
-def without_path(arg):
-    return '--peer_dir=PATH' if arg.startswith('--peer_dir=') else arg
+def without_paths(argv):
+    """The arguments as they may be published: of files and folders, their names are nobody's business."""
+    return [f'{arg.partition("=")[0]}=PATH' if arg.startswith(('--peer_dir=', '--json=', '--input=')) else arg
+            for arg in argv]
 
 
 def print_about(about):
@@ -348,7 +350,8 @@ def setup_ours(settings, device, x, y, **changes):
     process = train.Process(config)
     model = GPT(checkpoint.model_config(config)).to(device)
     compiled = train.compile_model(model, config, process)
-    batches = types.SimpleNamespace(batch_size=settings['batch_size'], sequence_index=0, next=lambda: (x.cpu(), y.cpu()))
+    batch = x.cpu(), y.cpu()
+    batches = types.SimpleNamespace(batch_size=settings['batch_size'], sequence_index=0, next=lambda: batch)
     scaler = torch.amp.GradScaler(device.type, enabled=process.dtype == torch.float16)
     run = train.Run(config, process, model, compiled, train.build_optimizers(model, config, process), scaler, batches,
                     val_data=None, tokenizer=None, meta=None, progress=train.Progress())
@@ -547,7 +550,7 @@ def bench_kernels(config):
 
 
 def kernel_seconds(call, device):
-    """Seconds of one call: on a GPU of the GPU alone, with its queue filled first so that launches are not waited for."""
+    """Seconds of one call; on a GPU without its launch, by filling the queue first."""
     import torch
     if device.type != 'cuda':
         return statistics.median(time_calls(call, device, turn_s=0.0, least=KERNEL_ROUNDS))
@@ -782,7 +785,7 @@ def compare_loading(data_dir, turns, n_sequences=64, block_size=1024, n_batches=
 
     def random_windows():
         starts = torch.randint(len(tokens) - block_size, (n_sequences,))
-        return [torch.stack([torch.from_numpy(tokens[i + shift:i + shift + block_size].astype(np.int64)) for i in starts])
+        return [torch.stack([torch.from_numpy(tokens[i:i + block_size].astype(np.int64)) for i in starts + shift])
                 for shift in (0, 1)]
 
     seconds = take_turns({'random windows': lambda: [random_windows() for _ in range(n_batches)],

@@ -1,4 +1,4 @@
-"""Draws the metrics of one run, or of several to compare: loss, learning rate and throughput over tokens.
+"""Draws the metrics of one run, or of several to compare: loss, learning rate and throughput over tokens; prints a table.
 
     python plot.py --out_dir=out/demo                                   # writes out/demo/loss.png
     python plot.py --out_dir=out/adamw,out/muon --to=comparison.png     # one colour a run
@@ -8,7 +8,9 @@ training but the names in metrics.jsonl.
 """
 import importlib.util
 import io
+import math
 import os
+import statistics
 
 import checkpoint
 from configurator import BadInput, configure, one_line_errors
@@ -26,6 +28,7 @@ def main(config):
     if importlib.util.find_spec('matplotlib') is None:
         raise BadInput('plots need matplotlib: pip install matplotlib')
     draw(folders, path)
+    print(table(folders))
     print(path)
 
 
@@ -72,6 +75,22 @@ def draw(folders, path):
     figure.savefig(picture, format=os.path.splitext(path)[1].lstrip('.') or 'png', dpi=120)
     with whole_file(path) as file:
         file.write(picture.getvalue())
+
+
+def table(folders):
+    """The runs side by side in text: where they ended, how good they were, how fast."""
+    lines = [('run', 'steps', 'tokens', 'last validation', 'best', 'bits per byte', 'tokens/s')]
+    for folder in folders:
+        rows = checkpoint.read_metrics(folder)
+        validated = [row for row in rows if 'val_loss' in row]
+        speeds = [row['tokens_per_s'] for row in rows if 'tokens_per_s' in row]
+        last = validated[-1] if validated else {}
+        lines.append((folder, f'{rows[-1]["step"]:,}', f'{rows[-1]["tokens"]:,}', f'{last.get("val_loss", math.nan):.4f}',
+                      f'{min((row["val_loss"] for row in validated), default=math.nan):.4f}',
+                      f'{last.get("val_bpb", math.nan):.4f}', f'{statistics.median(speeds or [math.nan]):,.0f}'))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return '\n'.join('  '.join(f'{cell:>{width}}' if i else f'{cell:<{width}}' for i, (cell, width) in enumerate(zip(line, widths)))
+                     for line in lines)
 
 
 def smooth(values, weight=0.95):

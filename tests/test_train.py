@@ -317,6 +317,8 @@ def test_plots_of_several_runs_go_into_one_picture(run, tmp_path):
     run('b', learning_rate=1e-3)
     code, out, err = command('plot.py', f'--out_dir={tmp_path / "a"},{tmp_path / "b"}', f'--to={tmp_path / "both.png"}')
     assert code == 0 and (tmp_path / 'both.png').read_bytes().startswith(b'\x89PNG')
+    last = checkpoint.read_metrics(str(tmp_path / 'b'))[-1]
+    assert [str(tmp_path / 'b'), '12', '3,072', f'{last["val_loss"]:.4f}'] in [line.split()[:4] for line in out.splitlines()]
     code, out, err = command('plot.py', f'--out_dir={tmp_path / "none"}')
     assert code == 2 and 'none' in err and err.count('\n') == 1
 

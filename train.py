@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import Callable
 
 import torch
-import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -33,6 +32,7 @@ from bpe import Tokenizer
 from configurator import BadInput, choice, configure, one_line_errors, optional
 from files import whole_file
 from model import GPT
+from process import Process
 
 DEFAULTS = {
     # run
@@ -112,47 +112,6 @@ def main(config):
         train(run)
         summarize(run)
     process.end()
-
-
-class Process:
-    """This process among those that torchrun started, or the only one: rank, device, number format, sums over all."""
-
-    def __init__(self, config):
-        self.rank = int(os.environ.get('RANK', 0))
-        self.world_size = int(os.environ.get('WORLD_SIZE', 1))
-        self.is_first = self.rank == 0
-        self.device = machine.pick_device(config['device'], int(os.environ.get('LOCAL_RANK', 0)))
-        self.dtype = machine.pick_dtype(config['dtype'], self.device)
-        machine.set_threads(self.device, int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
-        machine.keep_freed_memory(self.device)
-        torch.set_float32_matmul_precision('high')  # TF32 for what stays float32
-        if self.device.type == 'cuda':
-            torch.cuda.set_device(self.device)
-        if self.world_size > 1:
-            # Workers that torchrun starts again would find the addresses of the dead ones in its store, and wait for them.
-            store, rank, world_size = next(dist.rendezvous('env://'))
-            store = dist.PrefixStore(f'start {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
-            dist.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo', store=store, rank=rank,
-                                    world_size=world_size)
-
-    def sum(self, values):
-        """The sums of a list of numbers (or scalar tensors) over all processes, as a list of floats."""
-        dtype = torch.float32 if self.device.type == 'mps' else torch.float64
-        values = torch.stack([torch.as_tensor(value).to(self.device, dtype) for value in values])
-        if self.world_size > 1:
-            dist.all_reduce(values)
-        return values.tolist()
-
-    def autocast(self):
-        return machine.autocast(self.device, self.dtype)
-
-    def say(self, message):
-        if self.is_first:
-            tqdm.write(message)
-
-    def end(self):
-        if self.world_size > 1:
-            dist.destroy_process_group()
 
 
 @dataclass

@@ -24,10 +24,11 @@ import torch
 
 from bpe import Tokenizer
 from configurator import BadInput
-from model import GPT, GPTConfig
+from model import GPT, GPTConfig, fill
 from files import sha256_of, whole_file, write_json
 
 NEWEST_KEPT = 3
+PADDING_AT_MOST = 1024  # rows that other programs add to an embedding for the sake of the hardware
 
 
 def checkpoint_path(out_dir, step):
@@ -121,6 +122,14 @@ class BackgroundWriter:
 
 def load(path):
     """The dict of a checkpoint, on the CPU. Raises BadInput naming the file if it is damaged or something else."""
+    state = read_archive(path)
+    if not {'model', 'config', 'step'} <= state.keys():
+        raise BadInput(f'{path} is not a checkpoint of train.py: it lacks model, config or step')
+    return state
+
+
+def read_archive(path):
+    """The dict that torch.save wrote, without executing anything of the file. Raises BadInput as `load` does."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -135,8 +144,8 @@ def load(path):
         if isinstance(error, BadInput):
             raise
         raise BadInput(f'{path} is no readable checkpoint: {first_line(error)}') from None
-    if not isinstance(state, dict) or not {'model', 'config', 'step'} <= state.keys():
-        raise BadInput(f'{path} is not a checkpoint of train.py: it lacks model, config or step')
+    if not isinstance(state, dict):
+        raise BadInput(f'{path} is no checkpoint: it holds a {type(state).__name__}')
     return state
 
 
@@ -164,14 +173,51 @@ def find(path):
 def load_model(path, **overrides):
     """(GPT, Tokenizer, where from) of a run's folder, a checkpoint, a folder in Hugging Face's layout or a GPT-2 name.
 
-    overrides: fields of GPTConfig that hold no weights.
+    A checkpoint is train.py's or nanoGPT's, whose files hold `model_args`. Padding that a vocabulary has beyond the
+    tokenizer's is cut off. overrides: fields of GPTConfig that hold no weights.
     """
-    if os.path.exists(os.path.join(path, 'config.json')) or not (os.path.exists(path) or looks_like_run(path)):
-        return GPT.from_pretrained(path, **overrides), folder_tokenizer(path), path
-    path, state = find(path)
-    model = GPT(model_config(state['config'], **overrides))
-    model.load_state_dict(state['model'])
-    return model, folder_tokenizer(os.path.dirname(path)), path
+    if is_pretrained(path):
+        model, tokenizer = GPT.from_pretrained(path, **overrides), folder_tokenizer(path)
+    elif os.path.isfile(path) and 'model_args' in (state := read_archive(path)):
+        model, tokenizer = nanogpt_model(state, path, overrides), folder_tokenizer(os.path.dirname(path))
+    elif os.path.isdir(path) and not list_checkpoints(path):
+        raise BadInput(f'{path} has neither a checkpoint such as ckpt_0001000.pt, as train.py writes them, nor a config.json')
+    else:
+        path, state = find(path)
+        model = fill(GPT(model_config(state['config'], **overrides)), state['model'], path)
+        tokenizer = folder_tokenizer(os.path.dirname(path))
+    return fit_vocabulary(model, tokenizer, path), tokenizer, path
+
+
+def is_pretrained(path):
+    """Whether a path is a folder in Hugging Face's layout, or the name of a published model."""
+    if os.path.isdir(path):
+        return os.path.exists(os.path.join(path, 'config.json'))
+    return not (os.path.exists(path) or looks_like_run(path))
+
+
+def nanogpt_model(state, path, overrides):
+    """The GPT of a checkpoint of nanoGPT: its linear layers are ours, its names may have torch.compile's prefix."""
+    arguments, weights = state['model_args'], state.get('model')
+    fields = ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd', 'bias')
+    if not isinstance(arguments, dict) or not isinstance(weights, dict):
+        raise BadInput(f'{path}: model and model_args should be dicts, as nanoGPT writes them')
+    for key in fields[:-1]:
+        if type(arguments.get(key)) is not int:
+            raise BadInput(f'{path}: its model_args have no whole number for {key}')
+    config = GPTConfig(**{**{key: arguments[key] for key in fields if key in arguments}, **overrides})
+    return fill(GPT(config), {str(name).removeprefix('_orig_mod.'): tensor for name, tensor in weights.items()}, path)
+
+
+def fit_vocabulary(model, tokenizer, path):
+    """Cuts off padding. Raises BadInput if the model is not one for this tokenizer."""
+    rows, tokens = model.config.vocab_size, tokenizer.vocab_size
+    if tokens > rows or rows >= tokens + PADDING_AT_MOST:
+        raise BadInput(f'{path} has a vocabulary of {rows} tokens, but its tokenizer has {tokens}; put the tokenizer.json it '
+                       f'was trained with beside it')
+    if tokens < rows:
+        model.crop_vocab(tokens)
+    return model
 
 
 def looks_like_run(path):

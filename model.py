@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from configurator import BadInput
+from files import whole_file, write_json
 from kernels import attention, cross_entropy, layer_norm, softmax
 
 PUBLISHED_SIZES = {  # (n_layer, n_head, n_embd), from table 2 of the paper; block 1024 and 50,257 tokens for all
@@ -309,32 +310,42 @@ class GPT(nn.Module):
         self.transformer.wpe.weight = nn.Parameter(self.transformer.wpe.weight[:block_size].detach().clone())
         self.transformer.wpe.num_embeddings = block_size
 
+    @torch.no_grad()
+    def crop_vocab(self, vocab_size):
+        """Gives up the tokens from vocab_size on, which are another program's padding."""
+        self.config.vocab_size = vocab_size
+        weight = torch.zeros(self.config.padded_vocab_size, self.config.n_embd)
+        weight[:vocab_size] = self.transformer.wte.weight[:vocab_size]
+        self.transformer.wte = nn.Embedding.from_pretrained(weight, freeze=False)
+
     @classmethod
     def from_pretrained(cls, name, **overrides):
         """A model from OpenAI's weights ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl', fetched from the hub) or
         from a folder with config.json and model.safetensors, both in Hugging Face's GPT-2 layout.
 
-        overrides: fields of GPTConfig that hold no weights (dropout, kernels). The file is mapped, not read
-        twice. Raises BadInput naming a tensor that is missing, too many, or of another shape.
+        overrides: fields of GPTConfig that hold no weights (dropout, kernels). Files are mapped into memory, so that
+        the weights are there once. Raises BadInput naming a tensor that is missing, too many, or of another shape.
         """
         folder = name if os.path.isdir(name) else download(name)
         config = read_config(os.path.join(folder, 'config.json'), overrides)
         with torch.device('meta'):
             model = cls(config)
-        return load_weights(model, os.path.join(folder, 'model.safetensors'))
+        return load_weights(model, folder)
 
-    def save_pretrained(self, folder, eot=None):
+    def save_pretrained(self, folder, eot=None, dtype=None):
         """Writes config.json and model.safetensors as transformers.GPT2LMHeadModel reads them.
 
         eot: id of the token that ends a document, for transformers to start and stop at.
+        dtype: of the weights in the file, if not that of the model.
         """
         from safetensors.torch import save_file
         os.makedirs(folder, exist_ok=True)
         tensors = {}
         for name, tensor in self.state_dict().items():
-            tensors[name] = (tensor.t() if is_conv1d(name) else tensor).contiguous().cpu()
+            tensor = (tensor.t() if is_conv1d(name) else tensor).to('cpu', dtype)
+            tensors[name] = tensor.contiguous()
             if not self.config.bias and name.endswith('.weight') and not name.endswith(('wte.weight', 'wpe.weight')):
-                tensors[name.replace('.weight', '.bias')] = torch.zeros(tensor.size(0), dtype=tensor.dtype)
+                tensors[name.replace('.weight', '.bias')] = torch.zeros(tensor.size(-1), dtype=tensor.dtype)
         config = {
             'model_type': 'gpt2', 'architectures': ['GPT2LMHeadModel'], 'activation_function': 'gelu_new',
             'n_positions': self.config.block_size, 'n_ctx': self.config.block_size,
@@ -342,10 +353,11 @@ class GPT(nn.Module):
             'n_embd': self.config.n_embd, 'layer_norm_epsilon': 1e-5, 'initializer_range': 0.02,
             'embd_pdrop': self.config.dropout, 'attn_pdrop': self.config.dropout, 'resid_pdrop': self.config.dropout,
             'bos_token_id': eot, 'eos_token_id': eot, 'tie_word_embeddings': True,
+            'torch_dtype': str(tensors['transformer.wte.weight'].dtype).removeprefix('torch.'),
         }
-        with open(os.path.join(folder, 'config.json'), 'w') as file:
-            json.dump(config, file, indent=2)
-        save_file(tensors, os.path.join(folder, 'model.safetensors'), metadata={'format': 'pt'})
+        with whole_file(os.path.join(folder, 'model.safetensors')) as file:
+            save_file(tensors, file.name, metadata={'format': 'pt'})
+        write_json(os.path.join(folder, 'config.json'), config)
 
 
 def drop_padding(model, state, prefix, _):
@@ -415,7 +427,7 @@ def download(name):
         raise BadInput(f'no folder {name!r}, and no published GPT-2 of that name; there are {", ".join(PUBLISHED_SIZES)}')
     from huggingface_hub import snapshot_download
     try:
-        return snapshot_download(f'openai-community/{name}', allow_patterns=['config.json', 'model.safetensors'])
+        return snapshot_download(f'openai-community/{name}', allow_patterns=['config.json', '*.safetensors'])
     except OSError as error:  # what requests, httpx and the hub's own errors have in common
         raise BadInput(f'{name} could not be fetched from the hub: {type(error).__name__}; '
                        f'check the network, or name a folder with config.json and model.safetensors') from error
@@ -424,48 +436,78 @@ def download(name):
 def read_config(path, overrides):
     """GPTConfig from Hugging Face's config.json; refuses variants of GPT-2 that this model is not."""
     try:
-        with open(path) as file:
+        with open(path, encoding='utf-8') as file:
             config = json.load(file)
-        fields = dict(block_size=config['n_positions'], vocab_size=config['vocab_size'], n_layer=config['n_layer'],
-                      n_head=config['n_head'], n_embd=config['n_embd'], bias=True)
+        sizes = {ours: config[theirs] for ours, theirs in (
+            ('block_size', 'n_positions'), ('vocab_size', 'vocab_size'), ('n_layer', 'n_layer'), ('n_head', 'n_head'),
+            ('n_embd', 'n_embd'))}
     except FileNotFoundError:
         raise BadInput(f'{os.path.dirname(path)} has no config.json; a folder saved by transformers or export.py has') from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise BadInput(f'{path} is not JSON') from None
     except (KeyError, TypeError) as error:
         raise BadInput(f"{path} has no {error}, as a GPT-2's has") from None
+    for key, value in sizes.items():
+        if type(value) is not int:
+            raise BadInput(f'{path}: {key} is {value!r}, but should be a whole number')
     expected = {'model_type': 'gpt2', 'activation_function': 'gelu_new', 'layer_norm_epsilon': 1e-5,
-                'scale_attn_by_inverse_layer_idx': False, 'tie_word_embeddings': True}
+                'scale_attn_weights': True, 'scale_attn_by_inverse_layer_idx': False, 'tie_word_embeddings': True}
     for key, value in expected.items():
         if config.get(key, value) != value:
             raise BadInput(f'{path}: {key} is {config[key]!r}, but GPT-2 has {value!r}')
-    return GPTConfig(**{**fields, **overrides})
+    if config.get('n_inner') not in (None, 4 * sizes['n_embd']):
+        raise BadInput(f'{path}: n_inner is {config["n_inner"]!r}, but GPT-2 has 4 times n_embd')
+    return GPTConfig(**{**sizes, 'bias': True, **overrides})
 
 
-def load_weights(model, path):
-    """Fills a model made on the meta device from a safetensors file in Hugging Face's layout."""
+def load_weights(model, folder):
+    """Fills a model made on the meta device from the safetensors of a folder in Hugging Face's layout."""
     from safetensors import SafetensorError, safe_open
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     state = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework='pt') as file:
+                for key in file.keys():
+                    name = key if key.startswith(('transformer.', 'lm_head.')) else 'transformer.' + key
+                    tensor = file.get_tensor(key)  # not read yet: a view of the file
+                    state[name] = tensor.t() if is_conv1d(name) and tensor.dim() == 2 else tensor
+        except FileNotFoundError:
+            raise BadInput(f'{folder} has no {os.path.basename(path)}') from None
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f'{path} cannot be read: {error}') from None
+    return fill(model, state, folder)
+
+
+def weight_files(folder):
+    """Paths of a folder's safetensors: one, or those that its index names."""
+    index = os.path.join(folder, 'model.safetensors.index.json')
+    if os.path.exists(os.path.join(folder, 'model.safetensors')) or not os.path.exists(index):
+        return [os.path.join(folder, 'model.safetensors')]
     try:
-        with safe_open(path, framework='pt') as file:
-            for key in file.keys():
-                name = key if key.startswith(('transformer.', 'lm_head.')) else 'transformer.' + key
-                if name == 'lm_head.weight' or name.endswith(('.attn.bias', '.attn.masked_bias')):
-                    continue  # the head is the embedding; the masks of attention are not weights
-                tensor = file.get_tensor(key)
-                state[name] = tensor.t() if is_conv1d(name) and tensor.dim() == 2 else tensor
-    except FileNotFoundError:
-        raise BadInput(f'{os.path.dirname(path)} has no model.safetensors') from None
-    except SafetensorError as error:
-        raise BadInput(f'{path} cannot be read: {error}') from None
-    for name in sorted(wanted.keys() | state.keys()):
+        with open(index, encoding='utf-8') as file:
+            names = sorted(set(json.load(file)['weight_map'].values()))
+        return [os.path.join(folder, os.path.basename(name)) for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f'{index} is not an index of safetensors ({type(error).__name__}: {error})') from None
+
+
+def fill(model, state, source):
+    """Gives a model the tensors of a state dict with its own names and shapes. Raises BadInput naming what differs.
+
+    Leaves out what is no weight: the head, which is the embedding, and the masks of attention.
+    """
+    state = {name: tensor for name, tensor in state.items()
+             if name != 'lm_head.weight' and not name.endswith(('.attn.bias', '.attn.masked_bias'))}
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(wanted.keys() | state.keys(), key=str):
         if name not in state:
-            raise BadInput(f'{path} lacks the tensor {name}')
+            raise BadInput(f'{source} lacks the tensor {name}')
         if name not in wanted:
-            raise BadInput(f'{path} has a tensor {name} that this model does not have')
-        if state[name].shape != wanted[name]:
-            raise BadInput(f'{path}: {name} has shape {tuple(state[name].shape)}, config.json says {tuple(wanted[name])}')
-    model.to_empty(device='cpu')
+            raise BadInput(f'{source} has a tensor {name} that a model of its config does not have')
+        if not isinstance(state[name], torch.Tensor) or tuple(state[name].shape) != wanted[name]:
+            raise BadInput(f'{source}: {name} has shape {tuple(getattr(state[name], "shape", ()))}, but a model of its config '
+                           f'has {wanted[name]}')
+    if model.transformer.wte.weight.is_meta:
+        model.to_empty(device='cpu')
     model.load_state_dict(state)
     return model

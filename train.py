@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import checkpoint
 import device as machine
+import hellaswag
 import kernels
 import plot
 import shards
@@ -69,6 +70,9 @@ DEFAULTS = {
     # evaluation and output
     'eval_interval': 250,  # steps between validations
     'eval_tokens': 2_097_152,  # validation tokens, the same ones every time (at most what there is)
+    'hellaswag_interval': 0,  # steps between HellaSwag scores, together with a validation; 0 for none
+    'hellaswag_examples': 1000,  # how many of its 10,042 examples, the first ones
+    'hellaswag_source': optional(str),  # a .jsonl file as published; None: from the hub
     'sample_interval': 1000,  # steps between samples of text; 0 for none
     'sample_tokens': 100,  # length of a sample
     'checkpoint_interval': 1000,  # steps between checkpoints
@@ -100,9 +104,10 @@ def main(config):
     train_data, val_data = open_data(config, micro_batch, process)
     optimizers = build_optimizers(model, config, process)
     scaler = torch.amp.GradScaler(process.device.type, enabled=process.dtype == torch.float16)
+    questions = load_hellaswag(config, tokenizer) if config['hellaswag_interval'] else {}
     progress = restore(resumed, optimizers, scaler, train_data)
     del resumed  # its memory is the run's
-    run = Run(config, process, model, compiled, optimizers, scaler, train_data, val_data, tokenizer, meta, progress)
+    run = Run(config, process, model, compiled, optimizers, scaler, train_data, val_data, tokenizer, meta, questions, progress)
     announce(run)
     if is_done(run):
         process.say(f'{config["out_dir"]} has had all of its {config["max_steps"]:,} steps; a larger --max_steps trains on')
@@ -139,6 +144,7 @@ class Run:
     val_data: shards.BatchLoader
     tokenizer: Tokenizer
     meta: dict  # of the data
+    questions: dict  # of HellaSwag; empty if it is not wanted
     progress: Progress
 
 
@@ -281,6 +287,15 @@ def open_data(config, micro_batch, process):
                                process.rank, process.world_size) for split in ('train', 'val')]
 
 
+def load_hellaswag(config, tokenizer):
+    """The questions, tokenized. Raises BadInput where they cannot be had, or would never be asked."""
+    if config['eval_interval'] < 1 or config['hellaswag_interval'] % config['eval_interval']:
+        raise BadInput(f'hellaswag_interval={config["hellaswag_interval"]} should be a multiple of '
+                       f'eval_interval={config["eval_interval"]}')
+    examples = hellaswag.load(config['hellaswag_source'], config['hellaswag_examples'])
+    return hellaswag.prepare(examples, tokenizer, config['block_size'], ['harness'])
+
+
 def build_optimizers(model, config, process):
     """[AdamW], or [AdamW, Muon] with Muon (Jordan et al. 2024) for the blocks' matrices. Decay is for matrices alone.
 
@@ -316,6 +331,9 @@ def restore(resumed, optimizers, scaler, train_data):
         optimizer.load_state_dict(state)
     if resumed['scaler']:
         scaler.load_state_dict(resumed['scaler'])
+    if resumed['train_tokens'] != train_data.n_tokens:
+        checkpoint.warn(f'the data had {resumed["train_tokens"]:,} tokens to train on and now has {train_data.n_tokens:,}: '
+                        f'from here on the sequences come in another order than they would have')
     progress = Progress(**{key: resumed[key] for key in Progress.__dataclass_fields__})
     train_data.seek(progress.sequence_index)
     return progress
@@ -433,6 +451,11 @@ def finish_row(run, log, stop):
         if validation is None:
             return False
         row.update(validation)
+        if run.questions and (last or is_due(progress.step, config['hellaswag_interval'])):
+            scores = score_hellaswag(run, stop)
+            if scores is None:
+                return False
+            row.update(scores)
         note_best(run)
         report_validation(run.process, row)
     if not run.process.is_first:
@@ -565,6 +588,13 @@ def evaluate(run, stop):
     return {'val_loss': loss, 'val_ppl': math.exp(min(loss, 700)), 'val_bpb': nats / math.log(2) / max(1, n_bytes)}
 
 
+def score_hellaswag(run, stop):
+    """The harness's accuracies on the first examples of HellaSwag; None if a process was told to stop on the way."""
+    results = hellaswag.evaluate(run.model, run.questions, run.process,
+                                 stopped=lambda: run.process.sum([stop.requested])[0] > 0)
+    return results and {f'hellaswag_{name}': results[name] for name in ('acc', 'acc_norm', 'acc_norm_stderr')}
+
+
 def note_best(run):
     """Remembers the best loss, and which checkpoint has it; only steps that are saved can be the best checkpoint."""
     config, progress = run.config, run.progress
@@ -578,7 +608,8 @@ def note_best(run):
 
 def report_validation(process, row):
     process.say(f'step {row["step"]:,}: validation loss {row["val_loss"]:.4f}, perplexity {row["val_ppl"]:.2f}, '
-                f'{row["val_bpb"]:.4f} bits per byte')
+                f'{row["val_bpb"]:.4f} bits per byte' +
+                (f', HellaSwag acc_norm {row["hellaswag_acc_norm"]:.4f}' if 'hellaswag_acc_norm' in row else ''))
 
 
 def write_sample(run):
@@ -603,7 +634,8 @@ def save(run, writer):
     if run.process.is_first:
         writer.save({'model': run.model.state_dict(), 'optimizers': [o.state_dict() for o in run.optimizers],
                      'scaler': run.scaler.state_dict(), 'config': run.config,
-                     'tokenizer_sha256': run.meta['tokenizer_sha256'], **vars(run.progress)})
+                     'tokenizer_sha256': run.meta['tokenizer_sha256'], 'train_tokens': run.train_data.n_tokens,
+                     **vars(run.progress)})
 
 
 class Diverged(Exception):

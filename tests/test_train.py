@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import checkpoint
+import hellaswag
 import shards
 import train
 from configurator import BadInput, configure
@@ -204,6 +205,33 @@ def test_training_starts_from_given_weights_with_a_shorter_block(run, tmp_path):
     with pytest.raises(BadInput, match='block_size=64.*32'):
         run('d', init_from=str(tmp_path / 'hf'), block_size=64)
     assert not (tmp_path / 'd').exists()
+
+
+def test_hellaswag_is_scored_at_intervals_as_by_its_own_script(run, tmp_path, data_dir):
+    source = tmp_path / 'hellaswag.jsonl'
+    source.write_text(''.join(json.dumps({
+        'activity_label': 'Coding', 'ctx': f'def f{i}(x):', 'ctx_a': f'def f{i}(x):', 'ctx_b': '',
+        'endings': [f'return {j} * x' for j in range(4)], 'label': i % 4}) + '\n' for i in range(12)))
+    settings = {'hellaswag_interval': 8, 'hellaswag_source': source, 'hellaswag_examples': 10, 'block_size': 64}
+    rows = run('a', **settings)
+    assert [row['step'] for row in rows if 'hellaswag_acc' in row] == [0, 8, 12]
+    model, tokenizer, _ = checkpoint.load_model(str(tmp_path / 'a'))
+    questions = hellaswag.prepare(hellaswag.load(str(source), 10), tokenizer, 64, ['harness'])
+    process = train.Process({'device': 'cpu', 'dtype': 'float32'})
+    assert rows[-1]['hellaswag_acc_norm'] == hellaswag.evaluate(model, questions, process)['acc_norm']
+    with pytest.raises(BadInput, match='hellaswag_interval=3'):
+        run('b', **{**settings, 'hellaswag_interval': 3})
+
+
+def test_data_that_has_grown_since_the_checkpoint_is_said(run, tmp_path, data_dir, capsys):
+    run('a', max_steps=4)
+    grown = tmp_path / 'grown'
+    shutil.copytree(data_dir, grown)
+    tokens = shards.read_shard(str(grown / 'tiny_train_000001.bin'))
+    shards.write_shards([tokens], str(grown), 'tiny', 'train', first=9)
+    capsys.readouterr()
+    run('a', data_dir=str(grown))
+    assert 'another order' in capsys.readouterr().err
 
 
 def test_scratch_and_other_shapes_refuse_to_write_over_a_run(run, tmp_path):

@@ -1,0 +1,60 @@
+"""A checkpoint -> a folder in Hugging Face's layout, which transformers, vLLM and llama.cpp's converter read as it is.
+
+    python export.py --out_dir=out/demo --to=exported                   # the newest checkpoint of a run
+    python export.py --init_from=out/demo/ckpt_0000800.pt --to=exported --dtype=bfloat16
+
+    from transformers import pipeline
+    pipeline('text-generation', 'exported')('def parse', do_sample=False)
+
+What it writes: model.safetensors and config.json (model.py), tokenizer.json (bpe.py), tokenizer_config.json and
+generation_config.json. This module knows what those last two hold.
+"""
+import os
+import sys
+
+import checkpoint
+import device as machine
+from bpe import EOT
+from configurator import BadInput, choice, configure, one_line_errors, optional
+from files import write_json
+
+DEFAULTS = {
+    'out_dir': 'out',  # a run's folder: its newest checkpoint is taken
+    'init_from': optional(str),  # instead of out_dir: a checkpoint file (also nanoGPT's), a folder, or gpt2[-medium|-large|-xl]
+    'to': optional(str),  # the folder to write
+    'dtype': choice('float32', 'bfloat16', 'float16'),  # of the weights
+}
+
+
+def main(config):
+    if not config['to']:
+        raise BadInput('--to=DIR names the folder to write')
+    if os.path.exists(config['to']) and not os.path.isdir(config['to']):
+        raise BadInput(f'--to={config["to"]} is a file; it should be a folder, new or to be written over')
+    if os.path.isdir(config['to']) and checkpoint.list_checkpoints(config['to']):
+        raise BadInput(f'--to={config["to"]} is the folder of a run; name another one')
+    model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
+    export(model, tokenizer, config['to'], machine.DTYPES[config['dtype']])
+    print(f'{source}: {model.n_params():,} parameters -> {config["to"]}', file=sys.stderr)
+    print(f"try it: python -c \"from transformers import pipeline; "
+          f"print(pipeline('text-generation', {config['to']!r})('The')[0]['generated_text'])\"", file=sys.stderr)
+
+
+def export(model, tokenizer, folder, dtype=None):
+    """Writes everything that a program needs to load and run the model; each file is whole or absent."""
+    if model.config.n_layer == 0:
+        raise BadInput('a model without layers has no counterpart in transformers, whose GPT-2 adds positions')
+    model.save_pretrained(folder, eot=tokenizer.eot, dtype=dtype)
+    tokenizer.save(os.path.join(folder, 'tokenizer.json'))
+    write_json(os.path.join(folder, 'tokenizer_config.json'), {
+        'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': model.config.block_size,
+        'bos_token': EOT, 'eos_token': EOT, 'pad_token': EOT,
+        'clean_up_tokenization_spaces': False,  # older versions of transformers take spaces away otherwise
+    })
+    write_json(os.path.join(folder, 'generation_config.json'), {
+        'bos_token_id': tokenizer.eot, 'eos_token_id': tokenizer.eot, 'pad_token_id': tokenizer.eot})
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main(configure(DEFAULTS))

@@ -70,6 +70,7 @@ DEFAULTS = {
     # evaluation and output
     'eval_interval': 250,  # steps between validations
     'eval_tokens': 2_097_152,  # validation tokens, the same ones every time (at most what there is)
+    'patience': 0,  # validations in a row without a better loss after which the run ends; 0: none
     'hellaswag_interval': 0,  # steps between HellaSwag scores, together with a validation; 0 for none
     'hellaswag_examples': 1000,  # how many of its 10,042 examples, the first ones
     'hellaswag_source': optional(str),  # a .jsonl file as published; None: from the hub
@@ -110,7 +111,7 @@ def main(config):
     run = Run(config, process, model, compiled, optimizers, scaler, train_data, val_data, tokenizer, meta, questions, progress)
     announce(run)
     if is_done(run):
-        process.say(f'{config["out_dir"]} has had all of its {config["max_steps"]:,} steps; a larger --max_steps trains on')
+        process.say(f'{config["out_dir"]} is at its end, step {progress.step:,}; a larger --max_steps (or --patience) trains on')
     else:
         # All that can be wrong with the input has been checked; from here on things are written.
         prepare_out_dir(run)
@@ -128,6 +129,8 @@ class Progress:
     elapsed_s: float = 0.0  # wall-clock time over all starts
     train_s: float = 0.0  # of which in optimizer steps
     best_val_loss: float = math.inf
+    best_step: int = 0  # where it was
+    validated_step: int = -1  # the last one whose validation has been counted
     row: dict = field(default_factory=lambda: {'step': 0, 'tokens': 0})  # this step's metrics, not yet written
 
 
@@ -356,9 +359,16 @@ def announce(run):
 
 
 def is_done(run):
-    """Whether all steps are made and written down."""
+    """Whether the run has come to its end and this is written down."""
     rows = checkpoint.read_metrics(run.config['out_dir'])
-    return run.progress.step >= run.config['max_steps'] and any(row['step'] == run.progress.step for row in rows)
+    ended = run.progress.step >= run.config['max_steps'] or is_out_of_patience(run)
+    return ended and any(row['step'] == run.progress.step for row in rows)
+
+
+def is_out_of_patience(run):
+    """Whether so many validations in a row have brought no better loss that the run ends."""
+    progress, patience = run.progress, run.config['patience'] * run.config['eval_interval']
+    return progress.validated_step == progress.step and 0 < patience <= progress.step - progress.best_step
 
 
 def prepare_out_dir(run):
@@ -383,7 +393,7 @@ def train(run):
                disable=not process.is_first, mininterval=0.2 if sys.stderr.isatty() else 15)
     started, bad_steps = time.perf_counter() - progress.elapsed_s, 0
     stopped = not finish_row(run, log, stop)
-    while progress.step < config['max_steps'] and not stopped:
+    while progress.step < config['max_steps'] and not stopped and not is_out_of_patience(run):
         finite, stopped = train_step(run, parallel, stop)
         bad_steps = 0 if finite else bad_steps + 1
         if bad_steps:
@@ -399,9 +409,10 @@ def train(run):
         bar.set_postfix_str(f'loss {row["loss"]:.3f}, {row["tokens_per_s"]:,.0f} tok/s, MFU {row["mfu"]:.0%}', refresh=False)
         if stopped or progress.step == config['max_steps'] or is_due(progress.step, config['checkpoint_interval']):
             save(run, writer)
-        if not stopped and not finish_row(run, log, stop):
-            save(run, writer)
-            stopped = True
+        if not stopped:
+            stopped = not finish_row(run, log, stop)
+            if stopped or is_out_of_patience(run):
+                save(run, writer)
     bar.close()
     writer.wait()
 
@@ -599,7 +610,9 @@ def note_best(run):
     """Remembers the best loss, and which checkpoint has it; only steps that are saved can be the best checkpoint."""
     config, progress = run.config, run.progress
     val_loss = progress.row['val_loss']
-    progress.best_val_loss = min(progress.best_val_loss, val_loss)
+    progress.validated_step = progress.step
+    if val_loss < progress.best_val_loss:
+        progress.best_val_loss, progress.best_step = val_loss, progress.step
     saved = progress.step and (is_due(progress.step, config['checkpoint_interval']) or progress.step == config['max_steps'])
     if run.process.is_first and saved and val_loss < checkpoint.read_best(config['out_dir'])[1]:
         with checkpoint.losing_at_most('best.json'):
@@ -651,7 +664,7 @@ def give_up(config, bad_steps):
 def summarize(run):
     """The run in a few lines, at its end or where it was stopped."""
     config, progress, process = run.config, run.progress, run.process
-    if progress.step < config['max_steps']:
+    if not is_done(run):
         process.say(f'stopped and saved at step {progress.step:,}; the same command goes on: python {" ".join(sys.argv)}')
         return
     rows = [row for row in checkpoint.read_metrics(config['out_dir']) if 'val_loss' in row]

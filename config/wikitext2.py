@@ -13,3 +13,4 @@ weight_decay = 0.3
 eval_interval = 50
 sample_interval = 500
 checkpoint_interval = 50
+patience = 6  # 300 steps without a better validation loss

@@ -223,6 +223,21 @@ def test_hellaswag_is_scored_at_intervals_as_by_its_own_script(run, tmp_path, da
         run('b', **{**settings, 'hellaswag_interval': 3})
 
 
+def test_a_run_without_a_better_loss_for_long_enough_ends_and_a_kill_at_the_end_changes_nothing(run, tmp_path, capsys):
+    settings = dict(learning_rate=1e-9, min_lr=0.0, max_steps=100, eval_interval=2, patience=3, checkpoint_interval=5)
+    rows = run('a', **settings)  # learns nothing: rounding alone decides which validation is the best
+    losses = {row['step']: row['val_loss'] for row in rows if 'val_loss' in row}
+    end, best = max(losses), min(losses, key=losses.get)
+    assert end - best == 6 and end < 100
+    assert 'done: ' in capsys.readouterr().out
+    run('a', **settings)
+    assert 'is at its end' in capsys.readouterr().out
+    os.remove(checkpoint.checkpoint_path(str(tmp_path / 'a'), end))  # as if killed before that one was whole
+    assert run('a', **settings) == rows
+    rows = run('a', **{**settings, 'patience': 4})
+    assert rows[-1]['step'] > end
+
+
 def test_data_that_has_grown_since_the_checkpoint_is_said(run, tmp_path, data_dir, capsys):
     run('a', max_steps=4)
     grown = tmp_path / 'grown'

@@ -354,7 +354,7 @@ def setup_ours(settings, device, x, y, **changes):
     batches = types.SimpleNamespace(batch_size=settings['batch_size'], sequence_index=0, next=lambda: batch)
     scaler = torch.amp.GradScaler(device.type, enabled=process.dtype == torch.float16)
     run = train.Run(config, process, model, compiled, train.build_optimizers(model, config, process), scaler, batches,
-                    val_data=None, tokenizer=None, meta=None, progress=train.Progress())
+                    val_data=None, tokenizer=None, meta=None, questions={}, progress=train.Progress())
     stop = types.SimpleNamespace(requested=False)
 
     def step():

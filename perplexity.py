@@ -33,19 +33,26 @@ def measure(model, tokenizer, text, process, protocol='plain', stride=None, batc
     process: as in process.py; every process takes its share of the windows and gets the same result.
     forward: what is called for the loss in the place of `model`: the same model, compiled.
     """
-    texts = {'harness': lambda: [clean_page(page) for page in pages(text)], 'gpt2': lambda: [detokenize(text)],
-             'plain': lambda: [text]}[protocol]()
-    words = {'harness': lambda: sum(len(re.split(r'\s+', page)) for page in pages(text)),
-             'gpt2': lambda: len(text.split()) + text.count('\n'), 'plain': lambda: len(text.split())}[protocol]()
-    n_bytes = sum(len(page.encode()) for page in pages(text)) if protocol == 'harness' else len(text.encode())
+    texts, n_words, n_bytes = prepare(text, protocol)
     documents = tokenizer.encode_batch(texts)
     n_tokens = sum(map(len, documents))
-    if not n_tokens or not words:
+    if not n_tokens or not n_words:
         raise BadInput('there is no text to measure the perplexity on')
     nats = score(model, documents, tokenizer.eot, process, stride, batch_size, progress, forward)
-    return {'tokens': n_tokens, 'words': words, 'bytes': n_bytes, 'nats': nats,
-            'token_perplexity': math.exp(min(nats / n_tokens, 700)), 'word_perplexity': math.exp(min(nats / words, 700)),
+    return {'tokens': n_tokens, 'words': n_words, 'bytes': n_bytes, 'nats': nats,
+            'token_perplexity': math.exp(min(nats / n_tokens, 700)), 'word_perplexity': math.exp(min(nats / n_words, 700)),
             'bits_per_byte': nats / n_bytes / math.log(2)}
+
+
+def prepare(text, protocol):
+    """(what the model reads, in documents; the number of words and of bytes in the original)."""
+    if protocol == 'harness':
+        originals = pages(text)
+        n_words = sum(len(re.split(r'\s+', page)) for page in originals)  # as the harness counts: a space at the end adds one
+        return [clean_page(page) for page in originals], n_words, sum(len(page.encode()) for page in originals)
+    if protocol == 'gpt2':
+        return [detokenize(text)], len(text.split()) + text.count('\n'), len(text.encode())
+    return [text], len(text.split()), len(text.encode())
 
 
 @torch.no_grad()
@@ -139,6 +146,8 @@ def clean_page(page):
 
 # ---- a clean-up that can be undone ------------------------------------------------------------------
 
+LINES = re.compile(r'[^\n]*\n|[^\n]+')
+WIKITEXT_LINE = re.compile(r' ([^ \n]+ )*\n')
 TO_THE_LEFT = set(""", . ... ; : ! ? ) ] % 's 't 're 've 'm 'll 'd ° …""".split())  # written right behind what is before them
 TO_THE_RIGHT = set('( [ $ £ € #'.split())  # written right before what follows
 BETWEEN = {'@-@': '-', '@,@': ',', '@.@': '.'}  # written without spaces on both sides
@@ -147,27 +156,27 @@ ENDINGS = tuple(token for token in TO_THE_LEFT if token[0] == "'")
 FIRST = re.compile(r'[(\[$£€#"]')
 LAST = re.compile(r'[,.;:!?)\]%°…"]$')
 DOTS = re.compile(r'\.{2,}$')
-INNER = re.compile(r'(?<=[^\W_])([-,.])(?=[^\W_])')
+INNER = re.compile(r'(?<=[^\W_]|>)([-,.])(?=[^\W_]|<)')
 ABBREVIATION = re.compile(r'(?:[A-Za-z]\.)+|(?:No|Nos|St|Mr|Mrs|Ms|Dr|Jr|Sr|Lt|Col|Gen|Capt|Sgt|Maj|Adm|Rev|Prof|Inc|Co|Corp|Ltd'
                           r'|Bros|vs|etc|Ph\.D|Mt|Ft|Vol|pp|Gov|Sen|Rep|Hon)\.')
 
 
 def detokenize(text):
-    """WikiText as people write: ' He said : " It 's a 1 @,@ 000 @-@ year riddle . "' -> 'He said: "It's a 1,000-year riddle."'
+    """WikiText as people write: ' He said : " It 's a 1 @,@ 000 @-@ year riddle . " ' -> 'He said: "It's a 1,000-year riddle."'
 
-    `retokenize` undoes it, for any text of WikiText's form: lines that begin and end with a space, and one space between
-    tokens. Words whose tokens could not be told apart again are left as they are, or get a backslash before them.
+    `retokenize` undoes it for any text. A line of WikiText begins with a space, has one between tokens and one at its end;
+    lines of another form are kept, behind a space. Words whose tokens could not be told apart again are written apart,
+    and get a backslash if that is not enough.
     """
-    return '\n'.join(detokenize_line(line) for line in text.split('\n'))
+    return ''.join(map(detokenize_line, LINES.findall(text)))
 
 
 def detokenize_line(line):
-    tokens = line.split(' ')
-    if tokens[0] or tokens[-1] or '' in tokens[1:-1]:  # lines begin and end with a space; others are no WikiText
-        return line
+    if not WIKITEXT_LINE.fullmatch(line):
+        return ' ' + line
     words, quoted = [], False
     sticks = False  # whether what comes next is written right behind what was last
-    for token in tokens[1:-1]:
+    for token in line.split(' ')[1:-1]:
         before = token in TO_THE_LEFT or token in BETWEEN or token == '"' and quoted
         if words and (sticks or before or token == '=' == words[-1][-1]):
             words[-1].append(token)
@@ -175,7 +184,7 @@ def detokenize_line(line):
             words.append([token])
         quoted ^= token == '"'
         sticks = token in TO_THE_RIGHT or token in BETWEEN or token == '"' and quoted
-    return ' '.join(itertools.chain.from_iterable(map(write_word, words)))
+    return ' '.join(itertools.chain.from_iterable(map(write_word, words))) + '\n'
 
 
 def write_word(tokens):
@@ -188,14 +197,14 @@ def write_word(tokens):
 
 def retokenize(text):
     """The text that `detokenize` was given."""
-    return '\n'.join(retokenize_line(line) for line in text.split('\n'))
+    return ''.join(map(retokenize_line, LINES.findall(text)))
 
 
 def retokenize_line(line):
-    if line.startswith(' ') or line.endswith(' '):
-        return line
-    tokens = itertools.chain.from_iterable(map(read_word, line.split(' ')))
-    return f' {" ".join(tokens)} ' if line else ' '
+    if line.startswith(' '):
+        return line[1:]
+    tokens = itertools.chain.from_iterable(map(read_word, line[:-1].split(' ')))
+    return ' ' + ''.join(f'{token} ' for token in tokens if token) + '\n'
 
 
 def read_word(word):

@@ -8,6 +8,11 @@ uint16: the format of llm.c and modded-nanogpt. nanoGPT's train.bin and val.bin,
 are read too. Every document starts with <|endoftext|>, and all shards of a split, in the order of
 their names, are one stream of tokens.
 
+A shard may have a mask beside it, NAME_train_000001.mask: one bit a token, the first token's being the lowest of
+the first byte, 1 where the token counts as a target. Tokens that do not count, like the question of a problem whose
+solution is to be learned, are read by the model but not learned: `BatchLoader` gives -1 for them as targets. Where
+there is no mask, all count.
+
 Files appear whole or not at all, and meta.json comes last. A data set that many jobs write side by
 side has, beside its shards, one NAME_progress.json per job with the shards of that job; `load_meta`
 adds them up, so there is nothing to merge.
@@ -60,6 +65,34 @@ def write_shard(path, tokens):
     return {'tokens': len(tokens), 'sha256': digest.hexdigest()}
 
 
+def mask_path(path):
+    """Where the mask of a shard is, if it has one."""
+    return f'{path.removesuffix(".bin")}.mask'
+
+
+def write_mask(path, counted):
+    """Writes a bool array as the mask of the shard at `path`. Returns its part of the shard's entry for meta.json."""
+    packed = np.packbits(counted, bitorder='little')
+    with whole_file(mask_path(path)) as file:
+        file.write(packed)
+    return {'mask_sha256': hashlib.sha256(packed).hexdigest()}
+
+
+def read_mask(path):
+    """The mask of a shard as a read-only memory map of bytes, 8 tokens in each, or None if all of its tokens count.
+
+    Raises BadInput when there is a mask of another length than the shard's.
+    """
+    masked = mask_path(path)
+    if not os.path.exists(masked):
+        return None
+    n_bytes = -(-shard_size(path) // 8)
+    if os.path.getsize(masked) != n_bytes:
+        raise BadInput(f'{masked} is cut short or of another shard: {os.path.getsize(masked):,} bytes, where '
+                       f'{os.path.basename(path)} needs {n_bytes:,}; make the data again')
+    return np.memmap(masked, dtype=np.uint8, mode='r')
+
+
 def read_shard(path):
     """The tokens of a shard as a read-only uint16 memory map of shape (n_tokens,).
 
@@ -95,32 +128,43 @@ def shard_size(path):
     return tokens_in_file
 
 
-def write_shards(documents, out_dir, name, split='train', shard_tokens=SHARD_TOKENS, first=1):
+def write_shards(documents, out_dir, name, split='train', shard_tokens=SHARD_TOKENS, first=1, masked=False):
     """Writes documents as OUT_DIR/NAME_SPLIT_00000N.bin, N from `first`, and returns their entries for meta.json.
 
     documents:    iterable of uint16 arrays of any length, each starting with the id of <|endoftext|>
     shard_tokens: tokens in a shard; a document may go on in the next. The last shard is as long as it is.
+    masked:       documents are pairs of such an array and a bool array of its length, True where a token counts as a
+                  target; each shard gets a mask beside it.
     Returns {file name: {'tokens': n, 'sha256': ...}} in the order of the stream; {} when there was nothing.
     """
     os.makedirs(out_dir, exist_ok=True)
     entries = {}
     buffer, filled = np.empty(shard_tokens, dtype=np.uint16), 0
+    counted = np.empty(shard_tokens if masked else 0, dtype=bool)
 
     def finish_shard():
         file_name = f'{name}_{split}_{first + len(entries):06d}.bin'
-        entries[file_name] = write_shard(os.path.join(out_dir, file_name), buffer[:filled])
+        path = os.path.join(out_dir, file_name)
+        mask = write_mask(path, counted[:filled]) if masked else {}  # first, so that no shard is ever without it
+        entries[file_name] = write_shard(path, buffer[:filled]) | mask
 
-    for tokens in documents:
+    for document in documents:
+        tokens, counts = document if masked else (document, counted)
         if tokens.dtype != np.uint16:
             raise TypeError(f'documents should be uint16 arrays, not {tokens.dtype}')
-        while filled + len(tokens) >= shard_tokens:
-            head, tokens = tokens[:shard_tokens - filled], tokens[shard_tokens - filled:]
-            buffer[filled:] = head
-            filled = shard_tokens
-            finish_shard()
-            filled = 0
-        buffer[filled:filled + len(tokens)] = tokens
-        filled += len(tokens)
+        if masked and (counts.dtype != bool or len(counts) != len(tokens)):
+            raise TypeError(f'{len(tokens)} tokens need as many bools, not {len(counts)} {counts.dtype}')
+        done = 0
+        while done < len(tokens):
+            piece = slice(done, done + shard_tokens - filled)
+            end = filled + len(tokens[piece])
+            buffer[filled:end] = tokens[piece]
+            if masked:
+                counted[filled:end] = counts[piece]
+            done, filled = piece.stop, end
+            if filled == shard_tokens:
+                finish_shard()
+                filled = 0
     if filled:
         finish_shard()
     return entries
@@ -203,6 +247,7 @@ class BatchLoader:
 
     n_tokens, n_sequences: tokens of the split, and windows in one epoch. Tokens at the stream's end that fill
     no window are left out of the epoch; the next epoch's offset leaves out others.
+    masked: whether there are tokens that do not count as targets; `count_targets` says how many do.
     Raises BadInput on a folder, a shard or a token id that cannot be used.
     """
 
@@ -220,10 +265,22 @@ class BatchLoader:
         self.n_sequences = ((self.n_tokens - 1) // block_size if split == 'val' else
                             max(1, (self.n_tokens - block_size) // block_size))
         self.open_shard = functools.lru_cache(maxsize=OPEN_SHARDS)(lambda path: np.asarray(read_shard(path)))
+        self.open_mask = functools.lru_cache(maxsize=OPEN_SHARDS)(read_mask)
+        self.masked = self.has_masks(data_dir)
         self.sequence_index = 0
         if self.n_tokens <= SCAN_LIMIT:
             for path in self.paths:
                 check_ids(self.open_shard(path), self.vocab_size, path)
+
+    def has_masks(self, data_dir):
+        """Whether any shard has a mask; raises BadInput when one that meta.json knows of is missing."""
+        entries = load_meta(data_dir, quiet=True)['shards']
+        found = [path for path in self.paths if os.path.exists(mask_path(path))]
+        for path in self.paths:
+            if 'mask_sha256' in entries.get(os.path.basename(path), {}) and path not in found:
+                raise BadInput(f'{mask_path(path)} is missing, which says what of its shard is to be learned; '
+                               'make the data again')
+        return bool(found)
 
     @property
     def epoch(self):
@@ -234,16 +291,25 @@ class BatchLoader:
         self.sequence_index = sequence_index
 
     def next(self):
-        """The next (x, y), int64 tensors of shape (batch_size, block_size); y is x one token later."""
+        """The next (x, y), int64 tensors of shape (batch_size, block_size); y is x one token later, -1 where masked."""
         first = self.sequence_index + self.rank * self.batch_size
         starts = self.window_starts(np.arange(first, first + self.batch_size))
         batch = np.empty((2, self.batch_size, self.block_size), dtype=np.int64)  # (2, B, T)
         for row, start in enumerate(starts):
             tokens = self.read(int(start), self.block_size + 1)
             batch[0, row], batch[1, row] = tokens[:-1], tokens[1:]
+            if self.masked:
+                batch[1, row, ~self.read_counted(int(start) + 1, self.block_size)] = -1
         self.sequence_index += self.world_size * self.batch_size
         x, y = torch.from_numpy(batch)
         return x, y
+
+    def count_targets(self, n_sequences):
+        """How many targets the next n_sequences sequences, of all ranks together, have that count."""
+        if not self.masked:
+            return n_sequences * self.block_size
+        starts = self.window_starts(np.arange(self.sequence_index, self.sequence_index + n_sequences))
+        return sum(int(self.read_counted(int(start) + 1, self.block_size).sum()) for start in starts)
 
     def window_starts(self, sequences):
         """Where in the stream the given sequences start: (n,) int64 -> (n,) int64."""
@@ -261,15 +327,32 @@ class BatchLoader:
     def read(self, start, length):
         """`length` tokens of the stream from `start` on; they may lie in several shards."""
         pieces = []
+        for path, begin, end in self.places(start, length):
+            piece = self.open_shard(path)[begin:end]
+            check_ids(piece, self.vocab_size, path, begin)
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def read_counted(self, start, length):
+        """For the same tokens, whether each counts as a target: (length,) bool."""
+        pieces = []
+        for path, begin, end in self.places(start, length):
+            mask = self.open_mask(path)
+            if mask is None:
+                pieces.append(np.ones(end - begin, dtype=bool))
+            else:
+                bits = np.unpackbits(mask[begin // 8:-(-end // 8)], bitorder='little')
+                pieces.append(bits[begin % 8:begin % 8 + end - begin].view(bool))
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def places(self, start, length):
+        """Yields where `length` tokens of the stream from `start` on lie: (path, first, end) in each shard."""
         shard = int(np.searchsorted(self.starts, start, side='right')) - 1
         while length > 0:
-            path = self.paths[shard]
             inside = start - int(self.starts[shard])
-            piece = self.open_shard(path)[inside:inside + length]
-            check_ids(piece, self.vocab_size, path, inside)
-            pieces.append(piece)
-            start, length, shard = start + len(piece), length - len(piece), shard + 1
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            end = min(inside + length, int(self.starts[shard + 1] - self.starts[shard]))
+            yield self.paths[shard], inside, end
+            start, length, shard = start + end - inside, length - (end - inside), shard + 1
 
 
 def shuffled(places, n, keys):
@@ -331,17 +414,19 @@ def check_folder(data_dir, seed=0):
         problems += [f'{name} is not in meta.json' for name in sorted(found - set(meta['shards']))]
     lengths = tokenizer.token_lengths().copy()  # (vocab_size,) bytes
     lengths[meta['eot']] = 0  # it stands between texts, in none of them
-    rows = [('split', 'shards', 'tokens', 'documents', 'bytes/token', 'sha256')]
+    masked = any('mask_sha256' in entry for entry in meta['shards'].values())
+    rows = [('split', 'shards', 'tokens', *(['targets'] if masked else []), 'documents', 'bytes/token', 'sha256')]
     n_bytes = sum(os.path.getsize(path) for paths in splits.values() for path in paths)
     with tqdm(total=n_bytes, unit='B', unit_scale=True, desc='checking') as bar, ThreadPoolExecutor() as pool:
         for split, paths in splits.items():
-            counts, as_recorded = np.zeros(meta['vocab_size'], dtype=np.int64), 0
+            counts, targets, as_recorded = np.zeros(meta['vocab_size'], dtype=np.int64), 0, 0
             for examined in pool.map(lambda path: examine(path, meta, bar), paths):
                 problems += examined['problems']
                 counts += examined['counts']
+                targets += examined['targets']
                 as_recorded += examined['as_recorded']
             n_tokens, n_documents = int(counts.sum()), int(counts[meta['eot']])
-            rows.append((split, f'{len(paths):,}', f'{n_tokens:,}', f'{n_documents:,}',
+            rows.append((split, f'{len(paths):,}', f'{n_tokens:,}', *([f'{targets:,}'] if masked else []), f'{n_documents:,}',
                          f'{(counts @ lengths) / max(1, n_tokens - n_documents):.3f}',
                          f'{as_recorded} of {len(paths)} as recorded'))
     if problems:
@@ -355,9 +440,10 @@ def check_folder(data_dir, seed=0):
 
 
 def examine(path, meta, bar):
-    """What one shard holds: {'counts': (vocab_size,) of each id, 'problems': [...], 'as_recorded': 1 or 0}."""
+    """What one shard holds: {'counts': (vocab_size,) of each id, 'targets': how many tokens count, 'problems': [...],
+    'as_recorded': 1 or 0}."""
     name, vocab_size = os.path.basename(path), meta['vocab_size']
-    result = {'counts': np.zeros(vocab_size, dtype=np.int64), 'problems': [], 'as_recorded': 0}
+    result = {'counts': np.zeros(vocab_size, dtype=np.int64), 'targets': 0, 'problems': [], 'as_recorded': 0}
     try:
         tokens = read_shard(path)
         for start in range(0, len(tokens), 1 << 20):
@@ -365,12 +451,19 @@ def examine(path, meta, bar):
             check_ids(piece, vocab_size, path, start)
             result['counts'] += np.bincount(piece, minlength=vocab_size)
             bar.update(piece.nbytes)
+        mask = read_mask(path)
+        result['targets'] = len(tokens) if mask is None else int(np.unpackbits(mask, count=len(tokens), bitorder='little').sum())
     except BadInput as error:
         result['problems'].append(str(error))
     if name in meta['shards'] and not result['problems']:
         result['as_recorded'] = int(sha256_of(path) == meta['shards'][name]['sha256'])
         if not result['as_recorded']:
             result['problems'].append(f'{name} has changed since it was written: its sha256 is not the recorded one')
+        wanted = meta['shards'][name].get('mask_sha256')
+        if wanted and not os.path.exists(mask_path(path)):
+            result['problems'].append(f'{os.path.basename(mask_path(path))} is missing')
+        elif wanted and sha256_of(mask_path(path)) != wanted:
+            result['problems'].append(f'{os.path.basename(mask_path(path))} has changed since it was written')
     return result
 
 

@@ -1,4 +1,4 @@
-"""GPT-2: the architecture, its weights in and out, and cached generation.
+"""GPT-2: the architecture, its weights in and out.
 
     from model import GPT, GPTConfig
     model = GPT(GPTConfig(n_layer=6))
@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from configurator import BadInput
 from files import whole_file, write_json
+from generation import Engine, Request
 from kernels import attention, cross_entropy, layer_norm, softmax
 
 PUBLISHED_SIZES = {  # (n_layer, n_head, n_embd), from table 2 of the paper; block 1024 and 50,257 tokens for all
@@ -90,18 +91,16 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # q, k, v in one product
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x, cache=None, mask=None):
+    def forward(self, x, mask=None, attend=None):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hd) each
-        if cache is not None:
-            k, v = cache.append(k, v)  # (B, nh, T_seen, hd)
-        y = self.attend(q, k, v, mask).transpose(1, 2).reshape(B, T, C)
-        return F.dropout(self.c_proj(y), self.dropout, self.training)
+        y = attend(q, k, v) if attend else self.attend(q, k, v, mask)
+        return F.dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)), self.dropout, self.training)
 
     def attend(self, q, k, v, mask=None):
-        """softmax(q kᵀ / sqrt(hd)) v: T queries that each see the keys up to their own, or one that sees all keys; or
-        those that a mask (B, 1, T, T) allows."""
+        """softmax(q kᵀ / sqrt(hd)) v: T queries that each see the keys up to their own, or those that a mask
+        (B, 1, T, T) allows."""
         dropout = self.dropout if self.training else 0.0
         if mask is not None:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
@@ -110,7 +109,7 @@ class CausalSelfAttention(nn.Module):
             return F.dropout(weights, dropout) @ v
         if self.attention == 'auto' and q.device.type == 'cpu' and torch.is_grad_enabled() and not dropout:
             return attention.blocked_attention(q, k, v)
-        return F.scaled_dot_product_attention(q, k, v, is_causal=q.size(2) > 1, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
 
 
 class MLP(nn.Module):
@@ -135,29 +134,11 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config)
         self.mlp = MLP(config)
 
-    def forward(self, residual, update, cache=None, mask=None):
+    def forward(self, residual, update, mask=None, attend=None):
         """The stream and the last layer's update, not yet added -> the same, one layer on; (B, T, C) each."""
         x, residual = self.ln_1(residual, update)
-        x, residual = self.ln_2(residual, self.attn(x, cache, mask))
+        x, residual = self.ln_2(residual, self.attn(x, mask, attend))
         return residual, self.mlp(x)
-
-
-class LayerCache:
-    """One layer's keys and values of up to block_size positions, for generation."""
-
-    def __init__(self, config, batch_size, device, dtype):
-        shape = (batch_size, config.n_head, config.block_size, config.n_embd // config.n_head)
-        self.k = torch.empty(shape, device=device, dtype=dtype)
-        self.v = torch.empty(shape, device=device, dtype=dtype)
-        self.length = 0
-
-    def append(self, k, v):
-        """Stores (B, nh, T, hd) keys and values; returns those of all positions so far."""
-        end = self.length + k.size(2)
-        self.k[:, :, self.length:end] = k
-        self.v[:, :, self.length:end] = v
-        self.length = end
-        return self.k[:, :, :end], self.v[:, :, :end]
 
 
 class GPT(nn.Module):
@@ -190,39 +171,36 @@ class GPT(nn.Module):
         if self.config.n_layer == 0:  # a bigram model: what follows a token does not depend on where it stands
             self.transformer.wpe.weight.zero_().requires_grad_(False)
 
-    def forward(self, idx, targets=None, cache=None):
-        """(B, T) int64 -> logits (B, T, vocab_size); with targets (B, T), the mean loss over those that are not -1.
+    def forward(self, idx, targets=None):
+        """(B, T) int64 -> logits (B, T, vocab_size); with targets (B, T), the mean loss over those that are not -1."""
+        x = self.hidden(idx)  # (B, T, C)
+        return self.head(x) if targets is None else self.loss(x, targets)
 
-        With a `cache` (from `new_cache`) idx continues the sequence in it, and the logits are those of the
-        last position alone, (B, 1, vocab_size).
-        """
-        x = self.hidden(idx, cache)  # (B, T, C)
-        if targets is not None:
-            return self.loss(x, targets)
-        if cache is not None:
-            x = x[:, -1:]
-        return F.linear(x, self.transformer.wte.weight)[..., :self.config.vocab_size]
-
-    def hidden(self, idx, cache=None, positions=None, mask=None):
+    def hidden(self, idx, positions=None, mask=None, attend=None):
         """(B, T) tokens -> what the head sees, (B, T, C).
 
         positions (B, T) and mask (B, 1, T, T) say where each token stands and which others it sees, where that is not
         one text from left to right: several continuations of the same beginning in one row, for example.
+        attend: a function for each layer that takes the place of its attention, (B, nh, T, hd) queries, keys and
+        values -> the same; generation attends with it to keys and values that it has kept.
         """
-        seen = cache[0].length if cache else 0
         T = idx.size(1)
-        if positions is None and seen + T > self.config.block_size:
-            raise ValueError(f'{seen + T} tokens do not fit into block_size={self.config.block_size}')
-        places = self.transformer.wpe.weight[seen:seen + T] if positions is None else self.transformer.wpe(positions)
+        if positions is None and T > self.config.block_size:
+            raise ValueError(f'{T} tokens do not fit into block_size={self.config.block_size}')
+        places = self.transformer.wpe.weight[:T] if positions is None else self.transformer.wpe(positions)
         x = self.transformer.wte(idx) + places
         residual, update = F.dropout(x, self.config.dropout, self.training), None
         for i, block in enumerate(self.transformer.h):
             if self.activation_checkpointing and self.training:
                 residual, update = checkpoint(block, residual, update, use_reentrant=False)
             else:
-                residual, update = block(residual, update, cache[i] if cache else None, mask)
+                residual, update = block(residual, update, mask, attend[i] if attend else None)
         x, _ = self.transformer.ln_f(residual, update)
         return x
+
+    def head(self, x):
+        """(..., C) -> logits (..., vocab_size)"""
+        return F.linear(x, self.transformer.wte.weight)[..., :self.config.vocab_size]
 
     def loss(self, x, targets):
         """(B, T, C) hidden states and (B, T) targets -> scalar mean cross entropy in nats."""
@@ -243,66 +221,27 @@ class GPT(nn.Module):
         head = config.vocab_size * config.n_embd
         return 6 * (matrices + head) + 12 * config.n_layer * config.n_embd * config.block_size
 
-    def new_cache(self, batch_size, dtype=None):
-        """An empty key/value cache for `batch_size` sequences: one LayerCache a layer."""
-        weight = self.transformer.wte.weight
-        return [LayerCache(self.config, batch_size, weight.device, dtype or weight.dtype)
-                for _ in range(self.config.n_layer)]
-
     def generate(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=None, stop_tokens=()):
-        """Continues (B, T) tokens by up to max_new_tokens -> (B, T + new). See `stream` for the arguments.
+        """Continues (B, T) tokens by up to max_new_tokens -> (B, T + new). See generation.py for what the settings mean.
 
-        A row that has written a stop token is filled up with it; generation ends when all rows have.
+        Row r draws from a generator of its own seeded with seed + r. A row that has written a stop token is filled up
+        with it; generation ends when all rows have.
         """
         new = list(self.stream(idx, max_new_tokens, temperature, top_k, top_p, seed, stop_tokens))
         return torch.cat([idx, *(column[:, None] for column in new)], dim=1)
 
-    @torch.no_grad()
     def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=None, stop_tokens=()):
-        """Yields the next token of every row, (B,) int64, up to max_new_tokens times.
-
-        temperature: 0 takes the likeliest token; top_k: only the k likeliest; top_p: only the likeliest that
-        together have probability p (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration").
-        seed: row r draws from a generator of its own seeded with seed + r, so a row's text does not depend on
-        what else is in the batch.
-
-        How the window moves: positions are learned, so when the context is full and moves on, every key and value
-        changes and must be computed again. It therefore moves rarely and far: when block_size tokens are in it,
-        the oldest half is dropped, and the model sees between block_size/2 and block_size tokens of context
-        (`window_start`). Recomputing every token without a cache under the same rule gives the same text.
-        """
-        check_sampling(self.config, idx, temperature, top_k, top_p)
-        B, T = idx.shape
-        tokens = torch.cat([idx, idx.new_empty(B, max_new_tokens)], dim=1)
-        uniforms = draw_uniforms(B, max_new_tokens, seed).to(idx.device)  # (B, new)
-        finished = torch.zeros(B, dtype=torch.bool, device=idx.device)
-        stop = torch.tensor(sorted(stop_tokens), dtype=idx.dtype, device=idx.device)
-        training = self.training
-        self.eval()
-        try:
-            start = cache = None
-            for t in range(T, T + max_new_tokens):
-                if start != window_start(t, self.config.block_size):
-                    start = window_start(t, self.config.block_size)
-                    cache = self.new_cache(B, self.compute_dtype())
-                    logits = self(tokens[:, start:t], cache=cache)
-                else:
-                    logits = self(tokens[:, t - 1:t], cache=cache)
-                chosen = choose(logits[:, -1].float(), temperature, top_k, top_p, uniforms[:, t - T])
-                tokens[:, t] = torch.where(finished, tokens[:, t - 1], chosen)
-                yield tokens[:, t]
-                if stop_tokens:
-                    finished |= torch.isin(tokens[:, t], stop)
-                    if finished.all():
-                        break
-        finally:
-            self.train(training)
-
-    def compute_dtype(self):
-        """The type in which keys and values arise: autocast's where it is on, else the weights'."""
-        weight = self.transformer.wte.weight
-        kind = weight.device.type
-        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        """Yields the next token of every row, (B,) int64, up to max_new_tokens times, as `generate` does."""
+        if idx.dim() != 2 or idx.numel() == 0:
+            raise BadInput(f'a prompt of shape {tuple(idx.shape)} should be (B, T) with at least one token')
+        engine = Engine(self, max_batch=len(idx))
+        sequences = [engine.add(Request(row, max_new_tokens, temperature, top_k, top_p,
+                                        None if seed is None else seed + r, tuple(stop_tokens)))[0]
+                     for r, row in enumerate(idx.tolist())]
+        for _ in range(max_new_tokens):
+            if not engine.step():
+                return
+            yield torch.tensor([sequence.tokens[-1] for sequence in sequences], device=idx.device)
 
     def crop_block_size(self, block_size):
         """Gives up the positions from block_size on, for training and generation with a shorter context."""
@@ -372,48 +311,6 @@ def add_padding(model, state, prefix, *_):
     rows = model.config.padded_vocab_size - model.config.vocab_size
     if key in state and state[key].size(0) == model.config.vocab_size and rows:
         state[key] = F.pad(state[key], (0, 0, 0, rows))
-
-
-def window_start(length, block_size):
-    """Where the window begins when `length` tokens are known: 0 while they fit, then in steps of half a block."""
-    step = max(1, block_size // 2)
-    return max(0, -(-(length - block_size) // step) * step)
-
-
-def check_sampling(config, idx, temperature, top_k, top_p):
-    if idx.dim() != 2 or idx.size(1) == 0:
-        raise BadInput(f'a prompt of shape {tuple(idx.shape)} should be (B, T) with at least one token')
-    if not temperature >= 0:
-        raise BadInput(f'temperature={temperature} should be 0 (the likeliest token) or more')
-    if top_k is not None and top_k < 1:
-        raise BadInput(f'top_k={top_k} should be at least 1, or None for all tokens')
-    if top_p is not None and not 0 < top_p <= 1:
-        raise BadInput(f'top_p={top_p} should be above 0 and at most 1')
-    if idx.min() < 0 or idx.max() >= config.vocab_size:
-        raise BadInput(f'the prompt has a token outside the vocabulary of {config.vocab_size}')
-
-
-def draw_uniforms(rows, columns, seed):
-    """(rows, columns) numbers in [0, 1), made on the CPU so that a seed means the same on every device."""
-    if seed is None:
-        return torch.rand(rows, columns)
-    return torch.stack([torch.rand(columns, generator=torch.Generator().manual_seed(seed + row))
-                        for row in range(rows)])
-
-
-def choose(logits, temperature, top_k, top_p, uniforms):
-    """(B, V) logits and (B,) uniform numbers -> (B,) tokens, by inverting the cumulative distribution."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    logits, tokens = (logits / temperature).sort(dim=-1, descending=True)
-    if top_k is not None:
-        logits, tokens = logits[:, :top_k], tokens[:, :top_k]
-    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, K)
-    total = cumulative[:, -1:]
-    if top_p is not None:  # the first token that reaches p still belongs to the nucleus
-        total = cumulative.gather(1, (cumulative < top_p * total).sum(dim=-1, keepdim=True).clamp(max=logits.size(1) - 1))
-    rank = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True).clamp(max=logits.size(1) - 1)
-    return tokens.gather(1, rank).squeeze(1)
 
 
 def is_conv1d(name):

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from configurator import BadInput
 from kernels.attention import blocked_attention
-from model import GPT, GPTConfig, PUBLISHED_SIZES, choose, window_start
+from generation import Request, choose, window_start
+from model import GPT, GPTConfig, PUBLISHED_SIZES
 
 
 def make_model(**fields):
@@ -234,7 +235,7 @@ def test_a_row_that_stops_is_filled_with_its_stop_token_and_all_stopped_ends_it(
 
 def frequencies(logits, n=40_000, **how):
     uniforms = torch.rand(n, generator=torch.Generator().manual_seed(0))
-    tokens = choose(logits.expand(n, -1), how.get('temperature', 1.0), how.get('top_k'), how.get('top_p'), uniforms)
+    tokens = choose(logits.expand(n, -1), [Request([0], 1, **how)] * n, uniforms)
     return torch.bincount(tokens, minlength=logits.numel()), n
 
 

@@ -1,0 +1,454 @@
+"""Writes text with a GPT: sequences that come and go share one batch, and each reads as if it were alone.
+
+    from generation import Engine, Request
+    engine = Engine(model, max_batch=16)
+    (sequence,) = engine.add(Request(ids, max_new_tokens=50, temperature=0.8, seed=1, stop_tokens=(eot,)))
+    while sequence.finish_reason is None:
+        for sequence in engine.step():        # one more token for each sequence that runs
+            print(sequence.tokens[-1])
+
+The engine keeps the keys and values of `max_batch` sequences in memory that is allocated once. A step first computes
+those of whatever a sequence has not computed yet (its prompt, tokens forced upon it, a window that moved on) except
+for its last token, and then feeds all last tokens together: one row each, in shapes that stay the same.
+
+How the window moves: positions are learned, so when the context is full and moves on, every key and value changes and
+must be computed again. It therefore moves rarely and far: when block_size tokens are in it, the oldest half is
+dropped, and the model sees between block_size/2 and block_size tokens of context (`window_start`). Recomputing every
+token without a cache under the same rule gives the same text.
+
+What is the same whatever else runs: every sequence draws from a generator of its own, prompts are computed one by one,
+and all settings apply row by row. What is left is rounding, as matrix products may add in another order when there
+are more rows. On a CPU with the packed weights used here they do not, and a text is the same bit for bit; elsewhere
+it is the same unless two tokens are closer than that rounding. This file knows nothing about text or tokenizers.
+"""
+import contextlib
+import copy
+import functools
+import math
+import platform
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn as nn
+from torch.nn import functional as F
+
+from configurator import BadInput
+
+LENGTH_STEP = 64  # the keys read in a step are a multiple of this: few shapes, and sums in an order that stays
+
+
+@dataclass
+class Request:
+    """What to write. Raises nothing: `Engine.add` checks it."""
+    ids: list  # the prompt's tokens
+    max_new_tokens: int
+    temperature: float = 1.0  # 0: always the likeliest token
+    top_k: int | None = None  # only the k likeliest
+    top_p: float | None = None  # only the likeliest that together have probability p (Holtzman et al. 2020)
+    seed: int | None = None  # the same seed gives the same text; None: torch's global state decides
+    stop_tokens: tuple = ()  # the text ends with any of these
+    repetition_penalty: float = 1.0  # divides the logits of tokens that are there already (Keskar et al. 2019, "CTRL")
+    logprobs: int | None = None  # also report log-probabilities: of the chosen token, and of so many of the likeliest
+    echo_logprobs: bool = False  # the prompt's own tokens' log-probabilities too
+
+
+class Full(Exception):
+    """No place is free for another sequence."""
+
+
+class Sequence:
+    """A text in the making.
+
+    tokens: what was written so far, a stop token included; forced: indices into it of those that `Engine.force` put there
+    logprobs: for each of them (log-probability, [(id, log-probability) of the likeliest]), if the request asks for it;
+              they are the model's own, before temperature and the like. None for a forced token.
+    prompt_logprobs: the same for the prompt, None where nothing in the window comes before a token
+    finish_reason: None while it runs, 'stop' after a stop token, 'length' after max_new_tokens
+    """
+
+    def __init__(self, request, seed):
+        self.request, self.tokens, self.forced, self.finish_reason = request, [], set(), None
+        self.logprobs = None if request.logprobs is None else []
+        self.prompt_logprobs = None
+        self.text = list(request.ids)  # prompt and tokens
+        self.start, self.cached = 0, 0  # where the window begins, and how much of it has its keys and values
+        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def append(self, token):
+        self.tokens.append(token)
+        self.text.append(token)
+
+
+class Engine:
+    """Continuous batching over preallocated keys and values. Not thread-safe: one thread calls all methods."""
+
+    def __init__(self, model, max_batch=16):
+        """model: a GPT. Its weights are taken as they are now; on a CPU in a copy laid out for fast products."""
+        if max_batch < 1:
+            raise BadInput(f'max_batch={max_batch} should be at least 1')
+        weight = model.transformer.wte.weight
+        self.config, self.device, self.max_batch = model.config, weight.device, max_batch
+        self.on_cpu = self.device.type == 'cpu'
+        dtype = compute_dtype(model)
+        self.model, self.head = inference_copy(model, dtype)
+        shape = (max_batch, self.config.n_head, self.config.block_size, self.config.n_embd // self.config.n_head)
+        self.keys, self.values = ([empty_cache(shape, self.device, dtype) for _ in range(self.config.n_layer)]
+                                  for _ in range(2))
+        self.running = []  # a sequence's index is its place in the cache
+
+    @property
+    def n_running(self):
+        return len(self.running)
+
+    @property
+    def free(self):
+        """How many more sequences fit."""
+        return self.max_batch - len(self.running)
+
+    def add(self, request, n=1):
+        """n samples of a request -> their [Sequence], which the next step begins with. Sample i draws from seed + i.
+
+        Raises BadInput if the request is wrong, and Full if fewer than n places are free.
+        """
+        check_request(self.config, request)
+        if n > self.free:
+            raise Full(f'{n} places are needed, {self.free} of {self.max_batch} are free')
+        added = [Sequence(request, None if request.seed is None else request.seed + i) for i in range(n)]
+        self.running += added
+        return added
+
+    def remove(self, sequence):
+        """Ends a sequence at once and frees its place, which the last one moves into."""
+        place, last = self.running.index(sequence), self.running.pop()
+        if last is not sequence:
+            self.running[place] = last
+            self.copy_place(len(self.running), place, last.cached)
+
+    def force(self, sequence, ids):
+        """Appends tokens to a running sequence as if it had written them; they count in max_new_tokens."""
+        for token in ids:
+            sequence.forced.add(len(sequence.tokens))
+            sequence.append(token)
+            if sequence.logprobs is not None:
+                sequence.logprobs.append(None)
+        if len(sequence.tokens) >= sequence.request.max_new_tokens:
+            sequence.finish_reason = 'length'
+            self.remove(sequence)
+
+    @torch.no_grad()
+    def step(self):
+        """One more token for every sequence that runs -> those sequences. The finished ones leave.
+
+        A sequence of no new tokens at all comes back once, for the log-probabilities of its prompt.
+        """
+        self.catch_up()
+        stepped = list(self.running)
+        for sequence in [sequence for sequence in stepped if not sequence.request.max_new_tokens]:
+            self.finish(sequence, 'length')
+        if self.running:
+            self.write()
+        return stepped
+
+    def write(self):
+        """Feeds all last tokens, and appends what follows them."""
+        running, logits = list(self.running), self.decode()
+        requests = [sequence.request for sequence in running]
+        uniforms = [torch.rand((), generator=sequence.generator).item() if sequence.request.temperature else 0.0
+                    for sequence in running]
+        chosen = choose(penalize(logits, running), requests, torch.tensor(uniforms, device=self.device))
+        rows = [row for row, request in enumerate(requests) if request.logprobs is not None]
+        if rows:
+            counts = [requests[row].logprobs for row in rows]
+            for row, logprobs in zip(rows, logprob_rows(logits[rows], chosen[rows], counts)):
+                running[row].logprobs.append(logprobs)
+        for sequence, token in zip(running, chosen.tolist()):
+            sequence.append(token)
+            if token in sequence.request.stop_tokens:
+                self.finish(sequence, 'stop')
+            elif len(sequence.tokens) >= sequence.request.max_new_tokens:
+                self.finish(sequence, 'length')
+
+    def finish(self, sequence, reason):
+        sequence.finish_reason = reason
+        self.remove(sequence)
+
+    def catch_up(self):
+        """Computes the keys and values of all tokens but the last of each window, where they are missing."""
+        fresh = {}  # {what was computed: its place}, so that samples of one prompt share it
+        for place, sequence in enumerate(self.running):
+            start = window_start(len(sequence.text), self.config.block_size)
+            if start != sequence.start:
+                sequence.start, sequence.cached = start, 0
+            missing = sequence.text[start + sequence.cached:-1]
+            if not missing:
+                continue
+            request = sequence.request
+            key = (tuple(sequence.text[start:]), request.echo_logprobs, request.logprobs) if not sequence.tokens else None
+            if key in fresh:
+                self.copy_place(fresh[key], place, len(missing))
+                sequence.prompt_logprobs = self.running[fresh[key]].prompt_logprobs
+            else:
+                self.fill(place, sequence, missing)
+            sequence.cached += len(missing)
+            if key:
+                fresh[key] = place
+
+    def fill(self, place, sequence, missing):
+        """Computes keys and values of T tokens that follow the cached ones of a place."""
+        seen, T = sequence.cached, len(missing)
+        idx = torch.tensor([missing], device=self.device)
+        positions = torch.arange(seen, seen + T, device=self.device)[None]  # (1, T)
+        mask = None
+        if seen:
+            mask = torch.arange(seen + T, device=self.device) <= positions[0, :, None]  # (T, seen + T)
+
+        def attend(keys, values, q, k, v):
+            """(1, nh, T, hd) each -> (1, nh, T, hd)"""
+            keys[place, :, seen:seen + T], values[place, :, seen:seen + T] = k[0], v[0]
+            if seen:
+                k, v = (cache[place:place + 1, :, :seen + T].to(q.dtype) for cache in (keys, values))
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=not seen)
+
+        x = self.hidden(idx, positions, attend)  # (1, T, C)
+        request = sequence.request
+        if request.echo_logprobs and request.logprobs is not None and not sequence.tokens:
+            following = torch.tensor(sequence.text[sequence.start + 1:], device=self.device)
+            rows = logprob_rows(self.head(x[0]).float(), following, [request.logprobs] * T)
+            sequence.prompt_logprobs = [None] * (sequence.start + 1) + rows
+
+    def decode(self):
+        """Logits (n, V) of what follows each running sequence."""
+        n, cached = len(self.running), [sequence.cached for sequence in self.running]
+        length = min(self.config.block_size, -(-(max(cached) + 1) // LENGTH_STEP) * LENGTH_STEP)
+        idx = torch.tensor([[sequence.text[-1]] for sequence in self.running], device=self.device)  # (n, 1)
+        positions = torch.tensor(cached, device=self.device)[:, None]  # (n, 1)
+        rows = torch.arange(n, device=self.device)
+        visible = (torch.arange(length, device=self.device) <= positions)[:, None, None]  # (n, 1, 1, length)
+        attend_one = attend_by_products if self.on_cpu else F.scaled_dot_product_attention
+
+        def attend(keys, values, q, k, v):
+            """(n, nh, 1, hd) each -> (n, nh, 1, hd)"""
+            keys[rows, :, positions[:, 0]], values[rows, :, positions[:, 0]] = k[:, :, 0].to(keys.dtype), v[:, :, 0].to(keys.dtype)
+            y = attend_one(q.to(keys.dtype), keys[:n, :, :length], values[:n, :, :length], visible)
+            return y.to(q.dtype)
+
+        x = self.hidden(idx, positions, attend)
+        for sequence in self.running:
+            sequence.cached += 1
+        return self.head(x[:, 0]).float()
+
+    def hidden(self, idx, positions, attend):
+        """The model on (B, T) tokens, with `attend` at work on each layer's keys and values."""
+        layers = [functools.partial(attend, keys, values) for keys, values in zip(self.keys, self.values)]
+        with torch.autocast('cpu', enabled=False) if self.on_cpu else contextlib.nullcontext():
+            return self.model.hidden(idx, positions=positions, attend=layers)
+
+    def copy_place(self, source, target, length):
+        for cache in (*self.keys, *self.values):
+            cache[target, :, :length] = cache[source, :, :length]
+
+
+def attend_by_products(q, k, v, visible):
+    """softmax(q kᵀ / sqrt(hd)) v for one query a row, (n, nh, 1, hd) -> the same.
+
+    On a CPU this is faster than the library's kernel for one query, and each row's sums keep their order in a batch.
+    """
+    scores = (k @ q.transpose(-2, -1)).transpose(-2, -1) * q.size(-1) ** -0.5  # (n, nh, 1, length)
+    return scores.masked_fill(~visible, -torch.inf).softmax(dim=-1) @ v
+
+
+# ---- a copy of the model for fast products on a CPU -------------------------------------------------------
+
+
+class PackedLinear(nn.Module):
+    """y = x Wᵀ + b with W in the order in which oneDNN reads it: for one row about 2.6 times as fast as F.linear."""
+
+    def __init__(self, weight, bias, dtype):
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), 1)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    def forward(self, x):
+        """(..., K) -> (..., N)"""
+        rows = x.reshape(-1, x.size(-1))
+        if len(rows) == 1:  # one row alone goes another way, with sums in another order than in a batch
+            rows = rows.repeat(2, 1)
+        y = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, 'none', [], '')
+        return y[:x.numel() // x.size(-1)].view(*x.shape[:-1], -1)
+
+
+class PlainLinear(nn.Module):
+    """The same where there is no such order to be had."""
+
+    def __init__(self, weight, bias, dtype):
+        super().__init__()
+        self.weight = weight.detach().to(dtype)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+
+def inference_copy(model, dtype):
+    """(a copy of a GPT in evaluation mode, its head). On a GPU it shares all weights; on a CPU its linear layers are laid
+    out for speed, and all is in `dtype`."""
+    on_cpu = model.transformer.wte.weight.device.type == 'cpu'
+    linear = PackedLinear if can_pack(dtype) else PlainLinear
+
+    def copy_module(module):
+        if on_cpu and isinstance(module, nn.Linear):
+            return linear(module.weight, module.bias, dtype)
+        twin = copy.copy(module)
+        twin.training = False
+        if on_cpu:
+            twin._parameters = {name: parameter if parameter is None else nn.Parameter(parameter.detach().to(dtype), False)
+                                for name, parameter in module._parameters.items()}
+        twin._modules = {name: copy_module(child) for name, child in module._modules.items()}
+        return twin
+
+    twin = copy_module(model)
+    head = linear(model.transformer.wte.weight[:model.config.vocab_size], None, dtype) if on_cpu else twin.head
+    return twin, head
+
+
+def can_pack(dtype):
+    """Whether oneDNN has fast products of this type here."""
+    supported = {torch.float32: lambda: True, torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+                 torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported}
+    return torch.backends.mkldnn.is_available() and platform.machine() in ('x86_64', 'AMD64') and supported[dtype]()
+
+
+def compute_dtype(model):
+    """The type in which keys and values arise: autocast's where it is on, else the weights'."""
+    weight = model.transformer.wte.weight
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def empty_cache(shape, device, dtype):
+    """Zeros, as what was never written is multiplied by 0. On a CPU in float32, in which one query attends faster,
+    and in memory that the system hands out when it is first written to."""
+    if device.type == 'cpu':
+        return torch.from_numpy(np.zeros(shape, np.float32))
+    return torch.zeros(shape, device=device, dtype=dtype)
+
+
+# ---- windows, settings, choices -------------------------------------------------------------------------
+
+
+def window_start(length, block_size):
+    """Where the window begins when `length` tokens are known: 0 while they fit, then in steps of half a block."""
+    step = max(1, block_size // 2)
+    return max(0, -(-(length - block_size) // step) * step)
+
+
+def check_request(config, request):
+    """Raises BadInput naming the setting that is out of range."""
+    if not request.ids:
+        raise BadInput('the prompt has no tokens; it should have at least one')
+    if not all(isinstance(token, int) and 0 <= token < config.vocab_size for token in request.ids):
+        raise BadInput(f'the prompt has a token outside the vocabulary of {config.vocab_size}')
+    if request.max_new_tokens < 0:
+        raise BadInput(f'max_new_tokens={request.max_new_tokens} should be 0 or more')
+    if not 0 <= request.temperature < math.inf:
+        raise BadInput(f'temperature={request.temperature} should be 0 (the likeliest token) or more')
+    if request.top_k is not None and request.top_k < 1:
+        raise BadInput(f'top_k={request.top_k} should be at least 1, or None for all tokens')
+    if request.top_p is not None and not 0 < request.top_p <= 1:
+        raise BadInput(f'top_p={request.top_p} should be above 0 and at most 1')
+    if not 0 < request.repetition_penalty < math.inf:
+        raise BadInput(f'repetition_penalty={request.repetition_penalty} should be above 0; 1 changes nothing')
+    if request.seed is not None and not -2**63 <= request.seed < 2**63:
+        raise BadInput(f'seed={request.seed} should fit into 64 bits')
+    if request.logprobs is not None and not 0 <= request.logprobs <= config.vocab_size:
+        raise BadInput(f'logprobs={request.logprobs} should be between 0 and the vocabulary of {config.vocab_size}')
+
+
+def penalize(logits, sequences):
+    """(n, V) logits with those of tokens that are in a sequence's text already made less likely by its penalty."""
+    if all(sequence.request.repetition_penalty == 1 for sequence in sequences):
+        return logits
+    logits = logits.clone()
+    for row, sequence in zip(logits, sequences):
+        if sequence.request.repetition_penalty != 1:
+            there = torch.tensor(sorted(set(sequence.text)), device=logits.device)
+            penalty = sequence.request.repetition_penalty
+            row[there] = torch.where(row[there] > 0, row[there] / penalty, row[there] * penalty)
+    return logits
+
+
+def choose(logits, requests, uniforms):
+    """(n, V) float32 logits, a request for each row, and (n,) uniform numbers in [0, 1) -> (n,) tokens.
+
+    Each row's token is a function of that row alone: rows are taken together where they want the same.
+    """
+    groups = {}
+    for row, request in enumerate(requests):
+        groups.setdefault(kind_of_choice(request), []).append(row)
+    tokens = torch.empty(len(requests), dtype=torch.int64, device=logits.device)
+    for (draw, top_k), rows in groups.items():
+        everything = len(rows) == len(requests)
+        some = logits if everything else logits[rows]
+        if draw is not greedy:
+            temperature = column([requests[row].temperature for row in rows], logits.device)
+            some = (some - some.amax(dim=-1, keepdim=True)) / temperature
+        top_p = column([requests[row].top_p or 1.0 for row in rows], logits.device)
+        chosen = draw(some, top_k, top_p, uniforms[:, None] if everything else uniforms[rows, None])
+        if everything:
+            return chosen
+        tokens[rows] = chosen
+    return tokens
+
+
+def kind_of_choice(request):
+    if request.temperature == 0:
+        return greedy, None
+    if request.top_k is not None:
+        return draw_from_likeliest, request.top_k
+    if request.top_p is not None and request.top_p < 1:
+        return draw_from_nucleus, None
+    return draw_from_all, None
+
+
+def column(values, device):
+    return torch.tensor(values, device=device)[:, None]
+
+
+def greedy(logits, top_k, top_p, uniforms):
+    return logits.argmax(dim=-1)
+
+
+def draw_from_all(logits, top_k, top_p, uniforms):
+    """Inverts the cumulative distribution over the vocabulary in its own order."""
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (n, V)
+    token = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
+    return token.clamp(max=logits.size(1) - 1).squeeze(1)
+
+
+def draw_from_likeliest(logits, top_k, top_p, uniforms):
+    logits, tokens = logits.topk(min(top_k, logits.size(1)))  # (n, K)
+    return draw_from_sorted(logits.softmax(dim=-1), tokens, top_p, uniforms)
+
+
+def draw_from_nucleus(logits, top_k, top_p, uniforms):
+    logits, tokens = logits.sort(dim=-1, descending=True)
+    return draw_from_sorted(logits.softmax(dim=-1), tokens, top_p, uniforms)
+
+
+def draw_from_sorted(probabilities, tokens, top_p, uniforms):
+    """Draws one of (n, K) tokens with falling probabilities: of the fewest that have the share top_p of their sum."""
+    cumulative = probabilities.cumsum(dim=-1)
+    last = (cumulative < top_p * cumulative[:, -1:]).sum(dim=-1, keepdim=True)  # the one that reaches p belongs to them
+    last = last.clamp(max=tokens.size(1) - 1)
+    rank = torch.searchsorted(cumulative, uniforms * cumulative.gather(1, last), right=True)
+    return tokens.gather(1, torch.minimum(rank, last)).squeeze(1)
+
+
+def logprob_rows(logits, chosen, counts):
+    """(n, V) logits, (n,) tokens, how many of the likeliest for each -> [(log-probability, [(id, log-probability)])]."""
+    logprobs = logits.log_softmax(dim=-1)
+    of_chosen = logprobs.gather(1, chosen[:, None]).squeeze(1).tolist()
+    values, ids = (top.tolist() for top in logprobs.topk(max(counts)))
+    return [(own, list(zip(row_ids[:count], row_values[:count])))
+            for own, row_ids, row_values, count in zip(of_chosen, ids, values, counts)]

@@ -127,10 +127,9 @@ def pages(text):
     return [*found, '\n'.join(page)]
 
 
-# In this order; task `wikitext`, version 2 of lm-evaluation-harness. Its rule for contractions before digits has slashes
-# that no text has, and is left out.
+# In this order; task `wikitext`, version 2 of lm-evaluation-harness, with the slips that its rules have.
 HARNESS_RULES = [(re.compile(pattern), replacement) for pattern, replacement in [
-    (r"s '", "s'"), (r' @-@ ', '-'), (r' @,@ ', ','), (r' @\.@ ', '.'),
+    (r"s '", "s'"), (r"/' [0-9]/", "/'[0-9]/"), (r' @-@ ', '-'), (r' @,@ ', ','), (r' @\.@ ', '.'),
     (r' : ', ': '), (r' ; ', '; '), (r' \. ', '. '), (r' ! ', '! '), (r' \? ', '? '), (r' , ', ', '),
     (r'\(\s*([^\)]*?)\s*\)', r'(\1)'), (r'\[\s*([^\]]*?)\s*\]', r'[\1]'), (r'{\s*([^}]*?)\s*}', r'{\1}'),
     (r'"\s*([^"]*?)\s*"', r'"\1"'), (r"'\s*([^']*?)\s*'", r"'\1'"),

@@ -65,6 +65,8 @@ def make_shards(config):
     corpus.check_vocabulary_settings(config)
     name, out_dir = corpus.name_and_folder(config['out_dir'], f"wikitext-{config['size']}")
     files = local_files(config['source']) if config['source'] else hub_files(config['size'], raw=True)
+    for split in ('train', 'val'):
+        check_split(files, split, config)
     settings = settings_of(files, config)
     if corpus.is_made(out_dir, settings):
         return
@@ -118,26 +120,29 @@ def read_whole(config, protocol, is_file):
         files = {split: [config['source']]}
     else:
         files = local_files(config['source']) if config['source'] else hub_files(config['size'], raw=protocol != 'gpt2')
-    if split not in files:
-        raise BadInput(f'{config["source"]} has no file for the {split} split')
+    check_split(files, split, config)
     return ''.join(read_split(files[split]))
 
 
 def local_files(folder):
-    """{'train': [path], 'val': [path], 'test': [path]} of a folder; test may be missing."""
+    """{'train': [path], 'val': [path], 'test': [path]} of a folder, as far as they are there. Shards do not count."""
     if not os.path.isdir(folder):
         raise BadInput(f'no folder {folder!r}; --source names one with train.txt, valid.txt and test.txt')
     files = {}
     for split, theirs in SPLITS.items():
         words = {split, theirs, theirs[:5]}  # val, validation, valid
-        found = [name for name in sorted(os.listdir(folder)) if words & set(re.split(r'[._-]', name))]
+        found = [name for name in sorted(os.listdir(folder))
+                 if words & set(re.split(r'[._-]', name)) and not name.endswith('.bin')]
         if len(found) > 1 and not all(corpus.TABLE_NAME.search(name) for name in found):
             raise BadInput(f'{folder} has several files for the {split} split: {", ".join(found)}; leave one')
         if found:
             files[split] = [os.path.join(folder, name) for name in found]
-        elif split != 'test':
-            raise BadInput(f'{folder} has no file for the {split} split, such as {theirs[:5]}.txt')
     return files
+
+
+def check_split(files, split, config):
+    if split not in files:
+        raise BadInput(f'{config["source"]} has no file for the {split} split, such as {SPLITS[split][:5]}.txt')
 
 
 def hub_files(size, raw):

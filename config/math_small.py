@@ -1,0 +1,15 @@
+# A small GPT that learns to solve generated word problems with a calculator: what `make math` trains, for 2 CPU cores.
+# Needs data/math: python math_solver.py --do=prepare --data_dir=data/math
+out_dir = 'out/math'
+data_dir = 'data/math'
+block_size = 256
+n_layer, n_head, n_embd = 4, 4, 256
+total_batch_tokens = 16 * 256
+max_steps = 1800
+optimizer = 'muon'
+learning_rate, min_lr, muon_lr = 3e-3, 3e-4, 0.02
+warmup_steps = 20
+schedule, wsd_decay = 'wsd', 0.5
+eval_interval = 300
+sample_interval = 600
+checkpoint_interval = 300

@@ -1,0 +1,194 @@
+import json
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from scipy import stats
+from torch.nn import functional as F
+
+import hellaswag
+from bpe import Tokenizer
+from configurator import BadInput
+from model import GPT, GPTConfig
+from process import Process
+
+EXAMPLE = {'activity_label': 'Baking cookies', 'ctx': 'A man stirs. he', 'ctx_a': 'A man stirs.', 'ctx_b': 'he',
+           'endings': ['eats.', 'bakes [step] them all at once, then rests.', 'flies away', 'ends.'], 'label': 2}
+
+
+@pytest.fixture(scope='module')
+def process():
+    return Process({'device': 'cpu', 'dtype': 'float32'}, float32_precision='highest')
+
+
+@pytest.fixture(scope='module')
+def tokenizer(texts):
+    return Tokenizer.train(texts, 300, progress=False)
+
+
+@pytest.fixture(scope='module')
+def examples():
+    """Made-up questions of many lengths, with markers, double spaces, an empty ctx_b and letters of several bytes."""
+    words = 'The man [title] walks  home é with [substeps] his dog naïve, "so" and 3 [step] cats.'.split(' ')
+    made = []
+    for i in range(23):
+        context, rest = ' '.join(words[:2 + i % 9]), '' if i % 5 == 0 else 'he then [x] Goes'
+        endings = [' '.join([*words[j:j + (i * (j + 1)) % 13], 'on']) for j in range(4)]
+        made.append({'activity_label': f'Label {i}', 'ctx': f'{context} {rest}'.strip(), 'ctx_a': context, 'ctx_b': rest,
+                     'endings': endings, 'label': i % 4})
+    return made
+
+
+def make_model(**fields):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**{**dict(block_size=160, vocab_size=300, n_layer=2, n_head=2, n_embd=32), **fields}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+        model.transformer.wte.weight[model.config.vocab_size:] = 0
+    return model.eval()
+
+
+@torch.no_grad()
+def score_slowly(model, tokenizer, context, ending, joined):
+    """(log-probability of a space and the ending after the context, its tokens), one text at a time, without tricks."""
+    before = tokenizer.encode(context.rstrip() if joined else context) or [tokenizer.eot]
+    behind = tokenizer.encode(f'{context} {ending}')[len(before):] if joined else tokenizer.encode(f' {ending}')
+    ids = (before + behind)[-model.config.block_size - 1:]
+    logits = model(torch.tensor([ids[:-1]]))[0].double()
+    values = F.log_softmax(logits, dim=-1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+    return values[-len(behind):].sum().item(), len(behind)
+
+
+def harness_words(example):
+    """lm-evaluation-harness's wording of a question, written down from its task's description."""
+    def clean(text):
+        return re.sub(r'\[[^\]]*\]', '', text.strip().replace(' [title]', '. ')).replace('  ', ' ')
+    context = f'{example["activity_label"]}: {example["ctx_a"]} {example["ctx_b"].capitalize()}'
+    return clean(context), [clean(ending) for ending in example['endings']]
+
+
+@pytest.mark.parametrize('block_size', [160, 64])
+def test_every_log_probability_is_that_of_the_ending_after_its_context_scored_alone(process, tokenizer, examples, block_size):
+    model = make_model(block_size=block_size)
+    results = hellaswag.evaluate(model, hellaswag.prepare(examples, tokenizer, block_size), process, batch_size=4)
+    for i, example in enumerate(examples):
+        context, endings = harness_words(example)
+        for j in range(4):
+            expected, _ = score_slowly(model, tokenizer, context, endings[j], joined=True)
+            assert results['scores']['harness'][i, j].item() == pytest.approx(expected, abs=1e-3)
+            expected, _ = score_slowly(model, tokenizer, example['ctx'], example['endings'][j], joined=False)
+            assert results['scores']['completion'][i, j].item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_each_accuracy_divides_by_what_its_name_says(process, tokenizer, examples):
+    model = make_model()
+    results = hellaswag.evaluate(model, hellaswag.prepare(examples, tokenizer, 160), process)
+    right = {metric: [] for metrics in hellaswag.METRICS.values() for metric in metrics}
+    for example in examples:
+        context, endings = harness_words(example)
+        values = [score_slowly(model, tokenizer, context, ending, joined=True)[0] for ending in endings]
+        plain = [score_slowly(model, tokenizer, example['ctx'], ending, joined=False) for ending in example['endings']]
+        for metric, scores in (('acc', values), ('acc_norm', [v / len(e) for v, e in zip(values, endings)]),
+                               ('acc_bytes', [v / len(e.encode()) for v, e in zip(values, endings)]),
+                               ('completion_acc', [v for v, _ in plain]), ('completion_acc_norm', [v / n for v, n in plain])):
+            right[metric].append(scores.index(max(scores)) == example['label'])
+    for metric, of_metric in right.items():
+        assert results[metric] == sum(of_metric) / len(examples)
+        assert results[f'{metric}_stderr'] == pytest.approx(stats.sem(of_metric))
+    assert len({tuple(of_metric) for of_metric in right.values()}) > 2, 'the metrics must not all be the same here'
+
+
+@pytest.mark.parametrize('batch_size', [1, 5, 64])
+def test_the_batch_size_changes_no_log_probability(process, tokenizer, examples, batch_size):
+    model, questions = make_model(), hellaswag.prepare(examples, tokenizer, 160)
+    expected = hellaswag.evaluate(model, questions, process, batch_size=16)
+    results = hellaswag.evaluate(model, questions, process, batch_size=batch_size)
+    for protocol in questions:
+        torch.testing.assert_close(results['scores'][protocol], expected['scores'][protocol], atol=1e-4, rtol=0)
+    assert {k: v for k, v in results.items() if k != 'scores'} == {k: v for k, v in expected.items() if k != 'scores'}
+
+
+def test_a_context_is_computed_once_for_its_four_endings(tokenizer):
+    questions = hellaswag.prepare([EXAMPLE], tokenizer, 1024)['harness']
+    context, endings = harness_words(EXAMPLE)
+    n_context = len(tokenizer.encode(context))
+    n_endings = sum(len(tokenizer.encode(f'{context} {ending}')) - n_context for ending in endings)
+    assert [row.length() for row in questions.rows] == [n_context + n_endings - 4]
+
+
+def test_evaluation_can_be_stopped_and_leaves_the_model_in_the_mode_it_was_in(process, tokenizer, examples):
+    model, questions = make_model().train(), hellaswag.prepare(examples, tokenizer, 160)
+    assert hellaswag.evaluate(model, questions, process, batch_size=4, stopped=lambda: True) is None
+    assert model.training
+    assert hellaswag.evaluate(model, questions, process, batch_size=4, stopped=lambda: False) is not None
+    assert model.training
+
+
+# ---- input ------------------------------------------------------------------------------------------
+
+
+def write(path, *rows):
+    path.write_text(''.join((row if isinstance(row, str) else json.dumps(row)) + '\n' for row in rows))
+    return str(path)
+
+
+def test_the_hubs_labels_are_text_and_mean_the_same(tmp_path):
+    source = write(tmp_path / 'a.jsonl', EXAMPLE, {**EXAMPLE, 'label': '2'}, '')
+    assert hellaswag.load(source) == [EXAMPLE, EXAMPLE]
+    assert hellaswag.load(source, limit=1) == [EXAMPLE]
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda e: e.pop('ctx_b'), "line 2 lacks the field 'ctx_b'"), (lambda e: e.pop('label'), "lacks the field 'label'"),
+    (lambda e: e.update(label=4), 'label 4 should be 0 to 3'), (lambda e: e.update(label=-1), 'label -1 should be 0 to 3'),
+    (lambda e: e.update(label=True), 'label True'), (lambda e: e.update(label='x'), "label 'x'"),
+    (lambda e: e.update(label=1.0), 'label 1.0'), (lambda e: e.update(label='²'), 'label'),
+    (lambda e: e.update(label=''), "label ''"), (lambda e: e.update(ctx=None), 'ctx should be text, not None'),
+    (lambda e: e.update(endings=['a', 'b', 'c']), 'endings should be 4 texts'),
+    (lambda e: e.update(endings='abcd'), 'endings should be 4 texts'),
+    (lambda e: e.update(endings=['a', 'b', 'c', '']), 'endings should be 4 texts')])
+def test_a_bad_example_is_one_line_that_names_it(tmp_path, change, message):
+    bad = dict(EXAMPLE)
+    change(bad)
+    with pytest.raises(BadInput, match=re.escape(message)) as error:
+        hellaswag.load(write(tmp_path / 'a.jsonl', EXAMPLE, bad))
+    assert f'{tmp_path / "a.jsonl"}, line 2' in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('text, message', [('{"a"', 'line 1 is not JSON'), ('[1]', 'line 1 is not a JSON object'),
+                                           ('', 'no examples'), ('[' * 100_000, 'line 1 is not JSON')])
+def test_a_file_of_something_else_is_refused(tmp_path, text, message):
+    with pytest.raises(BadInput, match=message):
+        hellaswag.load(write(tmp_path / 'a.jsonl', text))
+
+
+def test_files_that_cannot_be_read_are_refused_by_name(tmp_path):
+    (tmp_path / 'binary').write_bytes(b'\xff\xfe\x00')
+    for name, message in (('missing', 'No such file'), ('.', 'Is a directory'), ('binary', 'not UTF-8')):
+        with pytest.raises(BadInput, match=message):
+            hellaswag.load(str(tmp_path / name))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(
+    st.sampled_from(list(EXAMPLE)), x), max_leaves=8))
+def test_no_json_value_gets_past_the_check_but_an_example(value):
+    try:
+        example = hellaswag.check_example(value, 'here')
+    except BadInput as error:
+        assert '\n' not in str(error)
+    else:
+        assert set(EXAMPLE) <= set(example) and example['label'] in range(4)
+
+
+def test_an_ending_longer_than_the_models_context_is_refused(tokenizer):
+    with pytest.raises(BadInput, match='ending of example 0 has .* tokens, which do not fit into a block_size of 8'):
+        hellaswag.prepare([EXAMPLE], tokenizer, 8)
+
+
+def test_one_example_has_no_standard_error(process, tokenizer):
+    results = hellaswag.evaluate(make_model(), hellaswag.prepare([EXAMPLE], tokenizer, 160), process)
+    assert math.isnan(results['acc_stderr'])

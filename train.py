@@ -103,12 +103,13 @@ def main(config):
     compiled = compile_model(model, config, process)
     micro_batch = choose_micro_batch(compiled, config, process)
     train_data, val_data = open_data(config, micro_batch, process)
-    optimizers = build_optimizers(model, config, process)
+    thirds = split_qkv(model) if config['optimizer'] == 'muon' else []
+    optimizers = build_optimizers(model, thirds, config, process)
     scaler = torch.amp.GradScaler(process.device.type, enabled=process.dtype == torch.float16)
     questions = load_hellaswag(config, tokenizer) if config['hellaswag_interval'] else {}
     progress = restore(resumed, optimizers, scaler, train_data)
     del resumed  # its memory is the run's
-    run = Run(config, process, model, compiled, optimizers, scaler, train_data, val_data, tokenizer, meta, questions, progress)
+    run = Run(config, process, model, compiled, thirds, optimizers, scaler, train_data, val_data, tokenizer, meta, questions, progress)
     announce(run)
     if is_done(run):
         process.say(f'{config["out_dir"]} is at its end, step {progress.step:,}; a larger --max_steps (or --patience) trains on')
@@ -141,6 +142,7 @@ class Run:
     process: Process
     model: GPT  # the plain model: samples are taken from it, since their shapes change
     compiled: Callable  # the same weights, compiled if that is wanted
+    thirds: list  # of `split_qkv`
     optimizers: list
     scaler: torch.amp.GradScaler
     train_data: shards.BatchLoader
@@ -299,22 +301,40 @@ def load_hellaswag(config, tokenizer):
     return hellaswag.prepare(examples, tokenizer, config['block_size'], ['harness'])
 
 
-def build_optimizers(model, config, process):
+def split_qkv(model):
+    """[(c_attn.weight, its parts for q, k and v)] of all blocks: parameters that share the memory of the whole.
+
+    Muon makes a matrix's update orthogonal, and these are three maps that are only stored together: taken as three, the
+    demo's model reaches a loss lower by 0.08 (at 1.3 million tokens).
+    """
+    weights = [block.attn.c_attn.weight for block in model.transformer.h]
+    return [(weight, [torch.nn.Parameter(part) for part in weight.detach().chunk(3)]) for weight in weights]
+
+
+def hand_on_gradients(thirds):
+    """Gives the parts of `split_qkv` their rows of the whole's gradient, in the same memory."""
+    for weight, parts in thirds:
+        for part, grad in zip(parts, weight.grad.chunk(3)):
+            part.grad = grad
+
+
+def build_optimizers(model, thirds, config, process):
     """[AdamW], or [AdamW, Muon] with Muon (Jordan et al. 2024) for the blocks' matrices. Decay is for matrices alone.
 
     Every parameter group keeps its highest rate as 'peak_lr'; the schedule scales all of them alike.
     """
     lr, decay = config['learning_rate'], config['weight_decay']
-    in_blocks = {id(p) for p in model.transformer.h.parameters() if p.dim() == 2 and config['optimizer'] == 'muon'}
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    rest = [p for p in parameters if id(p) not in in_blocks]
+    in_blocks = [p for p in model.transformer.h.parameters() if p.dim() == 2 and config['optimizer'] == 'muon']
+    of_muon = {id(p) for p in in_blocks}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in of_muon]
     groups = [{'params': [p for p in rest if p.dim() == 2], 'weight_decay': decay, 'peak_lr': lr},
               {'params': [p for p in rest if p.dim() != 2], 'weight_decay': 0.0, 'peak_lr': lr}]
     optimizers = [make_optimizer(torch.optim.AdamW, groups, config, process, lr=lr, fused=process.device.type != 'mps',
                                  betas=(config['beta1'], config['beta2']))]
     if in_blocks:
-        groups = [{'params': [p for p in parameters if id(p) in in_blocks], 'weight_decay': decay,
-                   'peak_lr': config['muon_lr']}]
+        parts = {id(weight): parts for weight, parts in thirds}
+        matrices = [part for p in in_blocks for part in parts.get(id(p), [p])]
+        groups = [{'params': matrices, 'weight_decay': decay, 'peak_lr': config['muon_lr']}]
         optimizers.append(make_optimizer(torch.optim.Muon, groups, config, process, lr=config['muon_lr']))
     return optimizers
 
@@ -511,6 +531,7 @@ def train_step(run, parallel, stop):
     for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
         group['lr'] = group['peak_lr'] * factor
     loss = backward(run, parallel)
+    hand_on_gradients(run.thirds)
     for optimizer in run.optimizers:
         run.scaler.unscale_(optimizer)
     grad_norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config['grad_clip'] or math.inf)
@@ -535,16 +556,20 @@ def train_step(run, parallel, stop):
 
 
 def backward(run, parallel):
-    """Gradients of a whole batch, micro-batch by micro-batch; processes exchange them after the last. Returns the loss."""
+    """Gradients of a whole batch, micro-batch by micro-batch; processes exchange them after the last. Returns the loss.
+
+    Both are means over the batch's targets that count, however these are spread over micro-batches and processes.
+    """
     config, process = run.config, run.process
     n_micro = sequences_per_process(config, process) // run.train_data.batch_size
+    n_targets = max(1, run.train_data.count_targets(config['total_batch_tokens'] // config['block_size']))
     total = torch.zeros((), device=process.device)
     for micro_step in range(n_micro):
         x, y = next_batch(run)
         parallel.require_backward_grad_sync = micro_step == n_micro - 1  # what DDP.no_sync sets
         try:
             with process.autocast():
-                loss = parallel(x, y) / n_micro
+                loss = parallel(x, y) * ((y != -1).sum() * process.world_size / n_targets)
             run.scaler.scale(loss).backward()
         except torch.OutOfMemoryError:
             raise BadInput(f'out of memory with micro_batch={len(x)}; --micro_batch={largest_divisor(len(x), max(1, len(x) // 2))} '
@@ -584,18 +609,19 @@ def evaluate(run, stop):
     while data.sequence_index < n_sequences:
         here = min(data.batch_size, max(0, n_sequences - data.sequence_index - process.rank * data.batch_size))
         x, y = (tensor.to(process.device) for tensor in data.next())  # (B, T) each
-        n_bytes += token_bytes[y[:here]].sum()
-        n_tokens += y[:here].numel()
         y[here:] = -1
+        counted = y != -1
+        n_bytes += token_bytes[y[counted]].sum()
+        n_tokens += counted.sum()
         with process.autocast():
-            nats += run.compiled(x, y) * y[:here].numel()
+            nats += run.compiled(x, y) * counted.sum()
         if process.sum([stop.requested])[0]:
             break
     run.compiled.train()
     nats, n_tokens, n_bytes, stops = process.sum([nats, n_tokens, n_bytes, stop.requested])
     if stops:
         return None
-    loss = nats / n_tokens
+    loss = nats / max(1, n_tokens)
     return {'val_loss': loss, 'val_ppl': math.exp(min(loss, 700)), 'val_bpb': nats / math.log(2) / max(1, n_bytes)}
 
 

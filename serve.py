@@ -83,21 +83,11 @@ def main(config):
     check(config)
     key = read_key()
     listener = bind(config['host'], config['port'])
-    device = machine.pick_device(config['device'])
-    dtype = machine.pick_dtype(config['dtype'], device)
-    model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
-    engine = generation.Engine(model.to(device, dtype).eval(), max_batch=config['max_batch'])
-    service = Service(config, key, engine, tokenizer, config['model_name'] or name_of(source), model.config.block_size)
+    service = load_service(config, key)
     host, port = listener.getsockname()[:2]
-    torch.seed()  # requests without a seed get other texts after each start
-    print(f'{source}: {model.n_params():,} parameters, {machine.describe(device)}, {str(dtype).removeprefix("torch.")}',
-          file=sys.stderr)
     print(f'{service.name} at http://{f"[{host}]" if ":" in host else host}:{port}/, '
           f'{"with the key in SCRATCHGPT_API_KEY" if key else "without a key"}; Ctrl-C ends it', file=sys.stderr, flush=True)
-    server = Server(uvicorn.Config(make_app(service), log_level='warning', access_log=config['access_log'],
-                                   server_header=False, lifespan='on'))
-    server.service = service
-    server.run(sockets=[listener])
+    Server(service).run(sockets=[listener])
 
 
 def check(config):
@@ -136,6 +126,18 @@ def name_of(source):
     return os.path.basename(os.path.abspath(folder)) or 'scratchgpt'
 
 
+def load_service(config, key):
+    """The model in its engine, and what else all requests share."""
+    device = machine.pick_device(config['device'])
+    dtype = machine.pick_dtype(config['dtype'], device)
+    model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
+    engine = generation.Engine(model.to(device, dtype).eval(), max_batch=config['max_batch'])
+    torch.seed()  # requests without a seed get other texts after each start
+    print(f'{source}: {model.n_params():,} parameters, {machine.describe(device)}, {str(dtype).removeprefix("torch.")}',
+          file=sys.stderr)
+    return Service(config, key, engine, tokenizer, config['model_name'] or name_of(source), model.config.block_size)
+
+
 # -- what clients send and get
 
 
@@ -156,7 +158,7 @@ class CompletionRequest(Strict):
     model: str | None = None
     prompt: Prompt
     n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = 1
-    max_tokens: Annotated[int, Field(ge=0)] | None = 16
+    max_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description='of each text; 16, or the limit if that is less')
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
     top_k: Annotated[int, Field(ge=1)] | None = None
@@ -285,8 +287,10 @@ def make_jobs(service, body):
         raise ApiError(404, f'there is no model {body.model!r}; this server has {service.name!r}', 'model', 'model_not_found')
     if body.n > service.max_n:
         raise ApiError(400, f'n={body.n}: at most {service.max_n} texts of a prompt fit here', 'n')
-    if body.max_tokens > service.config['max_new_tokens']:
-        raise ApiError(400, f'max_tokens={body.max_tokens} should be at most {service.config["max_new_tokens"]}', 'max_tokens')
+    most = service.config['max_new_tokens']
+    max_tokens = min(16, most) if body.max_tokens is None else body.max_tokens
+    if max_tokens > most:
+        raise ApiError(400, f'max_tokens={max_tokens} should be at most {most}', 'max_tokens')
     if body.best_of not in (None, body.n):
         raise ApiError(400, f'best_of={body.best_of} should be left out: all n={body.n} texts are returned', 'best_of')
     if body.stream_options and not body.stream:
@@ -300,7 +304,7 @@ def make_jobs(service, body):
     for number, prompt in enumerate(prompts):
         ids = encode(service, prompt, body)
         request = generation.Request(
-            ids=ids or [eot], max_new_tokens=body.max_tokens, temperature=body.temperature, top_k=body.top_k,
+            ids=ids or [eot], max_new_tokens=max_tokens, temperature=body.temperature, top_k=body.top_k,
             top_p=body.top_p, seed=body.seed, stop_tokens=(eot,),
             repetition_penalty=body.repetition_penalty, logprobs=body.logprobs,
             echo_logprobs=body.echo and body.logprobs is not None)
@@ -723,9 +727,10 @@ class Metrics:
             f'scratchgpt_requests_total{{path="{path}",status="{status}"}} {count}'
             for (path, status), count in self.requests.items()))
         single('counter', 'prompt_tokens_total', 'Tokens of prompts that were computed.', self.n_prompt_tokens)
-        single('counter', 'new_tokens_total', 'Tokens written.', self.n_new_tokens)
+        single('counter', 'new_tokens_total', 'Tokens of texts that are finished or given up.', self.n_new_tokens)
         single('counter', 'given_up_total', 'Requests whose client went away or that ran out of time.', self.n_given_up)
         single('counter', 'steps_total', 'Steps of the engine: a token for each running text.', worker.n_steps)
+        single('counter', 'engine_tokens_total', 'Tokens that these steps gave.', worker.n_tokens)
         single('gauge', 'running', 'Texts that are being written.', worker.engine.n_running)
         single('gauge', 'waiting', 'Texts that wait for a place.', worker.n_waiting)
         single('gauge', 'open_requests', 'Requests that are not answered to the end.', self.n_open)
@@ -738,6 +743,11 @@ class Metrics:
 
 class Server(uvicorn.Server):
     """Ends when all that was taken on is finished. A second signal ends it at once."""
+
+    def __init__(self, service):
+        self.service = service
+        log_level = 'info' if service.config['access_log'] else 'warning'
+        super().__init__(uvicorn.Config(make_app(service), log_level=log_level, server_header=False, lifespan='on'))
 
     def handle_exit(self, sig, frame):
         worker = self.service.worker

@@ -1,0 +1,547 @@
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import openai
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings, strategies
+
+import checkpoint
+import export
+import serve
+from configurator import BadInput, configure
+from conftest import ROOT
+from model import GPT, GPTConfig
+
+
+@pytest.fixture(scope='session')
+def folder(tmp_path_factory, data_dir):
+    """A small model with random weights, large enough ones that its choices are clear, as export.py writes it.
+
+    It never ends a document by itself: what the last norm adds gives that token a logit of -32.
+    """
+    from bpe import Tokenizer
+    folder = tmp_path_factory.mktemp('served') / 'tiny'
+    tokenizer = Tokenizer.load(os.path.join(data_dir, 'tokenizer.json'))
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(block_size=64, vocab_size=300, n_layer=2, n_head=2, n_embd=32))
+    with torch.no_grad():
+        for parameter in model.transformer.h.parameters():
+            parameter.mul_(4)
+        model.transformer.wpe.weight.mul_(20)
+        model.transformer.wte.weight.mul_(8)
+        model.transformer.ln_f.bias.fill_(0.5)
+        model.transformer.wte.weight[tokenizer.eot] = -2.0
+    export.export(model, tokenizer, str(folder))
+    return str(folder)
+
+
+class Served:
+    """A server in a thread of this process, with the clients that tests want."""
+
+    def __init__(self, server, port, key):
+        self.server, self.service, self.url = server, server.service, f'http://127.0.0.1:{port}/'
+        self.client = openai.OpenAI(base_url=self.url + 'v1', api_key=key or 'none', max_retries=0, timeout=200)
+        self.http = httpx.Client(base_url=self.url, timeout=200,
+                                 headers={'Authorization': f'Bearer {key}'} if key else {})
+        self.gate = threading.Event()
+        self.gate.set()
+        step = self.service.engine.step
+
+        def step_when_allowed():
+            self.gate.wait()
+            return step()
+        self.service.engine.step = step_when_allowed
+
+    @contextlib.contextmanager
+    def standing_still(self):
+        """The engine takes no step meanwhile."""
+        self.gate.clear()
+        try:
+            yield
+        finally:
+            self.gate.set()
+
+    @contextlib.contextmanager
+    def slowly(self):
+        """The engine takes 100 steps a second meanwhile."""
+        step = self.service.engine.step
+
+        def slow_step():
+            time.sleep(0.01)
+            return step()
+        self.service.engine.step = slow_step
+        try:
+            yield
+        finally:
+            self.service.engine.step = step
+
+    def post(self, body, path='v1/completions', **kwargs):
+        return self.http.post(path, json=body, **kwargs)
+
+    def metric(self, name):
+        lines = self.http.get('metrics').text.splitlines()
+        return sum(float(line.rsplit(' ', 1)[1]) for line in lines if re.match(rf'scratchgpt_{name}(\{{| )', line))
+
+    def wait_until_idle(self):
+        wait_for(lambda: self.metric('running') == 0 and self.metric('waiting') == 0 and self.service.worker.idle)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def serving(folder, key=None, **settings):
+    config = configure(serve.DEFAULTS, [f'--init_from={folder}', '--dtype=float32', '--device=cpu'])
+    server = serve.Server(serve.load_service({**config, **settings}, key and key.encode()))
+    listener = serve.bind('127.0.0.1', 0)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    served = Served(server, listener.getsockname()[1], key)
+    wait_for(lambda: server.started)
+    try:
+        yield served
+    finally:
+        served.gate.set()
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope='module')
+def served(folder):
+    with serving(folder) as served:
+        yield served
+        assert served.metric('running') == served.metric('waiting') == 0
+
+
+@pytest.fixture(scope='module')
+def reference(folder):
+    return checkpoint.load_model(folder)[:2]
+
+
+def write_greedily(reference, ids, n):
+    """n tokens, each the likeliest after all before it, the whole computed anew for each."""
+    model, ids = reference[0].eval(), list(ids)
+    start = len(ids)
+    with torch.no_grad():
+        for _ in range(n):
+            ids.append(model(torch.tensor([ids]))[0, -1].argmax().item())
+    return ids[start:]
+
+
+def complete(served, prompt='def ', **settings):
+    return served.client.completions.create(model='tiny', prompt=prompt, **settings)
+
+
+def joined(stream, index=0):
+    return ''.join(choice.text for chunk in stream for choice in chunk.choices if choice.index == index)
+
+
+# -- completions, through OpenAI's client
+
+
+def test_a_greedy_completion_is_the_models_own_text(served, reference):
+    tokenizer = reference[1]
+    ids = tokenizer.encode('def read(self):')
+    answer = complete(served, 'def read(self):', max_tokens=30, temperature=0)
+    assert answer.choices[0].text == tokenizer.decode(write_greedily(reference, ids, 30))
+    assert answer.choices[0].finish_reason == 'length'
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(ids), 30)
+    assert answer.object == 'text_completion' and answer.model == 'tiny'
+
+
+def test_a_prompt_may_be_a_text_or_ids_or_a_list_of_either_with_the_same_result(served, reference):
+    texts = ['def ', 'import os', 'é']
+    ids = [reference[1].encode(text) for text in texts]
+    expected = [complete(served, text, temperature=0).choices[0].text for text in texts]
+    assert [complete(served, i, temperature=0).choices[0].text for i in ids] == expected
+    for prompts in (texts, ids):
+        answer = complete(served, prompts, temperature=0)
+        assert [choice.text for choice in answer.choices] == expected
+        assert [choice.index for choice in answer.choices] == [0, 1, 2]
+
+
+def test_a_stream_gives_the_same_text_in_pieces_and_its_usage_at_the_end(served):
+    whole = complete(served, max_tokens=25, n=2, seed=5)
+    chunks = list(complete(served, max_tokens=25, n=2, seed=5, stream=True, stream_options={'include_usage': True}))
+    assert chunks[-1].usage == whole.usage and chunks[-1].choices == []
+    assert len(chunks) > 3 and len({chunk.id for chunk in chunks}) == 1
+    for index in (0, 1):
+        assert joined(chunks, index) == whole.choices[index].text
+        reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.index == index]
+        assert reasons[-1] == 'length' and set(reasons[:-1]) <= {None}
+
+
+def test_a_stream_arrives_while_the_text_is_being_written(served):
+    with served.slowly():
+        stream = complete(served, max_tokens=200, stream=True)
+        next(iter(stream))
+        assert served.metric('running') == 1
+        stream.close()
+    served.wait_until_idle()
+
+
+def test_a_seed_gives_the_same_texts_alone_and_among_others_and_n_gives_different_ones(served):
+    alone = [choice.text for choice in complete(served, n=4, seed=11, max_tokens=20).choices]
+    assert len(set(alone)) == 4
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        others = [pool.submit(complete, served, f'class {i}', max_tokens=40, seed=i) for i in range(10)]
+        again = pool.submit(complete, served, n=4, seed=11, max_tokens=20)
+        assert [choice.text for choice in again.result().choices] == alone
+    assert len({other.result().choices[0].text for other in others}) == 10
+    assert complete(served, max_tokens=20).choices[0].text != complete(served, max_tokens=20).choices[0].text
+
+
+def test_logprobs_are_the_models_own_and_say_where_each_token_stands(served, reference):
+    model, tokenizer = reference
+    answer = complete(served, 'def ', max_tokens=12, logprobs=3, seed=2, temperature=0.7).choices[0]
+    logprobs, ids = answer.logprobs, tokenizer.encode('def ')
+    new = [next(i for i in range(300) if serve.token_name(tokenizer.token_bytes(i)) == name) for name in logprobs.tokens]
+    with torch.no_grad():
+        rows = model(torch.tensor([ids + new]))[0].log_softmax(-1)[len(ids) - 1:-1]
+    assert logprobs.token_logprobs == pytest.approx([row[i].item() for row, i in zip(rows, new)], abs=1e-4)
+    for row, top in zip(rows, logprobs.top_logprobs):
+        assert sorted(top.values())[-3:] == pytest.approx(sorted(row.topk(3).values.tolist()), abs=1e-4)
+    pieces = [tokenizer.decode(new[:i]) for i in range(len(new))]
+    whole = [i for i, piece in enumerate(pieces) if '\ufffd' not in piece]
+    assert [logprobs.text_offset[i] for i in whole] == [len(pieces[i]) for i in whole]
+
+
+def test_streamed_logprobs_are_those_of_the_whole_answer(served):
+    whole = complete(served, max_tokens=30, logprobs=2, seed=3, stop='zz', echo=True).choices[0].logprobs
+    parts = [choice.logprobs for chunk in complete(served, max_tokens=30, logprobs=2, seed=3, stop='zz', echo=True, stream=True)
+             for choice in chunk.choices]
+    for field in ('tokens', 'token_logprobs', 'top_logprobs', 'text_offset'):
+        assert [value for part in parts for value in getattr(part, field)] == getattr(whole, field)
+
+
+def test_echo_with_no_new_tokens_measures_a_prompt(served, reference):
+    model, tokenizer = reference
+    ids = tokenizer.encode('def read(self):')
+    answer = complete(served, 'def read(self):', max_tokens=0, echo=True, logprobs=0)
+    with torch.no_grad():
+        rows = model(torch.tensor([ids]))[0].log_softmax(-1)
+    logprobs = answer.choices[0].logprobs
+    assert answer.choices[0].text == ''.join(logprobs.tokens) == 'def read(self):'
+    assert logprobs.token_logprobs[0] is None and answer.usage.completion_tokens == 0
+    assert logprobs.token_logprobs[1:] == pytest.approx([row[i].item() for row, i in zip(rows, ids[1:])], abs=1e-4)
+
+
+def test_text_ends_before_a_stop_string_that_lies_across_tokens(served):
+    text = complete(served, max_tokens=40, temperature=0).choices[0].text
+    stop = next(text[i:i + 7] for i in range(12, 30) if text.find(text[i:i + 7]) == i and '\ufffd' not in text[i:i + 7])
+    for stream in (False, True):
+        answer = complete(served, max_tokens=40, temperature=0, stop=['not there', stop], stream=stream)
+        got, reason = (joined(answer), 'stop') if stream else (answer.choices[0].text, answer.choices[0].finish_reason)
+        assert got == text[:text.find(stop)] and reason == 'stop'
+    served.wait_until_idle()
+
+
+def test_the_document_separator_ends_a_text_and_is_not_in_it(served, reference, monkeypatch):
+    model, tokenizer = reference
+    eot, engine = tokenizer.eot, served.service.engine
+    monkeypatch.setattr(engine, 'head', lambda x: torch.nn.functional.one_hot(torch.full((len(x),), eot), 300) * 50.0)
+    answer = complete(served, max_tokens=40, temperature=0, logprobs=1)
+    assert answer.choices[0].text == '' and answer.choices[0].finish_reason == 'stop'
+    assert answer.choices[0].logprobs.tokens == [] and answer.usage.completion_tokens == 1
+
+
+def test_an_empty_prompt_is_a_new_document(served, reference):
+    tokenizer = reference[1]
+    expected = tokenizer.decode(write_greedily(reference, [tokenizer.eot], 10))
+    answer = complete(served, '', max_tokens=10, temperature=0, echo=True, logprobs=0)
+    assert answer.choices[0].text == expected and len(answer.choices[0].logprobs.tokens) == 10
+
+
+def test_text_goes_on_past_the_models_block(served, reference):
+    model, tokenizer = reference
+    ids = tokenizer.encode('def ')
+    expected = model.generate(torch.tensor([ids]), 150, temperature=0)[0, len(ids):].tolist()
+    assert complete(served, max_tokens=150, temperature=0).choices[0].text == tokenizer.decode(expected)
+
+
+def test_the_models_list_has_the_one_that_is_served(served):
+    assert [model.id for model in served.client.models.list()] == ['tiny']
+    assert served.client.models.retrieve('tiny').id == 'tiny'
+    with pytest.raises(openai.NotFoundError):
+        served.client.models.retrieve('gpt-5')
+
+
+def test_sagemakers_routes_answer_as_it_expects(served):
+    assert served.http.get('ping').status_code == 200
+    answer = served.post({'prompt': 'def ', 'temperature': 0}, 'invocations')
+    assert answer.json()['choices'] == served.post({'prompt': 'def ', 'temperature': 0}).json()['choices']
+    assert served.post({'prompt': 'def ', 'stream': True}, 'invocations').text.endswith('data: [DONE]\n\n')
+
+
+# -- what is refused
+
+BAD = {
+    'no prompt': ({'max_tokens': 5}, 400, 'prompt'),
+    'null prompt': ({'prompt': None}, 400, 'prompt'),
+    'empty list': ({'prompt': []}, 400, 'prompt'),
+    'mixed list': ({'prompt': ['a', 1]}, 400, 'prompt'),
+    'huge prompt': ({'prompt': 'word ' * 10_000}, 400, 'prompt'),
+    'huge word': ({'prompt': 'a' * 900_000}, 400, 'prompt'),
+    'too many prompts': ({'prompt': ['a'] * 1000}, 400, 'prompt'),
+    'half a character': ({'prompt': '\ud800'}, 400, 'prompt'),
+    'unknown token': ({'prompt': [300]}, 400, 'prompt'),
+    'negative token': ({'prompt': [-1]}, 400, 'prompt'),
+    'negative temperature': ({'prompt': 'a', 'temperature': -0.1}, 400, 'temperature'),
+    'temperature of text': ({'prompt': 'a', 'temperature': 'hot'}, 400, 'temperature'),
+    'top_p 0': ({'prompt': 'a', 'top_p': 0}, 400, 'top_p'),
+    'top_k 0': ({'prompt': 'a', 'top_k': 0}, 400, 'top_k'),
+    'n 0': ({'prompt': 'a', 'n': 0}, 400, 'n'),
+    'n beyond the batch': ({'prompt': 'a', 'n': 17}, 400, 'n'),
+    'max_tokens beyond the limit': ({'prompt': 'a', 'max_tokens': 10 ** 9}, 400, 'max_tokens'),
+    'max_tokens negative': ({'prompt': 'a', 'max_tokens': -1}, 400, 'max_tokens'),
+    'max_tokens true': ({'prompt': 'a', 'max_tokens': True}, 400, 'max_tokens'),
+    'seed beyond 64 bits': ({'prompt': 'a', 'seed': 2 ** 63}, 400, 'seed'),
+    'logprobs 21': ({'prompt': 'a', 'logprobs': 21}, 400, 'logprobs'),
+    'empty stop': ({'prompt': 'a', 'stop': ''}, 400, 'stop'),
+    'many stops': ({'prompt': 'a', 'stop': ['x'] * 17}, 400, 'stop'),
+    'best_of': ({'prompt': 'a', 'best_of': 3}, 400, 'best_of'),
+    'a penalty that is not here': ({'prompt': 'a', 'presence_penalty': 1}, 400, 'presence_penalty'),
+    'unknown field': ({'prompt': 'a', 'temprature': 1}, 400, 'temprature'),
+    'unknown model': ({'prompt': 'a', 'model': 'gpt-5'}, 404, 'model'),
+    'a list': ([1, 2], 400, None),
+}
+
+
+@pytest.mark.parametrize('body, status, param', BAD.values(), ids=BAD.keys())
+def test_a_bad_request_is_refused_with_one_line_in_openais_shape(served, body, status, param):
+    answer = served.http.post('v1/completions', content=json.dumps(body), headers={'Content-Type': 'application/json'})
+    assert answer.status_code == status
+    error = answer.json()['error']
+    assert error.keys() == {'message', 'type', 'param', 'code'}
+    assert error['param'] == param and error['type'] == 'invalid_request_error'
+    assert 0 < len(error['message']) < 200 and '\n' not in error['message']
+
+
+@pytest.mark.parametrize('body', [b'', b'{', b'{"prompt": NaN}', b'\xff\xfe', b'null', b'[' * 100_000,
+                                  b'{"prompt": "a", "temperature": 1e999}', b'{"prompt": "a", "seed": ' + b'9' * 5000 + b'}'])
+def test_a_body_that_is_not_proper_json_is_refused(served, body):
+    answer = served.http.post('v1/completions', content=body, headers={'Content-Type': 'application/json'})
+    assert answer.status_code == 400 and answer.json()['error']['message']
+
+
+def test_a_body_of_10_mb_is_refused_with_413_and_the_connection_survives_to_say_so(served):
+    answer = served.post({'prompt': 'a' * 10_000_000})
+    assert answer.status_code == 413 and 'bytes' in answer.json()['error']['message']
+    chunks = (b'a' * 100_000 for _ in range(100))  # of a length that is not said in advance
+    assert served.http.post('v1/completions', content=chunks).status_code == 413
+    assert complete(served).choices
+
+
+def test_a_path_or_method_that_is_not_there_is_refused_in_the_same_shape(served):
+    for method, path, status in (('GET', 'v1/chat/completions', 404), ('GET', 'v1/completions', 405), ('POST', 'ping', 405)):
+        answer = served.http.request(method, path)
+        assert answer.status_code == status and answer.json()['error']['message']
+
+
+def test_openais_client_raises_its_own_errors(served):
+    with pytest.raises(openai.BadRequestError, match='temperature'):
+        complete(served, temperature=-1.0)
+    with pytest.raises(openai.NotFoundError, match='tiny'):
+        served.client.completions.create(model='gpt-5', prompt='a')
+
+
+def test_everything_but_health_and_the_page_asks_for_the_key(folder):
+    with serving(folder, key='open sesame') as served:
+        assert complete(served).choices
+        for headers in ({}, {'Authorization': 'Bearer wrong'}, {'Authorization': 'open sesame'}, {'Authorization': 'Bearer é'.encode()}):
+            with httpx.Client(base_url=served.url, headers=headers, timeout=200) as client:
+                for path in ('v1/models', 'metrics'):
+                    answer = client.get(path)
+                    assert answer.status_code == 401 and answer.headers['WWW-Authenticate'] == 'Bearer'
+                for path in ('v1/completions', 'invocations', '/v1//completions'):
+                    assert client.post(path, json={'prompt': 'a'}).status_code == 401
+                for path in ('', 'ping', 'healthz', 'openapi.json'):
+                    assert client.get(path).status_code == 200
+        with pytest.raises(openai.AuthenticationError, match='key'):
+            openai.OpenAI(base_url=served.url + 'v1', api_key='wrong', max_retries=0).models.list()
+
+
+# -- load, clients that leave, time
+
+
+def test_many_clients_at_once_get_what_each_would_get_alone(served):
+    prompts = [f'def f{i}(self' + ', x' * (i % 7) for i in range(24)]
+    alone = [complete(served, prompt, max_tokens=10 + i, temperature=0).choices[0].text for i, prompt in enumerate(prompts)]
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda i: complete(served, prompts[i], max_tokens=10 + i, temperature=0), range(24)))
+    assert [answer.choices[0].text for answer in answers] == alone
+
+
+def test_what_goes_beyond_the_queue_is_answered_with_429_and_when_to_come_again(folder):
+    with serving(folder, max_batch=1, max_waiting=3) as served, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        with served.standing_still():
+            running = pool.submit(complete, served, temperature=0)
+            wait_for(lambda: served.metric('running') == 1)
+            waiting = [pool.submit(complete, served, temperature=0) for _ in range(3)]
+            wait_for(lambda: served.metric('waiting') == 3)
+            with pytest.raises(openai.RateLimitError) as refused:
+                complete(served)
+            assert int(refused.value.response.headers['Retry-After']) >= 1
+            assert served.http.get('healthz').status_code == 200
+        assert len({future.result().choices[0].text for future in [running, *waiting]}) == 1
+
+
+def test_clients_that_disconnect_leave_no_work_behind(served):
+    given_up = served.metric('given_up_total')
+
+    async def leave(client, stream):
+        body = {'prompt': 'def ', 'max_tokens': 4000, 'stream': stream}
+        async with client.stream('POST', 'v1/completions', json=body) as answer:
+            async for _ in answer.aiter_bytes():
+                return
+
+    async def crowd():
+        async with httpx.AsyncClient(base_url=served.url, timeout=200) as client:
+            await asyncio.gather(*(leave(client, stream=True) for _ in range(30)))
+            for _ in range(3):  # these hear nothing until the end, and leave while they wait
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(leave(client, stream=False), 0.2)
+
+    with served.slowly():
+        asyncio.run(crowd())
+        served.wait_until_idle()
+    wait_for(lambda: served.metric('given_up_total') == given_up + 33)
+    assert served.service.engine.n_running == 0
+
+
+def test_a_request_that_runs_out_of_time_is_ended_and_frees_its_place(folder):
+    with serving(folder, max_batch=1, timeout_s=0.5) as served:
+        with served.standing_still():
+            with pytest.raises(openai.InternalServerError) as late:
+                complete(served)
+            assert late.value.response.status_code == 504
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                first = pool.submit(served.post, {'prompt': 'a', 'stream': True})
+                wait_for(lambda: served.metric('open_requests') == 2)  # and the one that asks
+                with pytest.raises(openai.RateLimitError):
+                    complete(served)
+                event = json.loads(first.result().text.removeprefix('data: '))
+                assert event['error']['code'] in ('timeout', 'queue_timeout')
+        served.wait_until_idle()
+        assert complete(served, max_tokens=1).choices
+
+
+def test_a_body_that_does_not_arrive_is_given_up(folder):
+    def trickle():
+        yield b'{"prompt"'
+        time.sleep(1.5)
+        yield b': "a"}'
+    with serving(folder, body_timeout_s=0.3) as served:
+        with contextlib.suppress(httpx.WriteError, httpx.ReadError):  # the server may have hung up before the rest
+            assert served.http.post('v1/completions', content=trickle()).status_code == 408
+        wait_for(lambda: served.metric('open_requests') == 1)
+        assert served.service.metrics.requests['/v1/completions', 408] == 1
+
+
+def test_an_engine_that_fails_answers_500_says_so_in_its_health_and_recovers(served, monkeypatch, capfd):
+    def fail():
+        raise RuntimeError('on purpose')
+    with monkeypatch.context() as patch:
+        patch.setattr(served.service.engine, 'step', fail)
+        with pytest.raises(openai.InternalServerError, match='engine'):
+            complete(served)
+        assert served.http.get('healthz').json() == {'status': 'failing'} and served.http.get('ping').status_code == 503
+    assert complete(served).choices and served.http.get('healthz').json() == {'status': 'ok'}
+    assert 'on purpose' in capfd.readouterr().err
+
+
+# -- the process
+
+
+def test_sigterm_finishes_what_runs_and_refuses_what_is_new(folder):
+    command = [sys.executable, str(ROOT / 'serve.py'), f'--init_from={folder}', '--port=0', '--max_new_tokens=10000000',
+               '--model_name=small', '--device=cpu']
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        url = next(re.search(r'small at (http://127\.0\.0\.1:\d+/)', line) for line in process.stderr if ' at http' in line).group(1)
+        client = openai.OpenAI(base_url=url + 'v1', api_key='none', max_retries=0, timeout=200)
+        with httpx.Client(base_url=url, timeout=200) as http, client.completions.create(
+                model='small', prompt='def ', max_tokens=1500, stream=True) as stream:
+            chunks = [next(iter(stream))]
+            http.get('ping')  # a connection that stays open
+            process.send_signal(signal.SIGTERM)
+            assert 'finishing' in process.stderr.readline()
+            refused = http.post('v1/completions', json={'prompt': 'a'})
+            assert refused.status_code == 503 and refused.headers['Retry-After']
+            assert http.get('healthz').json() == {'status': 'draining'}
+            chunks += list(stream)
+        assert chunks[-1].choices[0].finish_reason in ('length', 'stop')
+        assert process.wait(120) == 0
+    finally:
+        process.kill()
+        process.stderr.close()
+
+
+@pytest.mark.parametrize('flags, environment, message', [
+    (['--max_batch=0'], {}, 'max_batch=0 should be at least 1'),
+    (['--port=70000'], {}, 'port=70000 should be at most 65535'),
+    (['--host=no.such.host.invalid'], {}, 'cannot listen'),
+    ([], {'SCRATCHGPT_API_KEY': ''}, 'SCRATCHGPT_API_KEY is empty'),
+])
+def test_settings_that_cannot_work_are_refused_before_a_model_is_loaded(flags, environment, message, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=re.escape(message)):
+        serve.main(configure(serve.DEFAULTS, ['--port=0', '--init_from=/nowhere/at/all', *flags]))
+
+
+def test_a_port_that_is_taken_is_said_in_one_line():
+    listener = serve.bind('127.0.0.1', 0)
+    listener.listen()
+    port = listener.getsockname()[1]
+    with pytest.raises(BadInput, match=f'port={port}'):
+        serve.bind('127.0.0.1', port)
+    listener.close()
+
+
+# -- what it tells of itself
+
+
+def test_metrics_are_prometheus_text_whose_counts_add_up(served):
+    before = served.metric('new_tokens_total'), served.metric('first_token_seconds_count')
+    complete(served, n=2, max_tokens=7)
+    assert (served.metric('new_tokens_total'), served.metric('first_token_seconds_count')) == (before[0] + 14, before[1] + 1)
+    answer = served.http.get('metrics')
+    assert answer.headers['Content-Type'].startswith('text/plain; version=0.0.4')
+    for line in answer.text.splitlines():
+        assert re.fullmatch(r'# (HELP|TYPE) scratchgpt_\w+ .+|scratchgpt_\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? [0-9.e+-]+', line), line
+    buckets = [float(line.rsplit(' ', 1)[1]) for line in answer.text.splitlines() if 'request_seconds_bucket' in line]
+    assert buckets == sorted(buckets) and buckets[-1] == served.metric('request_seconds_count')
+
+
+def test_random_requests_of_the_openapi_document_find_no_answer_that_it_does_not_describe(folder):
+    schemathesis = pytest.importorskip('schemathesis')
+    from schemathesis import GenerationMode
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+    with serving(folder, max_new_tokens=4, max_batch=4) as served:
+        document = schemathesis.openapi.from_url(served.url + 'openapi.json')
+        for result in document.get_all_operations():
+            operation = result.ok()
+
+            @settings(max_examples=25, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+                      suppress_health_check=list(HealthCheck))
+            @given(strategies.one_of(operation.as_strategy(), operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)))
+            def ask(case):
+                case.call_and_validate(timeout=200, excluded_checks=[positive_data_acceptance])  # limits are no part of types
+
+            ask()

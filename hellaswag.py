@@ -277,8 +277,7 @@ def round_up(n):
 def log_probabilities(model, idx, positions, mask, targets, places):
     """(M,) float32: the log-probability of each target, 0 for filling."""
     x = model.hidden(idx, positions=positions, mask=mask).flatten(0, 1)[places]  # (M, C)
-    logits = F.linear(x, model.transformer.wte.weight)[:, :model.config.vocab_size]
-    return -F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction='none')
+    return -F.cross_entropy(model.head(x).float(), targets, ignore_index=-1, reduction='none')
 
 
 @torch.no_grad()

@@ -354,7 +354,10 @@ def read_config(path, overrides):
             raise BadInput(f'{path}: {key} is {config[key]!r}, but GPT-2 has {value!r}')
     if config.get('n_inner') not in (None, 4 * sizes['n_embd']):
         raise BadInput(f'{path}: n_inner is {config["n_inner"]!r}, but GPT-2 has 4 times n_embd')
-    return GPTConfig(**{**sizes, 'bias': True, **overrides})
+    try:
+        return GPTConfig(**{**sizes, 'bias': True, **overrides})
+    except BadInput as error:
+        raise BadInput(f'{path}: {error}') from None
 
 
 def load_weights(model, folder):

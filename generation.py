@@ -36,6 +36,8 @@ from torch.nn import functional as F
 from configurator import BadInput
 
 LENGTH_STEP = 64  # the keys read in a step are a multiple of this: few shapes, and sums in an order that stays
+ROWS_AT_LEAST = 2  # in a step on a CPU: a single row is multiplied another way, with sums in another order
+NUCLEUS_AT_MOST = 1024  # of the likeliest tokens are looked at first, as sorting a vocabulary is slow on a CPU
 
 
 @dataclass
@@ -214,29 +216,31 @@ class Engine:
         request = sequence.request
         if request.echo_logprobs and request.logprobs is not None and not sequence.tokens:
             following = torch.tensor(sequence.text[sequence.start + 1:], device=self.device)
-            rows = logprob_rows(self.head(x[0]).float(), following, [request.logprobs] * T)
+            rows = logprob_rows(self.head(x[0]), following, [request.logprobs] * T)
             sequence.prompt_logprobs = [None] * (sequence.start + 1) + rows
 
     def decode(self):
         """Logits (n, V) of what follows each running sequence."""
         n, cached = len(self.running), [sequence.cached for sequence in self.running]
+        n_rows = max(n, ROWS_AT_LEAST) if self.on_cpu else n
+        last = [sequence.text[-1] for sequence in self.running]
+        idx = torch.tensor(last + last[:n_rows - n], device=self.device)[:, None]  # (n_rows, 1)
+        positions = torch.tensor(cached + cached[:n_rows - n], device=self.device)[:, None]  # (n_rows, 1)
         length = min(self.config.block_size, -(-(max(cached) + 1) // LENGTH_STEP) * LENGTH_STEP)
-        idx = torch.tensor([[sequence.text[-1]] for sequence in self.running], device=self.device)  # (n, 1)
-        positions = torch.tensor(cached, device=self.device)[:, None]  # (n, 1)
-        rows = torch.arange(n, device=self.device)
-        visible = (torch.arange(length, device=self.device) <= positions)[:, None, None]  # (n, 1, 1, length)
+        visible = (torch.arange(length, device=self.device) <= positions[:n])[:, None, None]  # (n, 1, 1, length)
         attend_one = attend_by_products if self.on_cpu else F.scaled_dot_product_attention
+        rows, columns = torch.arange(n, device=self.device), positions[:n, 0]
 
         def attend(keys, values, q, k, v):
-            """(n, nh, 1, hd) each -> (n, nh, 1, hd)"""
-            keys[rows, :, positions[:, 0]], values[rows, :, positions[:, 0]] = k[:, :, 0].to(keys.dtype), v[:, :, 0].to(keys.dtype)
-            y = attend_one(q.to(keys.dtype), keys[:n, :, :length], values[:n, :, :length], visible)
-            return y.to(q.dtype)
+            """(n_rows, nh, 1, hd) each -> (n_rows, nh, 1, hd)"""
+            keys[rows, :, columns], values[rows, :, columns] = k[:n, :, 0].to(keys.dtype), v[:n, :, 0].to(keys.dtype)
+            y = attend_one(q[:n].to(keys.dtype), keys[:n, :, :length], values[:n, :, :length], visible).to(q.dtype)
+            return y if n == n_rows else y.expand(n_rows, -1, -1, -1)
 
         x = self.hidden(idx, positions, attend)
         for sequence in self.running:
             sequence.cached += 1
-        return self.head(x[:, 0]).float()
+        return self.head(x[:, 0])[:n]
 
     def hidden(self, idx, positions, attend):
         """The model on (B, T) tokens, with `attend` at work on each layer's keys and values."""
@@ -258,7 +262,39 @@ def attend_by_products(q, k, v, visible):
     return scores.masked_fill(~visible, -torch.inf).softmax(dim=-1) @ v
 
 
-# ---- a copy of the model for fast products on a CPU -------------------------------------------------------
+# ---- a copy of the model, laid out for generation --------------------------------------------------------
+
+
+def inference_copy(model, dtype):
+    """(a copy of a GPT in evaluation mode, its head), with all weights shared on a GPU.
+
+    On a CPU the linear layers multiply in `dtype` with their weights laid out for speed; between them the numbers are
+    float32, as they are under autocast.
+    """
+    on_cpu = model.transformer.wte.weight.device.type == 'cpu'
+
+    def norm(x, weight, bias, eps):
+        return F.layer_norm(x, weight.shape, weight, bias, eps).to(dtype)
+
+    def add_norm(residual, update, weight, bias, eps):
+        total = residual + update
+        return norm(total, weight, bias, eps), total
+
+    def copy_module(module):
+        if on_cpu and isinstance(module, nn.Linear):
+            return PackedLinear(module.weight, module.bias, dtype)
+        twin = copy.copy(module)
+        twin.training = False
+        twin._modules = {name: copy_module(child) for name, child in module._modules.items()}
+        if on_cpu and module is not model.transformer.wte:
+            twin._parameters = {name: parameter if parameter is None else nn.Parameter(parameter.detach().float(), False)
+                                for name, parameter in module._parameters.items()}
+        if on_cpu and isinstance(module, type(model.transformer.ln_f)):
+            twin.norm, twin.add_norm = norm, add_norm
+        return twin
+
+    twin = copy_module(model)
+    return twin, PackedHead(model, dtype) if on_cpu else lambda x: twin.head(x).float()
 
 
 class PackedLinear(nn.Module):
@@ -266,50 +302,37 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight, bias, dtype):
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), 1)
+        weight = weight.detach().to(dtype)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_AT_LEAST) if can_pack(dtype) else weight
         self.bias = None if bias is None else bias.detach().to(dtype)
+        self.is_packed = can_pack(dtype)
 
     def forward(self, x):
         """(..., K) -> (..., N)"""
-        rows = x.reshape(-1, x.size(-1))
-        if len(rows) == 1:  # one row alone goes another way, with sums in another order than in a batch
-            rows = rows.repeat(2, 1)
-        y = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, 'none', [], '')
-        return y[:x.numel() // x.size(-1)].view(*x.shape[:-1], -1)
-
-
-class PlainLinear(nn.Module):
-    """The same where there is no such order to be had."""
-
-    def __init__(self, weight, bias, dtype):
-        super().__init__()
-        self.weight = weight.detach().to(dtype)
-        self.bias = None if bias is None else bias.detach().to(dtype)
-
-    def forward(self, x):
+        if self.is_packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, 'none', [], '')
         return F.linear(x, self.weight, self.bias)
 
 
-def inference_copy(model, dtype):
-    """(a copy of a GPT in evaluation mode, its head). On a GPU it shares all weights; on a CPU its linear layers are laid
-    out for speed, and all is in `dtype`."""
-    on_cpu = model.transformer.wte.weight.device.type == 'cpu'
-    linear = PackedLinear if can_pack(dtype) else PlainLinear
+class PackedHead(nn.Module):
+    """Logits in float32 from products in a narrow type.
 
-    def copy_module(module):
-        if on_cpu and isinstance(module, nn.Linear):
-            return linear(module.weight, module.bias, dtype)
-        twin = copy.copy(module)
-        twin.training = False
-        if on_cpu:
-            twin._parameters = {name: parameter if parameter is None else nn.Parameter(parameter.detach().to(dtype), False)
-                                for name, parameter in module._parameters.items()}
-        twin._modules = {name: copy_module(child) for name, child in module._modules.items()}
-        return twin
+    The rows of a trained embedding have much in common, which adds the same large number to all logits: GPT-2's are
+    around -100, where bfloat16 has steps of 0.5. That number is computed apart, in float32, and the product of what
+    distinguishes the rows is small and so keeps its digits.
+    """
 
-    twin = copy_module(model)
-    head = linear(model.transformer.wte.weight[:model.config.vocab_size], None, dtype) if on_cpu else twin.head
-    return twin, head
+    def __init__(self, model, dtype):
+        super().__init__()
+        weight = model.transformer.wte.weight.detach()[:model.config.vocab_size].float()  # (V, C)
+        self.common = weight.mean(dim=0)
+        self.vocab_size = model.config.vocab_size
+        rows = F.pad(weight - self.common, (0, 0, 0, model.config.padded_vocab_size - self.vocab_size))
+        self.linear = PackedLinear(rows, None, dtype)
+
+    def forward(self, x):
+        """(n, C) -> (n, vocab_size) float32"""
+        return self.linear(x)[..., :self.vocab_size].float() + (x.float() @ self.common)[..., None]
 
 
 def can_pack(dtype):
@@ -389,12 +412,10 @@ def choose(logits, requests, uniforms):
     tokens = torch.empty(len(requests), dtype=torch.int64, device=logits.device)
     for (draw, top_k), rows in groups.items():
         everything = len(rows) == len(requests)
-        some = logits if everything else logits[rows]
-        if draw is not greedy:
-            temperature = column([requests[row].temperature for row in rows], logits.device)
-            some = (some - some.amax(dim=-1, keepdim=True)) / temperature
-        top_p = column([requests[row].top_p or 1.0 for row in rows], logits.device)
-        chosen = draw(some, top_k, top_p, uniforms[:, None] if everything else uniforms[rows, None])
+        temperature, top_p = (torch.tensor([getattr(requests[row], name) or 1.0 for row in rows], device=logits.device)[:, None]
+                              for name in ('temperature', 'top_p'))  # (rows, 1) each
+        chosen = draw(logits if everything else logits[rows], top_k, temperature, top_p,
+                      uniforms[:, None] if everything else uniforms[rows, None])
         if everything:
             return chosen
         tokens[rows] = chosen
@@ -403,7 +424,7 @@ def choose(logits, requests, uniforms):
 
 def kind_of_choice(request):
     if request.temperature == 0:
-        return greedy, None
+        return take_likeliest, None
     if request.top_k is not None:
         return draw_from_likeliest, request.top_k
     if request.top_p is not None and request.top_p < 1:
@@ -411,38 +432,48 @@ def kind_of_choice(request):
     return draw_from_all, None
 
 
-def column(values, device):
-    return torch.tensor(values, device=device)[:, None]
-
-
-def greedy(logits, top_k, top_p, uniforms):
+def take_likeliest(logits, top_k, temperature, top_p, uniforms):
     return logits.argmax(dim=-1)
 
 
-def draw_from_all(logits, top_k, top_p, uniforms):
+def draw_from_all(logits, top_k, temperature, top_p, uniforms):
     """Inverts the cumulative distribution over the vocabulary in its own order."""
-    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (n, V)
+    cumulative = probabilities_of(logits, temperature).cumsum(dim=-1)  # (n, V)
     token = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
     return token.clamp(max=logits.size(1) - 1).squeeze(1)
 
 
-def draw_from_likeliest(logits, top_k, top_p, uniforms):
-    logits, tokens = logits.topk(min(top_k, logits.size(1)))  # (n, K)
-    return draw_from_sorted(logits.softmax(dim=-1), tokens, top_p, uniforms)
+def draw_from_likeliest(logits, top_k, temperature, top_p, uniforms):
+    logits, tokens = logits.topk(min(top_k, logits.size(1)))  # (n, K), falling
+    probabilities = probabilities_of(logits, temperature)
+    return draw_from_sorted(probabilities, tokens, top_p * probabilities.sum(dim=-1, keepdim=True), uniforms)
 
 
-def draw_from_nucleus(logits, top_k, top_p, uniforms):
-    logits, tokens = logits.sort(dim=-1, descending=True)
-    return draw_from_sorted(logits.softmax(dim=-1), tokens, top_p, uniforms)
+def draw_from_nucleus(logits, top_k, temperature, top_p, uniforms):
+    """Sorts the whole vocabulary only for rows whose nucleus may be larger than NUCLEUS_AT_MOST, and on a GPU, where
+    to ask how large it is would make the CPU wait."""
+    probabilities = probabilities_of(logits, temperature)  # (n, V)
+    if logits.device.type != 'cpu' or logits.size(1) <= NUCLEUS_AT_MOST:
+        return draw_from_sorted(*probabilities.sort(dim=-1, descending=True), top_p, uniforms)
+    largest, tokens = probabilities.topk(NUCLEUS_AT_MOST)
+    chosen = draw_from_sorted(largest, tokens, top_p, uniforms)
+    wide = (largest.sum(dim=-1) < top_p[:, 0]).nonzero().squeeze(1)
+    if len(wide):
+        chosen[wide] = draw_from_sorted(*probabilities[wide].sort(dim=-1, descending=True), top_p[wide], uniforms[wide])
+    return chosen
 
 
-def draw_from_sorted(probabilities, tokens, top_p, uniforms):
-    """Draws one of (n, K) tokens with falling probabilities: of the fewest that have the share top_p of their sum."""
+def draw_from_sorted(probabilities, tokens, share, uniforms):
+    """Draws one of (n, K) tokens with falling probabilities: of the fewest that have this share (n, 1) together."""
     cumulative = probabilities.cumsum(dim=-1)
-    last = (cumulative < top_p * cumulative[:, -1:]).sum(dim=-1, keepdim=True)  # the one that reaches p belongs to them
-    last = last.clamp(max=tokens.size(1) - 1)
+    last = (cumulative < share).sum(dim=-1, keepdim=True).clamp(max=tokens.size(1) - 1)  # it reaches the share
     rank = torch.searchsorted(cumulative, uniforms * cumulative.gather(1, last), right=True)
     return tokens.gather(1, torch.minimum(rank, last)).squeeze(1)
+
+
+def probabilities_of(logits, temperature):
+    """softmax(logits / temperature); the largest logit is taken off first, so that no temperature is too small."""
+    return ((logits - logits.amax(dim=-1, keepdim=True)) / temperature).softmax(dim=-1)
 
 
 def logprob_rows(logits, chosen, counts):

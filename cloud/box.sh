@@ -5,7 +5,7 @@
 #   cloud/box.sh state ARGUMENTS...      running, finished (this very command, successfully), busy (another), or free
 #   cloud/box.sh start ARGUMENTS...      starts the run in a session of its own, so that it outlives the connection
 #   cloud/box.sh follow BYTES SECONDS    the log from that byte on; ends with the run's exit code, or with 75 if it goes on
-#   cloud/box.sh out_dir                 where the run puts its checkpoints; nothing while that is not known
+#   cloud/box.sh out_dir                 where the run puts its checkpoints; nothing while there is no such folder
 #   cloud/box.sh stop                    lets the run finish its step and save
 #
 # ARGUMENTS: DOCKER PYTHON PREPARE GPUS [train.py's arguments ...]; the first three may be empty.
@@ -22,7 +22,7 @@ main() {
         state) shift && state "$@" ;;
         start) shift && start "$@" ;;
         follow) follow "$2" "$3" ;;
-        out_dir) cat "$job/out_dir" 2>/dev/null || true ;;
+        out_dir) out_dir ;;
         stop) stop ;;
         run) shift && run "$@" ;;
         *) die "unknown word $1" ;;
@@ -76,6 +76,11 @@ follow() {
     esac
 }
 
+out_dir() {
+    [[ -e $job/out_dir && -d $(cat "$job/out_dir") ]] && cat "$job/out_dir"
+    return 0
+}
+
 stop() {
     running || die 'no run is going on here'
     kill -TERM "$(cat "$job/pid")"
@@ -93,6 +98,7 @@ run() {
     trap 'finish $?' EXIT
     trap terminate TERM INT
     trap '' HUP
+    unset SSH_CLIENT SSH2_CLIENT # with these, bash would read ~/.bashrc, which may put another Python first
     echo "--- $(date '+%F %T') on $(hostname): train.py $*"
     if [[ $gpus == all ]]; then
         gpus=$(nvidia-smi --list-gpus | wc -l)
@@ -149,12 +155,11 @@ make_environment() {
     fi
     python=$PWD/.venv/bin/python
     if ! cmp --silent requirements.txt .venv/installed; then
-        local base
-        for base in python3.12 python3.11 python3.10 python3; do
-            command -v "$base" >/dev/null && break
+        local base supported='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'
+        for base in python3.12 python3.11 python3.10 python3 ''; do
+            [[ $base ]] || die 'no Python 3.10 to 3.12 here; install one, or name one with --python=PATH'
+            "$base" -c "$supported" 2>/dev/null && break
         done
-        "$base" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' ||
-            die 'no Python 3.10 to 3.12 here; install one, or name one with --python=PATH'
         "$base" -m venv .venv || die 'no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv'
         attend "$python" -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
         cp requirements.txt .venv/installed

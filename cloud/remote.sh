@@ -33,7 +33,11 @@ main() {
     read_options "$@"
     shift "$n_options"
     $stop || [[ $# -ge 2 ]] || usage 'HOST and GPUS are needed'
-    $stop && { [[ $# == 1 ]] || usage '--stop takes HOST alone'; }
+    if $stop; then
+        [[ $# == 1 ]] || usage '--stop takes HOST alone'
+    else
+        check_arguments "${@:2}"
+    fi
     host=$1
     local_dir=$root/out/$(basename "${host#*@}")
     log=$local_dir/$(basename "$dir").log
@@ -44,7 +48,6 @@ main() {
         fetch
         return
     fi
-    check_arguments "${@:2}"
     start_or_reattach "$docker" "$python" "$prepare" "${@:2}"
     follow
 }
@@ -197,12 +200,12 @@ follow() {
 # Brings back the run's folder. Nothing here is deleted, and nothing there decides where it goes to.
 fetch() {
     local out_dir
-    out_dir=$(box out_dir)
+    out_dir=$(box out_dir) || return
     [[ $out_dir ]] || return 0
     local name
     name=$(basename "$out_dir" | tr -c 'A-Za-z0-9_.\n-' _)
     [[ $name != .* ]] || name=run
-    rsync -rt --partial --exclude='*.tmp' -e "${ssh[*]}" "$host:$(remote_path "$out_dir")/" "$local_dir/$name/"
+    rsync -rt --partial --exclude='*.tmp' -e "${ssh[*]}" "$host:$(remote_path "$out_dir")/" "$local_dir/$name/" || return
     say "checkpoints, metrics and samples are in ${local_dir#"$PWD/"}/$name"
 }
 

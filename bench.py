@@ -351,9 +351,10 @@ def setup_ours(settings, device, x, y, **changes):
     model = GPT(checkpoint.model_config(config)).to(device)
     compiled = train.compile_model(model, config, process)
     batch = x.cpu(), y.cpu()
-    batches = types.SimpleNamespace(batch_size=settings['batch_size'], sequence_index=0, next=lambda: batch)
+    batches = types.SimpleNamespace(batch_size=settings['batch_size'], sequence_index=0, next=lambda: batch,
+                                    count_targets=lambda n_sequences: n_sequences * settings['block_size'])
     scaler = torch.amp.GradScaler(device.type, enabled=process.dtype == torch.float16)
-    run = train.Run(config, process, model, compiled, train.build_optimizers(model, config, process), scaler, batches,
+    run = train.Run(config, process, model, compiled, [], train.build_optimizers(model, [], config, process), scaler, batches,
                     val_data=None, tokenizer=None, meta=None, questions={}, progress=train.Progress())
     stop = types.SimpleNamespace(requested=False)
 

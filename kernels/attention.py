@@ -4,13 +4,14 @@
 
 Queries are taken in blocks of rows, and a block meets only the keys up to its own end: half of the score matrix is
 never computed. What is computed are ordinary matrix products, which CPUs with bf16 units are fastest at, and a block
-of scores stays in the cache between its product, its softmax and the product with v. The probabilities are kept for
-the backward pass, B·nh·T²/2 numbers a layer; on GPUs, where that would be too much, FlashAttention (Dao et al. 2022)
-is the better choice. Without dropout. Knows nothing about the model.
+of scores stays in the cache between its product, its softmax and the product with v. The probabilities, B·nh·T²/2
+numbers a layer, are kept for the backward pass where T is small, and computed again where it is large. On GPUs
+FlashAttention (Dao et al. 2022) is the better choice. Without dropout. Knows nothing about the model.
 """
 import torch
 
 QUERY_BLOCK = 128
+KEPT_UP_TO = 256  # T; where T is larger, the probabilities of all layers are the largest thing in memory
 
 
 def blocked_attention(q, k, v):
@@ -25,21 +26,21 @@ class BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v):
         """(N, T, hd) each, q already scaled -> (N, T, hd)."""
-        y, probabilities = torch.empty_like(q), []
+        y, kept = torch.empty_like(q), []
         for start, end in blocks(q.size(1)):
-            mask = block_mask(end - start, end, q.dtype)
-            scores = torch.baddbmm(mask, q[:, start:end], k[:, :end].transpose(1, 2))  # (N, block, end)
-            p = scores.softmax(dim=-1)
+            p = block_probabilities(q, k, start, end)
             y[:, start:end] = p @ v[:, :end]
-            probabilities.append(p)
-        ctx.save_for_backward(q, k, v, *probabilities)
+            if q.size(1) <= KEPT_UP_TO:
+                kept.append(p)
+        ctx.save_for_backward(q, k, v, *kept)
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        q, k, v, *probabilities = ctx.saved_tensors
+        q, k, v, *kept = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for p, (start, end) in zip(probabilities, blocks(q.size(1))):
+        for i, (start, end) in enumerate(blocks(q.size(1))):
+            p = kept[i] if kept else block_probabilities(q, k, start, end)
             dy_block = dy[:, start:end]
             dv[:, :end] += p.transpose(1, 2) @ dy_block
             dp = dy_block @ v[:, :end].transpose(1, 2)  # (N, block, end)
@@ -47,6 +48,12 @@ class BlockedAttention(torch.autograd.Function):
             dq[:, start:end] = dscores @ k[:, :end]
             dk[:, :end] += dscores.transpose(1, 2) @ q[:, start:end]
         return dq, dk, dv
+
+
+def block_probabilities(q, k, start, end):
+    """What the queries from start to end give to the keys up to end, (N, end - start, end)."""
+    mask = block_mask(end - start, end, q.dtype)
+    return torch.baddbmm(mask, q[:, start:end], k[:, :end].transpose(1, 2)).softmax(dim=-1)
 
 
 def blocks(T):

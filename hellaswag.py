@@ -49,7 +49,7 @@ DEFAULTS = {
     'compile': False,  # torch.compile
 }
 N_ENDINGS = 4
-ROW_UNIT = 64  # rows and lists of targets are filled up to multiples of it, so that few shapes occur
+COMPILED_UNIT = 64  # rows and lists of targets are filled up to multiples of it, so that few shapes are compiled
 METRICS = {'harness': ('acc', 'acc_norm', 'acc_bytes'), 'completion': ('completion_acc', 'completion_acc_norm')}
 
 
@@ -68,8 +68,8 @@ def main(config):
         process.say(f'not compiled: {reason}')
     process.say(f'{source}: {model.n_params():,} parameters, {machine.describe(process.device)}, '
                 f'{str(process.dtype).removeprefix("torch.")}, {len(examples):,} examples')
-    scorer = torch.compile(log_probabilities) if config['compile'] and not reason else log_probabilities
-    results = evaluate(model, questions, process, config['batch_size'], progress=True, scorer=scorer)
+    compiled = config['compile'] and not reason
+    results = evaluate(model, questions, process, config['batch_size'], progress=True, compiled=compiled)
     report(results, process)
     if config['details'] and process.is_first:
         write_details(config['details'], examples, questions, results['scores'])
@@ -241,13 +241,13 @@ def lay_out(example, pairs, block_size):
 # ---- rows -> log-probabilities ----------------------------------------------------------------------
 
 
-def make_batch(rows, n_rows):
-    """Tensors for a forward pass over at most n_rows rows; every size is a multiple of ROW_UNIT or n_rows.
+def make_batch(rows, n_rows, unit):
+    """Tensors for a forward pass over at most n_rows rows; T and M are multiples of the unit.
 
     idx, positions (B, T), mask (B, 1, T, T), and for each of M targets its token (or -1: filling), the place in the
     flattened (B, T) that predicts it, and which of the B * 4 endings it belongs to.
     """
-    T = round_up(max(row.length() for row in rows))
+    T = round_up(max(row.length() for row in rows), unit)
     idx, positions = torch.zeros(2, n_rows, T, dtype=torch.int64)
     part = torch.full((n_rows, T), -1)  # 0 in the context, 1.. in the endings, -1 behind them
     targets, places, owners = [], [], []
@@ -265,13 +265,13 @@ def make_batch(rows, n_rows):
             begin = end
     same, from_context = part[:, :, None] == part[:, None, :], (part == 0)[:, None, :]  # (B, T, T), (B, 1, T)
     mask = (same | from_context) & torch.ones(T, T, dtype=torch.bool).tril()
-    filling = round_up(len(targets)) - len(targets)
+    filling = round_up(len(targets), unit) - len(targets)
     return (idx, positions, mask[:, None], torch.tensor(targets + [-1] * filling),
             torch.tensor(places + [0] * filling), torch.tensor(owners + [0] * filling))
 
 
-def round_up(n):
-    return -(-n // ROW_UNIT) * ROW_UNIT
+def round_up(n, unit):
+    return -(-n // unit) * unit
 
 
 def log_probabilities(model, idx, positions, mask, targets, places):
@@ -281,21 +281,23 @@ def log_probabilities(model, idx, positions, mask, targets, places):
 
 
 @torch.no_grad()
-def score(model, questions, process, batch_size=16, bar=None, stopped=None, scorer=log_probabilities):
+def score(model, questions, process, batch_size=16, bar=None, stopped=None, compiled=False):
     """(N, 4) float64 on the CPU: the log-probability in nats of every ending, on every process; None if stopped.
 
     The processes take the batches in turns, so that the batches are the same however many there are.
     """
+    scorer = torch.compile(log_probabilities) if compiled else log_probabilities
     totals = torch.zeros(len(questions.labels), N_ENDINGS, dtype=torch.float64)
     batches = [questions.rows[i:i + batch_size] for i in range(0, len(questions.rows), batch_size)]
     for first in range(0, len(batches), process.world_size):
         if first + process.rank < len(batches):
             rows = batches[first + process.rank]
-            *inputs, owners = (tensor.to(process.device) for tensor in make_batch(rows, batch_size))
+            shape = (batch_size, COMPILED_UNIT) if compiled else (len(rows), 1)
+            *inputs, owners = (tensor.to(process.device) for tensor in make_batch(rows, *shape))
             with process.autocast():
                 values = scorer(model, *inputs)
-            sums = torch.zeros(batch_size * N_ENDINGS, dtype=torch.float64).index_add_(0, owners.cpu(), values.double().cpu())
-            for row, of_row in zip(rows, sums.view(batch_size, N_ENDINGS)):
+            sums = torch.zeros(len(rows) * N_ENDINGS, dtype=torch.float64).index_add_(0, owners.cpu(), values.double().cpu())
+            for row, of_row in zip(rows, sums.view(-1, N_ENDINGS)):
                 totals[row.example] += of_row
         if bar is not None:
             bar.update(sum(len(rows) for rows in batches[first:first + process.world_size]))
@@ -304,7 +306,7 @@ def score(model, questions, process, batch_size=16, bar=None, stopped=None, scor
     return torch.tensor(process.sum(totals), dtype=torch.float64).view_as(totals)
 
 
-def evaluate(model, questions, process, batch_size=16, progress=False, stopped=None, scorer=log_probabilities):
+def evaluate(model, questions, process, batch_size=16, progress=False, stopped=None, compiled=False):
     """{metric: share, metric + '_stderr': its standard error, 'scores': {protocol: (N, 4) log-probabilities}}.
 
     model: the plain model; it is put into evaluation mode and back. questions: from `prepare`.
@@ -319,7 +321,7 @@ def evaluate(model, questions, process, batch_size=16, progress=False, stopped=N
         with tqdm(total=sum(len(q.rows) for q in questions.values()), desc='HellaSwag', unit=' examples',
                   disable=not progress or process.rank > 0, leave=False) as bar:
             for protocol, asked in questions.items():
-                scores = score(model, asked, process, batch_size, bar, stopped, scorer)
+                scores = score(model, asked, process, batch_size, bar, stopped, compiled)
                 if scores is None:
                     return None
                 results['scores'][protocol] = scores

@@ -2,13 +2,20 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test bench clean
+.PHONY: demo math test bench clean
 
 # Tokenizes Python's own source, trains a small GPT on it and shows what it writes. Run again, it goes on from what exists.
 demo: $(VENV)/runtime
 	$(PY) corpus.py --source=stdlib --vocab_size=4096 --out_dir=data/stdlib
 	$(PY) train.py config/demo.py
 	$(PY) sample.py --out_dir=out/demo --prompt='def parse' --num_samples=2 --max_new_tokens=120 --temperature=0.6 --seed=1
+
+# Generates word problems, trains a small GPT to solve them with a calculator, and scores it on others. Run again, it goes on.
+math: $(VENV)/runtime
+	$(PY) math_solver.py --do=prepare --data_dir=data/math
+	$(PY) train.py config/math_small.py
+	$(PY) math_solver.py --do=solve --out_dir=out/math --question='Ben has 486 shells. On Friday he finds 47 more. He puts them into 13 boxes, the same number in each. How many shells are in each?'
+	$(PY) math_solver.py --do=score --out_dir=out/math
 
 # The kernels run under Triton's interpreter, which must be chosen before Triton is imported: in a process of its own.
 test: $(VENV)/dev

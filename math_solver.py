@@ -45,7 +45,7 @@ DEFAULTS = {
     'seed': 0,  # of generated problems and of sampled solutions
     # prepare
     'data_dir': 'data/math',  # the folder of shards to make
-    'n_problems': 40_000,  # generated ones; files are taken whole
+    'n_problems': 100_000,  # generated ones; files are taken whole
     'n_val': 500,  # problems held out for the validation loss; of files, the last ones
     'tokenizer': optional(str),  # gpt2, or a tokenizer.json; None: one of vocab_size is trained on the problems
     'vocab_size': 1024,  # of the tokenizer to train
@@ -161,7 +161,11 @@ def check_calls(found):
 # ---------------------------------------------------------------------------- prepare
 
 def prepare(config):
-    """Problems of all sources to masked shards in data_dir."""
+    """Problems of all sources to masked shards in data_dir; nothing where they are there already."""
+    data_dir = config['data_dir']
+    settings = {key: config[key] for key in ('source', 'n_problems', 'n_val', 'seed', 'tokenizer', 'vocab_size')}
+    if is_made(data_dir, settings):
+        return
     train, val = [], []
     for source in config['source'].split(','):
         if source == 'generated':
@@ -176,7 +180,6 @@ def prepare(config):
         raise BadInput(f'{len(train)} problems are too few: a tenth of them is held out')
     np.random.default_rng(config['seed']).shuffle(train)
     tokenizer = make_tokenizer(train, config)
-    data_dir = config['data_dir']
     name = re.sub(r'\W+', '_', os.path.basename(os.path.normpath(data_dir))).strip('_') or 'math'
     tokenizer_file = None if config['tokenizer'] == 'gpt2' else tokenizer.to_json().encode()
     prepare_folder(data_dir, name, tokenizer_file)
@@ -186,10 +189,25 @@ def prepare(config):
         written |= shards.write_shards(documents, data_dir, name, split, first=first, masked=True)
     write_json(os.path.join(data_dir, 'meta.json'), {
         **describe(tokenizer, tokenizer_file), 'source': config['source'], 'train_documents': len(train),
-        'val_documents': len(val), 'seed': config['seed'], 'shards': written})
+        'val_documents': len(val), 'settings': settings, 'shards': written})
     n_tokens = sum(entry['tokens'] for entry in written.values())
     print(f'{data_dir}: {len(train):,} problems to train on and {len(val):,} to validate on, {n_tokens:,} tokens, '
           f'{n_tokens / (len(train) + len(val)):.0f} a problem; vocabulary {tokenizer.vocab_size:,}')
+
+
+def is_made(data_dir, settings):
+    """True, after saying so, if the folder holds what these settings make; BadInput if it holds something else."""
+    if not os.path.exists(os.path.join(data_dir, 'meta.json')):
+        return False
+    meta = shards.load_meta(data_dir)
+    for key, value in settings.items():
+        if (there := meta.get('settings', {}).get(key)) != value:
+            raise BadInput(f'{data_dir} already holds data made with {key}={there!r}, not {value!r}; take another --data_dir, or '
+                           'delete that folder first')
+    if not all(os.path.exists(os.path.join(data_dir, name)) for name in meta['shards']):
+        return False
+    print(f'{data_dir} is already made, with the same settings: {meta["train_documents"]:,} problems to train on')
+    return True
 
 
 def report_calls(source, found):

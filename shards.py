@@ -145,7 +145,11 @@ def write_shards(documents, out_dir, name, split='train', shard_tokens=SHARD_TOK
     def finish_shard():
         file_name = f'{name}_{split}_{first + len(entries):06d}.bin'
         path = os.path.join(out_dir, file_name)
-        mask = write_mask(path, counted[:filled]) if masked else {}  # first, so that no shard is ever without it
+        mask = {}
+        if masked:  # before the shard, so that none ever stands without
+            mask = write_mask(path, counted[:filled])
+        elif os.path.exists(mask_path(path)):  # an earlier data set's
+            os.remove(mask_path(path))
         entries[file_name] = write_shard(path, buffer[:filled]) | mask
 
     for document in documents:
@@ -273,14 +277,14 @@ class BatchLoader:
                 check_ids(self.open_shard(path), self.vocab_size, path)
 
     def has_masks(self, data_dir):
-        """Whether any shard has a mask; raises BadInput when one that meta.json knows of is missing."""
+        """Whether any shard has a mask; raises BadInput when one is cut short, or missing though meta.json knows of it."""
         entries = load_meta(data_dir, quiet=True)['shards']
-        found = [path for path in self.paths if os.path.exists(mask_path(path))]
+        masked = [path for path in self.paths if read_mask(path) is not None]
         for path in self.paths:
-            if 'mask_sha256' in entries.get(os.path.basename(path), {}) and path not in found:
+            if 'mask_sha256' in entries.get(os.path.basename(path), {}) and path not in masked:
                 raise BadInput(f'{mask_path(path)} is missing, which says what of its shard is to be learned; '
                                'make the data again')
-        return bool(found)
+        return bool(masked)
 
     @property
     def epoch(self):

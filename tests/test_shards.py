@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import pathlib
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import shards
+from bpe import Tokenizer
 from configurator import BadInput
 from shards import BatchLoader, load_meta, load_tokenizer, read_shard, write_shards
 
@@ -86,6 +88,7 @@ def test_shards_in_the_order_of_their_names_are_the_documents_one_after_another(
         assert entry['sha256'] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1024 + 2 * 20 - 1))
 def test_a_shard_that_ends_anywhere_too_early_is_refused(tmp_path_factory, length):
     path = tmp_path_factory.mktemp('cut') / 'x_train_000001.bin'
@@ -130,6 +133,7 @@ def round_keys(seed):
     return list(np.random.SeedSequence(seed).generate_state(8, np.uint64))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 2**32))
 def test_shuffled_is_a_permutation_of_any_length(n, seed):
     assert sorted(shards.shuffled(np.arange(n), n, round_keys(seed)).tolist()) == list(range(n))
@@ -373,3 +377,75 @@ def test_the_command_line_takes_a_folder_or_a_flag_and_ends_with_2_on_damage(fol
     assert damaged.stderr.splitlines()[-1].startswith('shards.py: ')
     missing = run(str(folder / 'nowhere'))
     assert missing.returncode == 2 and missing.stderr.startswith('shards.py: no data folder')
+
+
+# ---------------------------------------------------------------------------- masks
+
+@pytest.fixture
+def masked(tmp_path):
+    """Three shards of 1,000 tokens in all, with masks, and which of the tokens count."""
+    generator = np.random.default_rng(0)
+    tokens, counted = generator.integers(0, 300, 1000).astype(np.uint16), generator.random(1000) < 0.6
+    cuts = [*range(0, 1000, 37), 1000]
+    documents = [(tokens[a:b], counted[a:b]) for a, b in itertools.pairwise(cuts)]
+    entries = write_shards(documents, tmp_path, 'x', shard_tokens=403, masked=True)
+    entries |= write_shards(documents, tmp_path, 'x', 'val', first=0, masked=True)
+    (tmp_path / 'meta.json').write_text(json.dumps({'tokenizer': 'gpt2', 'tokenizer_sha256': None, 'vocab_size': 50257, 'eot': 50256,
+                                                    'shards': entries}))
+    return str(tmp_path), tokens.astype(np.int64), counted
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_targets_that_a_mask_leaves_out_are_minus_one_and_everything_else_is_as_without(masked, split):
+    data_dir, tokens, counted = masked
+    loader = BatchLoader(data_dir, split, 16, 3, seed=1)
+    starts = loader.window_starts(np.arange(60))
+    for first in range(0, 60, 3):
+        n_targets = loader.count_targets(3)
+        x, y = loader.next()
+        for row, start in enumerate(starts[first:first + 3]):
+            assert x[row].tolist() == tokens[start:start + 16].tolist()
+            assert y[row].tolist() == np.where(counted, tokens, -1)[start + 1:start + 17].tolist()
+        assert n_targets == int((y != -1).sum())
+
+
+def test_without_masks_every_target_counts(masked):
+    data_dir, tokens, _ = masked
+    with_masks = BatchLoader(data_dir, 'train', 16, 3, seed=1)
+    for name in os.listdir(data_dir):
+        if name.endswith('.mask'):
+            os.remove(os.path.join(data_dir, name))
+    meta = load_meta(data_dir)
+    meta['shards'] = {name: {key: entry[key] for key in ('tokens', 'sha256')} for name, entry in meta['shards'].items()}
+    with open(os.path.join(data_dir, 'meta.json'), 'w') as file:
+        json.dump(meta, file)
+    loader = BatchLoader(data_dir, 'train', 16, 3, seed=1)
+    assert with_masks.masked and not loader.masked and loader.count_targets(5) == 80
+    (x, y), (x_masked, y_masked) = loader.next(), with_masks.next()
+    assert (x == x_masked).all() and (y != -1).all() and (y_masked[y_masked != -1] == y[y_masked != -1]).all()
+
+
+def test_a_mask_holds_a_bit_a_token_the_first_being_the_lowest(tmp_path):
+    counted = np.array([True, False, False, True, False, False, False, False, False, True])
+    write_shards([(np.arange(10, dtype=np.uint16), counted)], tmp_path, 'x', masked=True)
+    assert (tmp_path / 'x_train_000001.mask').read_bytes() == bytes([0b1001, 0b10])
+
+
+@pytest.mark.parametrize('damage, word', [
+    (lambda path: path.unlink(), 'is missing'), (lambda path: path.write_bytes(path.read_bytes()[:-1]), 'cut short'),
+    (lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]), 'has changed')])
+def test_a_mask_that_is_missing_cut_or_changed_is_found(masked, damage, word, test_data, monkeypatch):
+    monkeypatch.setattr(shards, 'load_tokenizer', lambda data_dir: Tokenizer.gpt2(test_data / 'gpt2'))
+    data_dir, _, counted = masked
+    assert f'{counted.sum():,}' in shards.check_folder(data_dir)
+    damage(pathlib.Path(data_dir) / 'x_train_000002.mask')
+    with pytest.raises(BadInput, match=word):
+        shards.check_folder(data_dir)
+    if word != 'has changed':
+        with pytest.raises(BadInput, match=word):
+            BatchLoader(data_dir, 'train', 16, 3, seed=1).read_counted(0, 1000)
+
+
+def test_tokens_and_mask_of_different_lengths_are_refused(tmp_path):
+    with pytest.raises(TypeError, match='10 tokens'):
+        write_shards([(np.arange(10, dtype=np.uint16), np.ones(9, dtype=bool))], tmp_path, 'x', masked=True)

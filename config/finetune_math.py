@@ -1,0 +1,15 @@
+# OpenAI's GPT-2 (124M) trained on to solve GSM8K's problems with a calculator; --init_from=out/mine trains on a checkpoint of
+# your own instead. A GPU, or patience.
+# Needs data/gsm8k: python math_solver.py --do=prepare --source=gsm8k --tokenizer=gpt2 --data_dir=data/gsm8k
+out_dir = 'out/gsm8k'
+data_dir = 'data/gsm8k'
+init_from = 'gpt2'
+block_size = 512
+total_batch_tokens = 32 * 512
+max_steps = 400  # 5 passes over 1.3 million tokens
+learning_rate, min_lr = 5e-5, 5e-6
+warmup_steps = 20
+dropout = 0.1
+eval_interval = 40
+sample_interval = 100
+checkpoint_interval = 100

@@ -1,0 +1,107 @@
+import itertools
+import random
+import re
+from fractions import Fraction
+
+import pytest
+
+import word_problems
+from calculator import calculate
+from word_problems import is_test_number, problems
+
+NUMERAL = re.compile(r'\d+(?:\.\d+)?')
+
+
+def take(split, n, seed=0):
+    return list(itertools.islice(problems(split, seed), n))
+
+
+def skeleton(text):
+    """A question without what a template leaves open: numbers, people and their pronouns, things."""
+    for word, stand_in in [*((person[0], 'NAME') for person in word_problems.PEOPLE),
+                           *((thing, 'THINGS') for things in word_problems.THINGS for thing in things),
+                           *((pronoun, 'THEY') for pronoun in ('he', 'she', 'him', 'her', 'his'))]:
+        text = re.sub(rf'\b{word}\b', stand_in, text, flags=re.I if stand_in == 'THEY' else 0)
+    return NUMERAL.sub('#', text)
+
+
+def test_the_same_seed_gives_the_same_problems_and_another_seed_others():
+    assert take('train', 20, 5) == take('train', 20, 5)
+    assert take('train', 20, 5) != take('train', 20, 6)
+    assert take('train', 20, 5) != take('test', 20, 5)
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_every_call_comes_out_as_written_and_the_last_result_is_the_answer(split):
+    for problem in take(split, 400):
+        calls = re.findall(r'<<([^<>]*)=([^<>=]*)>>([\d./]*\d)', problem['answer'])
+        assert calls and 1 <= len(calls) <= 8
+        for expression, result, repeated in calls:
+            assert calculate(expression) == result and repeated == result
+        steps, answer = problem['answer'].split('\n#### ')
+        assert answer == calls[-1][1] and Fraction(answer) > 0
+        assert '{' not in problem['question'] + problem['answer'] and '[' not in problem['question']
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_every_number_of_a_solution_comes_from_the_question_a_result_or_a_fixed_constant(split):
+    constants = {'2', '3', '4', '7', '24', '60', '100', '1000'}
+    for problem in take(split, 300):
+        known = set(NUMERAL.findall(problem['question'])) | constants
+        for expression, result in re.findall(r'<<([^<>]*)=([^<>=]*)>>', problem['answer']):
+            assert set(NUMERAL.findall(expression)) <= known, problem
+            known.add(result)
+
+
+def test_no_number_of_a_test_question_is_of_the_kind_that_training_questions_have():
+    train, test = (set(NUMERAL.findall(' '.join(problem['question'] for problem in take(split, 1500)))) for split in ('train', 'test'))
+    assert not train & test
+    assert len(train) > 300 and len(test) > 150
+    assert all(not is_test_number(numeral) for numeral in train) and all(map(is_test_number, test))
+
+
+def test_no_question_of_the_test_is_but_for_names_and_numbers_one_of_training():
+    train, test = ({skeleton(problem['question']) for problem in take(split, n)} for split, n in (('train', 6000), ('test', 1500)))
+    assert len(train) > 1000 and len(test) > 100
+    assert not train & test
+
+
+def test_no_sentence_of_the_tests_stories_is_in_those_of_training():
+    def sentences(split, n):
+        stories = [skeleton(problem['question']) for problem in take(split, n) if problem['kind'] == 'counting']
+        return {sentence for story in stories for sentence in re.split(r'(?<=[.?]) ', story)}
+    train, test = sentences('train', 6000), sentences('test', 1500)
+    assert len(train) > 100 and len(test) > 15
+    assert not train & test
+
+
+def test_no_template_is_in_both_splits():
+    for kind, templates in word_problems.TEMPLATES.items():
+        assert not {question for _, question, _ in templates['train']} & {question for _, question, _ in templates['test']}, kind
+        assert len(templates['test']) >= 4 and len(templates['train']) >= 12, kind
+    for train, test in zip(word_problems.STORY['train'], word_problems.STORY['test']):
+        texts = [{part if isinstance(part, str) else part[1] for part in parts} for parts in (train, test)]
+        assert not texts[0] & texts[1]
+    assert not set(word_problems.ARITHMETIC_QUESTIONS['train']) & set(word_problems.ARITHMETIC_QUESTIONS['test'])
+
+
+def test_every_template_can_be_filled():
+    for kind, templates in word_problems.TEMPLATES.items():
+        for split in ('train', 'test'):
+            for template in templates[split]:
+                rng = random.Random(0)
+                assert any(word_problems.fill(template, rng, split) for _ in range(200)), (kind, split, template)
+
+
+def test_all_kinds_and_one_to_several_steps_occur():
+    found = take('train', 1000)
+    assert {problem['kind'] for problem in found} == set(word_problems.KINDS)
+    assert {1, 2, 3, 4} <= {problem['answer'].count('<<') for problem in found}
+    assert any('solve(' in problem['answer'] for problem in found) and any('$' in problem['question'] for problem in found)
+
+
+@pytest.mark.parametrize('numeral, expected', [
+    ('4', True), ('7', True), ('5', False), ('23', False), ('24', True), ('27', True), ('28', False), ('4.60', True), ('240', True),
+    ('239', False), ('0.25', True), ('1000', False), ('8300', True)])
+def test_a_numbers_first_two_digits_decide_its_split(numeral, expected):
+    assert is_test_number(numeral) == expected

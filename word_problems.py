@@ -34,6 +34,8 @@ DEFAULTS = {
 TEST_DIGITS = {4, 7}  # numbers below 10
 TEST_RANGES = (24, 27), (46, 49), (64, 67), (82, 85)  # first two digits of the others
 
+REPEATED = 0.15  # of what happens in a story is what happened just before, once more
+
 OPTIONS = re.compile(r'\[([^\[\]]*)\]')
 SLOT = re.compile(r'\{(\w+)\}')
 CALL = re.compile(r'(\$?)<<([^<>]*)>>')
@@ -172,7 +174,8 @@ def counting(rng, split):
     numbers, told = ['s:10-900'], [rng.choice(openers).replace('{n}', '{s}')]
     amount, worked = 's', []
     for i in range(n_events):
-        rule, text, steps = rng.choice(events)
+        event = event if i and rng.random() < REPEATED else rng.choice(events)
+        rule, text, steps = event
         numbers.append(rule.replace('n:', f'n{i}:').replace('q:', f'q{i}:'))
         told.append(re.sub(r'\{([nq])\}', rf'{{\g<1>{i}}}', text))
         for step in steps:
@@ -188,7 +191,7 @@ def counting(rng, split):
 
 
 KINDS = {  # share of all problems, and where their templates come from
-    'arithmetic': (2, arithmetic),
+    'arithmetic': (3, arithmetic),
     'equations': (2, from_list('equations')),
     'counting': (6, counting),
     'money': (4, from_list('money')),
@@ -230,7 +233,13 @@ ARITHMETIC_EXPRESSIONS = {
               ('a:2-999 b:2-30 c:2-30', 'a - b * c'), ('a:2-30 b:2-30 c:2-30', '(a + b) / c'), ('a:2-99 b:2-30 c:2-30 d:2-99', 'a - b * c + d'),
               ('a:2-30 b:2-30 c:2-99 d:2-99', 'a * b - c + d'), ('a:2-999 b:2-99 c:2-99 d:2-99', 'a + b - c + d'),
               ('a:2-999 b:2-99 c:2-99 d:2-99', 'a - b - c + d'), ('a:2-99 b:2-30 c:2-99 d:2-30', 'a * b + c * d'),
-              ('a:2-99 b:2-30 c:2-99 d:2-30', 'a + (b - c) * d'), ('a:2-99 b:2-30 c:2-99 d:2-30', 'a + b * c * d')],
+              ('a:2-99 b:2-30 c:2-99 d:2-30', 'a + (b - c) * d'), ('a:2-99 b:2-30 c:2-99 d:2-30', 'a + b * c * d'),
+              ('a:2-30 b:2-30 c:2-30 d:2-99', 'a * (b + c) - d'), ('a:2-30 b:2-30 c:2-30 d:2-99', 'a * (b + c) + d'),
+              ('a:2-30 b:2-30 c:2-30 d:2-30', 'a * (b + c) * d'), ('a:2-99 b:2-30 c:2-30 d:2-99', '(a - b) * c + d'),
+              ('a:2-99 b:2-30 c:2-30 d:2-99', '(a - b) * c - d'), ('a:2-99 b:2-30 c:2-30 d:2-30', '(a - b) * (c + d)'),
+              ('a:2-99 b:2-30 c:2-30 d:2-30', 'a - b + c - d'), ('a:2-99 b:2-30 c:2-30 d:2-30', 'a - b + c * d'),
+              ('a:2-99 b:2-30 c:2-30 d:2-30', 'a + b * (c - d)'), ('a:2-999 b:2-99 c:2-99', '(a - b) - c'),
+              ('b:2-30 c:2-30 q:2-30 a=b*q', 'a / b + c')],
     'test': [('a:2-999 b:2-999', 'a + b'), ('a:2-999 b:2-999', 'a - b'), ('a:2-99 b:2-99', 'a * b'),
              ('b:2-30 q:2-60 a=b*q', 'a / b'), ('a:2-99 b:2-99 c:2-30', '(a - b) * c'), ('a:2-999 b:2-99 c:2-99', 'a - b + c'),
              ('a:2-30 b:2-30 c:2-30', 'a * (b + c)'), ('a:2-99 b:2-30 c:2-30 d:2-99', 'a + b * c - d')],
@@ -457,6 +466,13 @@ TEMPLATES = {
             ('n:2-99 k:2-60 t=n*k', 'If {n} {items} cost ${t}, what is the price of [one|each]?', 'One {item} costs $<<t/n>>.'),
             ('n:2-99 k:2-60 t=n*k', '{name} buys {n} {items} and pays ${t}. What is the price of [one|each] {item}?', 'One {item} costs $<<t/n>>.'),
             ('n:2-99 p:2-60', '{n} {items} are sold at ${p} each. What is the price of all [{items}|of them]?', 'The {items} cost $<<n*p>>.'),
+            ('n:2-30 p:2-30 t:10-900', '{name} goes to a market with ${t} and [gets|pays for] {n} {items}. Each {item} costs ${p}. How much is left?',
+             'The {items} cost $<<n*p>>.\n{name} has $<<t-r1>> left.'),
+            ('n:2-30 p:2-30 t:10-900', 'With ${t}, {name} buys {n} {items}. Each {item} costs ${p}. How much money is left [in the end|then]?',
+             'The {items} cost $<<n*p>>.\n{name} has $<<t-r1>> left.'),
+            ('n:2-30 p:2-30 t:10-900', '{name} has ${t}. {He} buys {n} {items}, and each {item} costs ${p}. How much money [is|does {he} have] left?',
+             'The {items} cost $<<n*p>>.\n{name} has $<<t-r1>> left.'),
+            ('n:2-30 p:2-30', '{name} has {n} {items}. Each {item} costs ${p}. How much do they cost [together|in all]?', 'The {items} cost $<<n*p>>.'),
         ],
         'test': [
             ('n:2-99 p:2-60', 'How much does {name} pay for {n} {items} at ${p} each?', 'The {items} cost $<<n*p>>.'),
@@ -536,6 +552,12 @@ TEMPLATES = {
              'In that time, it is <<n*d>> pages.\nThere are <<t-r1>> pages left.'),
             ('n:2-60 d:2-30 t:50-900', '{name} has a book of {t} pages. {He} reads {n} pages a day. In {d} days, how many pages are left?',
              'In that time, it is <<n*d>> pages.\nThere are <<t-r1>> pages left.'),
+            ('p:2-60 h:2-30 d:2-30', '{name} [gets|is paid] ${p} an hour and works {h} hours a day. How much [is that|does {he} get] in {d} days?',
+             '{He} works <<h*d>> hours.\n{He} earns $<<r1*p>>.'),
+            ('p:2-60 h:2-30 d:2-30', '{name} earns ${p} an hour, and {he} works {h} hours a day. [What does {he} earn|How much money is that] in {d} days?',
+             '{He} works <<h*d>> hours.\n{He} earns $<<r1*p>>.'),
+            ('p:2-60 h:2-30 d:2-30', 'How much does {name} earn in {d} days? {He} earns ${p} an hour and works {h} hours a day.',
+             '{He} works <<h*d>> hours.\n{He} earns $<<r1*p>>.'),
         ],
         'test': [
             ('v:2-120 h:2-30', 'How far does a train go in {h} hours if it drives at {v} km per hour?', 'It goes <<v*h>> km.'),
@@ -737,6 +759,12 @@ TEMPLATES = {
             ('n:2-99', 'How long in cm is a [rope|wall] of {n} meters?', 'That is <<n*100>> cm.'),
             ('n:2-99', 'How many cm [are there|is it] in a rope of {n} meters?', 'That is <<n*100>> cm.'),
             ('n:2-60 k:2-60', 'How many pieces of {k} cm can {name} cut from a rope of {n} meters?', 'That is <<n*100>> cm.\nThere are <<r1/k>> pieces.'),
+            ('n:2-60 m:2-60', '{name} works for {n} hours and {m} minutes. How many minutes [does {he} work|are that]?',
+             'That is <<n*60>> minutes.\nTogether that is <<r1+m>> minutes.'),
+            ('n:2-60 m:2-60', 'For {n} hours and {m} minutes {name} [drives|reads|works]. How many minutes is that?',
+             'That is <<n*60>> minutes.\nTogether that is <<r1+m>> minutes.'),
+            ('n:2-60 k:2-60', 'How many bags of {k} grams [can {name} make of|are there in] {n} kg of [sugar|rice]?', 'That is <<n*1000>> grams.\n{He} needs <<r1/k>>.'),
+            ('n:2-60 k:2-60', '{name} needs how many bags of {k} grams for {n} kg of [flour|rice]?', 'That is <<n*1000>> grams.\n{He} needs <<r1/k>>.'),
         ],
         'test': [
             ('n:2-99', 'How many cm long is a rope of {n} meters?', 'That is <<n*100>> cm.'),

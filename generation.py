@@ -18,8 +18,8 @@ token without a cache under the same rule gives the same text.
 
 What is the same whatever else runs: every sequence draws from a generator of its own, prompts are computed one by one,
 and all settings apply row by row. What is left is rounding, as matrix products may add in another order when there
-are more rows. On a CPU with the packed weights used here they do not, and a text is the same bit for bit; elsewhere
-it is the same unless two tokens are closer than that rounding. This file knows nothing about text or tokenizers.
+are more rows: a text differs only where two tokens are closer than that, in float32 hardly ever. For bfloat16 on a CPU,
+the step is put together from products that keep their order. This file knows nothing about text or tokenizers.
 """
 import contextlib
 import copy
@@ -85,19 +85,30 @@ class Sequence:
 class Engine:
     """Continuous batching over preallocated keys and values. Not thread-safe: one thread calls all methods."""
 
-    def __init__(self, model, max_batch=16):
-        """model: a GPT. Its weights are taken as they are now; on a CPU in a copy laid out for fast products."""
+    def __init__(self, model, max_batch=16, compile=False):
+        """model: a GPT. Its weights are taken as they are now; on a CPU in a copy laid out for fast products.
+
+        compile: make one graph of the step that all sequences take together, with CUDA graphs on a GPU. The first step
+        of every new size is slow; there are few, as rows are filled up to a power of two. On a CPU it does not pay, as
+        packed weights cannot be in a graph.
+        """
         if max_batch < 1:
             raise BadInput(f'max_batch={max_batch} should be at least 1')
         weight = model.transformer.wte.weight
         self.config, self.device, self.max_batch = model.config, weight.device, max_batch
         self.on_cpu = self.device.type == 'cpu'
         dtype = compute_dtype(model)
-        self.model, self.head = inference_copy(model, dtype)
+        self.model, self.head = inference_copy(model, dtype, pack=can_pack(dtype) and not compile)
         shape = (max_batch, self.config.n_head, self.config.block_size, self.config.n_embd // self.config.n_head)
         self.keys, self.values = ([empty_cache(shape, self.device, dtype) for _ in range(self.config.n_layer)]
                                   for _ in range(2))
         self.running = []  # a sequence's index is its place in the cache
+        self.compile, self.last_logits = compile, self.logits_of_last
+        if compile:
+            for cache in (*self.keys, *self.values):
+                torch._dynamo.mark_static_address(cache)  # else a CUDA graph would copy it at every step
+            self.last_logits = torch.compile(self.logits_of_last, dynamic=False,
+                                             mode=None if self.on_cpu else 'reduce-overhead')
 
     @property
     def n_running(self):
@@ -156,9 +167,9 @@ class Engine:
         """Feeds all last tokens, and appends what follows them."""
         running, logits = list(self.running), self.decode()
         requests = [sequence.request for sequence in running]
-        uniforms = [torch.rand((), generator=sequence.generator).item() if sequence.request.temperature else 0.0
-                    for sequence in running]
-        chosen = choose(penalize(logits, running), requests, torch.tensor(uniforms, device=self.device))
+        uniforms = torch.tensor([torch.rand((), generator=sequence.generator).item() if sequence.request.temperature else 0.0
+                                 for sequence in running])
+        chosen = choose(penalize(logits, running), requests, to_device(uniforms, self.device))
         rows = [row for row, request in enumerate(requests) if request.logprobs is not None]
         if rows:
             counts = [requests[row].logprobs for row in rows]
@@ -222,25 +233,31 @@ class Engine:
     def decode(self):
         """Logits (n, V) of what follows each running sequence."""
         n, cached = len(self.running), [sequence.cached for sequence in self.running]
-        n_rows = max(n, ROWS_AT_LEAST) if self.on_cpu else n
-        last = [sequence.text[-1] for sequence in self.running]
-        idx = torch.tensor(last + last[:n_rows - n], device=self.device)[:, None]  # (n_rows, 1)
-        positions = torch.tensor(cached + cached[:n_rows - n], device=self.device)[:, None]  # (n_rows, 1)
-        length = min(self.config.block_size, -(-(max(cached) + 1) // LENGTH_STEP) * LENGTH_STEP)
+        n_places = min(self.max_batch, 2 ** (n - 1).bit_length()) if self.compile else n
+        n_rows = max(n_places, ROWS_AT_LEAST) if self.on_cpu else n_places
+        length_step = 4 * LENGTH_STEP if self.compile else LENGTH_STEP
+        length = min(self.config.block_size, -(-(max(cached) + 1) // length_step) * length_step)
+        rows = torch.tensor([[sequence.text[-1] for sequence in self.running] + [0] * (n_rows - n),
+                             cached + [0] * (n_rows - n)])
+        idx, positions = to_device(rows, self.device)[:, :, None]  # (n_rows, 1) each
+        for sequence in self.running:
+            sequence.cached += 1
+        return self.last_logits(idx, positions, n_places, length)[:n]
+
+    def logits_of_last(self, idx, positions, n, length):
+        """(n_rows, 1) last tokens and their positions -> (n_rows, V). The first n rows attend to `length` keys, as far as
+        these are not after their positions; the others are there for the sake of the shape."""
         visible = (torch.arange(length, device=self.device) <= positions[:n])[:, None, None]  # (n, 1, 1, length)
-        attend_one = attend_by_products if self.on_cpu else F.scaled_dot_product_attention
         rows, columns = torch.arange(n, device=self.device), positions[:n, 0]
+        attend_one = attend_by_products if self.on_cpu else F.scaled_dot_product_attention
 
         def attend(keys, values, q, k, v):
             """(n_rows, nh, 1, hd) each -> (n_rows, nh, 1, hd)"""
             keys[rows, :, columns], values[rows, :, columns] = k[:n, :, 0].to(keys.dtype), v[:n, :, 0].to(keys.dtype)
             y = attend_one(q[:n].to(keys.dtype), keys[:n, :, :length], values[:n, :, :length], visible).to(q.dtype)
-            return y if n == n_rows else y.expand(n_rows, -1, -1, -1)
+            return F.pad(y, (0, 0, 0, 0, 0, 0, 0, len(q) - n))
 
-        x = self.hidden(idx, positions, attend)
-        for sequence in self.running:
-            sequence.cached += 1
-        return self.head(x[:, 0])[:n]
+        return self.head(self.hidden(idx, positions, attend)[:, 0])
 
     def hidden(self, idx, positions, attend):
         """The model on (B, T) tokens, with `attend` at work on each layer's keys and values."""
@@ -265,11 +282,11 @@ def attend_by_products(q, k, v, visible):
 # ---- a copy of the model, laid out for generation --------------------------------------------------------
 
 
-def inference_copy(model, dtype):
+def inference_copy(model, dtype, pack):
     """(a copy of a GPT in evaluation mode, its head), with all weights shared on a GPU.
 
-    On a CPU the linear layers multiply in `dtype` with their weights laid out for speed; between them the numbers are
-    float32, as they are under autocast.
+    On a CPU the linear layers multiply in `dtype`, with their weights laid out for speed if `pack`; between them the
+    numbers are float32, as they are under autocast.
     """
     on_cpu = model.transformer.wte.weight.device.type == 'cpu'
 
@@ -282,7 +299,7 @@ def inference_copy(model, dtype):
 
     def copy_module(module):
         if on_cpu and isinstance(module, nn.Linear):
-            return PackedLinear(module.weight, module.bias, dtype)
+            return Linear(module.weight, module.bias, dtype, pack)
         twin = copy.copy(module)
         twin.training = False
         twin._modules = {name: copy_module(child) for name, child in module._modules.items()}
@@ -294,27 +311,27 @@ def inference_copy(model, dtype):
         return twin
 
     twin = copy_module(model)
-    return twin, PackedHead(model, dtype) if on_cpu else lambda x: twin.head(x).float()
+    return twin, Head(model, dtype, pack) if on_cpu else lambda x: twin.head(x).float()
 
 
-class PackedLinear(nn.Module):
-    """y = x Wᵀ + b with W in the order in which oneDNN reads it: for one row about 2.6 times as fast as F.linear."""
+class Linear(nn.Module):
+    """y = x Wᵀ + b. Packed, W is in the order in which oneDNN reads it: for one row 2.6 times as fast as F.linear."""
 
-    def __init__(self, weight, bias, dtype):
+    def __init__(self, weight, bias, dtype, pack):
         super().__init__()
-        weight = weight.detach().to(dtype)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_AT_LEAST) if can_pack(dtype) else weight
+        self.weight, self.packed = weight.detach().to(dtype), pack
         self.bias = None if bias is None else bias.detach().to(dtype)
-        self.is_packed = can_pack(dtype)
+        if pack:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS_AT_LEAST)
 
     def forward(self, x):
         """(..., K) -> (..., N)"""
-        if self.is_packed:
+        if self.packed:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, 'none', [], '')
         return F.linear(x, self.weight, self.bias)
 
 
-class PackedHead(nn.Module):
+class Head(nn.Module):
     """Logits in float32 from products in a narrow type.
 
     The rows of a trained embedding have much in common, which adds the same large number to all logits: GPT-2's are
@@ -322,13 +339,13 @@ class PackedHead(nn.Module):
     distinguishes the rows is small and so keeps its digits.
     """
 
-    def __init__(self, model, dtype):
+    def __init__(self, model, dtype, pack):
         super().__init__()
         weight = model.transformer.wte.weight.detach()[:model.config.vocab_size].float()  # (V, C)
         self.common = weight.mean(dim=0)
         self.vocab_size = model.config.vocab_size
         rows = F.pad(weight - self.common, (0, 0, 0, model.config.padded_vocab_size - self.vocab_size))
-        self.linear = PackedLinear(rows, None, dtype)
+        self.linear = Linear(rows, None, dtype, pack)
 
     def forward(self, x):
         """(n, C) -> (n, vocab_size) float32"""
@@ -355,6 +372,11 @@ def empty_cache(shape, device, dtype):
     if device.type == 'cpu':
         return torch.from_numpy(np.zeros(shape, np.float32))
     return torch.zeros(shape, device=device, dtype=dtype)
+
+
+def to_device(tensor, device):
+    """A small tensor made on the CPU, without waiting for what a GPU is at."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor.to(device)
 
 
 # ---- windows, settings, choices -------------------------------------------------------------------------
@@ -412,8 +434,8 @@ def choose(logits, requests, uniforms):
     tokens = torch.empty(len(requests), dtype=torch.int64, device=logits.device)
     for (draw, top_k), rows in groups.items():
         everything = len(rows) == len(requests)
-        temperature, top_p = (torch.tensor([getattr(requests[row], name) or 1.0 for row in rows], device=logits.device)[:, None]
-                              for name in ('temperature', 'top_p'))  # (rows, 1) each
+        settings = torch.tensor([[requests[row].temperature for row in rows], [requests[row].top_p or 1.0 for row in rows]])
+        temperature, top_p = to_device(settings, logits.device)[:, :, None]  # (rows, 1) each
         chosen = draw(logits if everything else logits[rows], top_k, temperature, top_p,
                       uniforms[:, None] if everything else uniforms[rows, None])
         if everything:

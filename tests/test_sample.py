@@ -1,0 +1,195 @@
+"""sample.py as people run it: flags, pipes, and a chat in a terminal."""
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+import sample
+from bpe import Tokenizer
+from configurator import BadInput
+from generation import Engine, Request
+from model import GPT, GPTConfig
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, texts):
+    """A small random model with its tokenizer, in Hugging Face's layout."""
+    folder = tmp_path_factory.mktemp('model')
+    tokenizer = Tokenizer.train(texts, 300)
+    tokenizer.save(folder / 'tokenizer.json')
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(block_size=64, vocab_size=300, n_layer=2, n_head=2, n_embd=32))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(str(folder), eot=tokenizer.eot)
+    return folder
+
+
+def run_sample(folder, *flags, **how):
+    return subprocess.run([sys.executable, 'sample.py', f'--init_from={folder}', '--device=cpu', '--dtype=float32', *flags],
+                          cwd=ROOT, capture_output=True, text=True, **how)
+
+
+def expected_texts(folder, prompt, n, seed, max_new_tokens=12, **how):
+    """What the engine writes, one text at a time, up to the end of the document."""
+    model, tokenizer = GPT.from_pretrained(str(folder)), Tokenizer.load(folder / 'tokenizer.json')
+    texts = []
+    for i in range(n):
+        idx = torch.tensor([tokenizer.encode(prompt)])
+        new = model.generate(idx, max_new_tokens, seed=seed + i, stop_tokens=(tokenizer.eot,), **how)[0].tolist()
+        texts.append(tokenizer.decode([token for token in new if token != tokenizer.eot]))
+    return texts
+
+
+def test_samples_are_made_in_batches_and_each_is_what_its_seed_gives(folder):
+    result = run_sample(folder, '--prompt=def ', '--num_samples=5', '--max_batch=2', '--max_new_tokens=12', '--seed=3')
+    assert result.returncode == 0, result.stderr
+    texts = [text.rstrip('\n') for text in re.split(r'--- \d of 5\n', result.stdout)[1:]]
+    assert texts == [text.rstrip('\n') for text in expected_texts(folder, 'def ', 5, 3, temperature=0.8, top_k=50)]
+    assert re.search(r'\d+ tokens in .* tokens/s', result.stderr)
+
+
+def test_a_text_ends_before_its_stop_words_even_where_they_span_tokens(folder):
+    (whole,) = expected_texts(folder, 'def ', 1, 0, max_new_tokens=40, temperature=0.8, top_k=50)
+    written = whole[len('def '):]
+    stop = written[11:16]
+    result = run_sample(folder, '--prompt=def ', '--max_new_tokens=40', '--seed=0', f'--stop={stop}')
+    assert result.stdout == 'def ' + written[:written.index(stop)] + '\n'
+
+
+class FakeSequence:
+    def __init__(self):
+        self.tokens, self.finish_reason = [], None
+
+
+class FakeTokenizer:
+    eot = -1
+
+    def token_bytes(self, token):
+        return bytes([token])
+
+
+@pytest.mark.parametrize('stop', ['ab', 'aab', 'é!', 'xyz'])
+def test_nothing_is_shown_that_would_have_to_be_taken_back(stop):
+    for written in ('xaabyé!z', 'aaaaab', 'ééé!', 'xyxyxyz'):
+        text = sample.Text(FakeSequence(), FakeTokenizer(), stop)
+        shown = ''
+        for i, byte in enumerate(written.encode()):
+            text.sequence.tokens.append(byte)
+            if i == len(written.encode()) - 1:
+                text.sequence.finish_reason = 'length'
+            ended = text.read()
+            shown += text.new()
+            assert written.partition(stop)[0].startswith(shown)
+            if ended:
+                break
+        assert shown == written.partition(stop)[0]
+
+
+def test_the_prompt_comes_from_a_pipe_and_output_may_be_cut_off(folder):
+    result = run_sample(folder, '--prompt_file=-', '--max_new_tokens=3', input='import os')
+    assert result.returncode == 0 and result.stdout.startswith('import os')
+
+
+@pytest.mark.parametrize('flags, words', [
+    (['--temperature=-1'], ['temperature', '0']), (['--top_p=0'], ['top_p']), (['--top_k=0'], ['top_k']),
+    (['--repetition_penalty=0'], ['repetition_penalty']), (['--num_samples=0'], ['num_samples']),
+    (['--max_new_tokens=0'], ['max_new_tokens']), (['--template=nothing'], ['template', '{}']), (['--stop='], ['stop']),
+    (['--prompt=a', '--prompt_file=b'], ['exclude']), (['--prompt_file=/there/is/none'], ['/there/is/none']),
+    (['--chat=True', '--prompt_file=-'], ['chat']), (['--dtype=int8'], ['bfloat16']), (['--temprature=1'], ['temperature'])])
+def test_a_mistake_is_one_line_and_exit_code_2(folder, flags, words):
+    result = run_sample(folder, *flags, stdin=subprocess.DEVNULL)
+    assert result.returncode == 2 and result.stderr.count('\n') == 1, result.stderr
+    assert all(word in result.stderr for word in words) and not result.stdout
+
+
+class Terminal:
+    """sample.py --chat=True in a pseudo-terminal."""
+
+    def __init__(self, folder, *flags):
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, 'sample.py', f'--init_from={folder}', '--chat=True', '--device=cpu', '--dtype=float32',
+             '--max_new_tokens=5', *flags], cwd=ROOT, stdin=slave, stdout=slave, stderr=slave,
+            env={**os.environ, 'TERM': 'dumb'}, start_new_session=True)
+        os.close(slave)
+
+    def until(self, words, seconds=300):
+        """What appears up to these words."""
+        seen, deadline = '', time.monotonic() + seconds
+        while words not in seen:
+            assert time.monotonic() < deadline, f'{words!r} did not appear in {seen!r}'
+            if select.select([self.master], [], [], 1)[0]:
+                try:
+                    seen += os.read(self.master, 4096).decode(errors='replace')
+                except OSError:  # the other end is closed
+                    raise AssertionError(f'{words!r} did not appear in {seen!r}') from None
+        return seen
+
+    def type(self, line):
+        """Types a line and returns what appears up to the next prompt."""
+        os.write(self.master, line.encode() + b'\n')
+        return self.until('\n> ').replace('\r', '')
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+
+
+@pytest.fixture
+def terminal(folder):
+    terminal = Terminal(folder, '--seed=1')
+    yield terminal
+    terminal.close()
+
+
+def test_a_chat_continues_lines_changes_settings_and_brings_lines_back(folder, terminal):
+    terminal.until('\n> ')
+    first = terminal.type('def a')
+    (text,) = expected_texts(folder, 'def a', 1, 1, max_new_tokens=5, temperature=0.8, top_k=50)
+    assert text[len('def a'):] in first
+    assert 'temperature = 0.0' in terminal.type('/temperature 0')
+    assert 'temperature should be float' in terminal.type('/temperature hot')
+    assert 'temperature=-1.0 should be 0' in terminal.type('/temperature -1')
+    assert "temperature = 0.0" in terminal.type('/settings')
+    assert 'no command /dance' in terminal.type('/dance')
+    assert '/KEY VALUE' in terminal.type('/help')
+    assert text in terminal.type('/text')
+    terminal.type('x')
+    assert text + 'x' in terminal.type('/text')
+    assert 'took the last turn back' in terminal.type('/undo')
+    assert text + 'x' not in terminal.type('/text')
+    assert 'a new text' in terminal.type('/new') and 'no turn yet' in terminal.type('/undo')
+    terminal.type('def a')
+    greedy = terminal.type('/text')
+    terminal.type('/retry')
+    assert terminal.type('/text') == greedy
+    again = terminal.type('\x1b[A')  # the arrow up brings /text back
+    assert greedy.partition('\n')[2] == again.partition('\n')[2]
+    os.write(terminal.master, b'\x04')
+    assert terminal.process.wait(60) == 0
+
+
+def test_ctrl_c_stops_the_text_and_not_the_chat(terminal):
+    terminal.until('\n> ')
+    terminal.type('/max_new_tokens 1000000')
+    os.write(terminal.master, b'def\n')
+    terminal.until('def\r\n')
+    time.sleep(1)
+    os.killpg(terminal.process.pid, 2)
+    terminal.until('\n> ')
+    assert 'max_new_tokens = 1000000' in terminal.type('/settings')
+
+
+def test_lines_from_a_pipe_are_continued_too_with_the_template_around_them(folder):
+    result = run_sample(folder, '--chat=True', '--template=Q: {}\\nA:', '--max_new_tokens=3', input='one\n/text\n')
+    assert result.returncode == 0 and 'Q: one\nA:' in result.stdout

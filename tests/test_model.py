@@ -5,12 +5,11 @@ import pytest
 import torch
 import transformers
 from hypothesis import given, settings, strategies as st
-from scipy import stats
 from torch.nn import functional as F
 
 from configurator import BadInput
 from kernels.attention import blocked_attention
-from generation import Request, choose, window_start
+from generation import window_start
 from model import GPT, GPTConfig, PUBLISHED_SIZES
 
 
@@ -231,40 +230,6 @@ def test_a_row_that_stops_is_filled_with_its_stop_token_and_all_stopped_ends_it(
         assert set(stopped[row, 4 + end:].tolist()) <= {stop}
     alone = model.generate(idx[:1], 40, seed=1, stop_tokens=(stop,))
     assert alone[0, -1] == stop and (alone[0, 4:] == stop).sum() == 1
-
-
-def frequencies(logits, n=40_000, **how):
-    uniforms = torch.rand(n, generator=torch.Generator().manual_seed(0))
-    tokens = choose(logits.expand(n, -1), [Request([0], 1, **how)] * n, uniforms)
-    return torch.bincount(tokens, minlength=logits.numel()), n
-
-
-@pytest.mark.parametrize('temperature', [0.5, 1.0, 2.0])
-def test_sampled_frequencies_match_the_softmax(temperature):
-    logits = torch.randn(20, generator=torch.Generator().manual_seed(3))
-    counts, n = frequencies(logits, temperature=temperature)
-    expected = torch.softmax(logits.double() / temperature, dim=0) * n
-    assert stats.chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-3
-
-
-def test_top_k_samples_from_exactly_the_k_likeliest():
-    logits = torch.randn(20, generator=torch.Generator().manual_seed(3))
-    counts, n = frequencies(logits, top_k=5)
-    kept = logits.topk(5).indices
-    expected = torch.softmax(logits[kept].double(), dim=0) * n
-    assert counts[kept].sum() == n
-    assert stats.chisquare(counts[kept].numpy(), expected.numpy()).pvalue > 1e-3
-    assert (frequencies(logits, top_k=1)[0] > 0).nonzero().item() == logits.argmax()
-
-
-def test_top_p_samples_from_exactly_the_smallest_set_that_reaches_p():
-    probabilities = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05])
-    for p, kept in ((0.3, 1), (0.5, 2), (0.69, 2), (0.75, 3), (0.9, 4), (1.0, 5)):
-        counts, n = frequencies(probabilities.log(), top_p=p)
-        expected = probabilities[:kept].double() / probabilities[:kept].double().sum() * n
-        assert counts[:kept].sum() == n and (counts[:kept] > 0).all()
-        if kept > 1:
-            assert stats.chisquare(counts[:kept].numpy(), expected.numpy()).pvalue > 1e-3
 
 
 def test_generation_leaves_the_model_in_the_mode_it_was_in_and_the_random_state_alone():

@@ -1,0 +1,253 @@
+"""The engine: many sequences in one batch against each alone, and against what is computed without it."""
+import random
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings, strategies as st
+from scipy import stats
+from test_model import make_model, uncached
+
+import device as machine
+import generation
+from configurator import BadInput
+from generation import Engine, Full, Request, choose, penalize
+
+
+def run(engine):
+    while engine.n_running:
+        engine.step()
+
+
+def write_alone(model, request):
+    engine = Engine(model, max_batch=1)
+    (sequence,) = engine.add(request)
+    run(engine)
+    return sequence
+
+
+def write_busily(engine, requests, seed=0):
+    """All requests through one engine: they join at random steps, as places become free."""
+    rng, waiting, sequences = random.Random(seed), list(requests), []
+    while waiting or engine.n_running:
+        while waiting and engine.free and rng.random() < 0.5:
+            sequences += engine.add(waiting.pop(0))
+        engine.step()
+    return sequences
+
+
+def random_requests(n, seed, **how):
+    rng = random.Random(seed)
+    return [Request([rng.randrange(61) for _ in range(rng.randint(1, 40))], rng.randint(1, 40), **how) for _ in range(n)]
+
+
+def test_greedy_texts_of_a_busy_batch_are_token_for_token_the_uncached_ones_also_past_the_block_size():
+    model = make_model(block_size=16)
+    requests = random_requests(20, seed=1, temperature=0)
+    for sequence in write_busily(Engine(model, max_batch=4), requests):
+        expected = uncached(model, torch.tensor([sequence.request.ids]), sequence.request.max_new_tokens)
+        assert sequence.text == expected[0].tolist() and sequence.finish_reason == 'length'
+
+
+SETTINGS = [dict(temperature=0.7), dict(top_k=5), dict(top_p=0.8), dict(top_k=20, top_p=0.5, temperature=1.5),
+            dict(temperature=0), dict(repetition_penalty=1.3, top_k=10)]
+
+
+def mixed_requests(n):
+    requests = random_requests(n, seed=2)
+    for i, request in enumerate(requests):
+        request.seed = i
+        for name, value in SETTINGS[i % len(SETTINGS)].items():
+            setattr(request, name, value)
+    return requests
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.skipif(
+    not machine.cpu_has_bf16_units() or not generation.can_pack(torch.bfloat16), reason='no bf16 units in this CPU'))])
+def test_a_seeded_text_is_the_same_alone_and_among_others_with_other_settings(dtype):
+    model = make_model(block_size=32).to(dtype)
+    requests = mixed_requests(18)
+    together = write_busily(Engine(model, max_batch=5), requests)
+    assert [sequence.tokens for sequence in together] == [write_alone(model, request).tokens for request in requests]
+
+
+def test_samples_of_one_prompt_share_its_computation_and_sample_i_is_that_of_seed_plus_i(monkeypatch):
+    model, filled = make_model(block_size=64), []
+    fill = Engine.fill
+    monkeypatch.setattr(Engine, 'fill', lambda self, *args: (filled.append(args), fill(self, *args)))
+    engine = Engine(model, max_batch=4)
+    samples = engine.add(Request([5, 6, 7, 8], 20, seed=10), n=4)
+    run(engine)
+    assert len(filled) == 1
+    for i, sample in enumerate(samples):
+        assert sample.tokens == write_alone(model, Request([5, 6, 7, 8], 20, seed=10 + i)).tokens
+    assert len({tuple(sample.tokens) for sample in samples}) == 4
+
+
+def test_a_full_engine_says_so_and_a_removed_sequence_frees_its_place_without_harm_to_the_others():
+    model = make_model(block_size=32)
+    requests = [Request([i, i + 1, i + 2], 20, temperature=0) for i in range(4)]
+    engine = Engine(model, max_batch=3)
+    first, second, third = (engine.add(request)[0] for request in requests[:3])
+    with pytest.raises(Full, match='1 places are needed, 0 of 3'):
+        engine.add(requests[3])
+    for _ in range(5):
+        assert engine.step() == [first, second, third]
+    engine.remove(first)
+    assert engine.free == 1 and engine.n_running == 2 and len(first.tokens) == 5
+    (fourth,) = engine.add(requests[3])
+    run(engine)
+    for sequence, request in zip((second, third, fourth), requests[1:]):
+        assert sequence.text == uncached(model, torch.tensor([request.ids]), 20)[0].tolist()
+
+
+@settings(max_examples=15, deadline=None)
+@given(before=st.integers(0, 12), forced=st.lists(st.integers(0, 60), min_size=1, max_size=20))
+def test_forced_tokens_are_read_as_if_the_sequence_had_written_them(before, forced):
+    model = make_model(block_size=16)
+    engine = Engine(model, max_batch=2)
+    sequence, other = (engine.add(Request(ids, 40, temperature=0, logprobs=0))[0] for ids in ([1, 2, 3], [9]))
+    for _ in range(before):
+        engine.step()
+    engine.force(sequence, forced)
+    run(engine)
+    start = uncached(model, torch.tensor([[1, 2, 3]]), before)[0].tolist() + forced
+    assert sequence.text == uncached(model, torch.tensor([start]), 40 - before - len(forced))[0].tolist()
+    assert other.text == uncached(model, torch.tensor([[9]]), 40)[0].tolist()
+    assert sequence.forced == set(range(before, before + len(forced)))
+    assert [i for i, entry in enumerate(sequence.logprobs) if entry is None] == sorted(sequence.forced)
+
+
+def test_forcing_up_to_the_limit_ends_a_sequence():
+    engine = Engine(make_model(), max_batch=1)
+    (sequence,) = engine.add(Request([1], 3))
+    engine.step()
+    engine.force(sequence, [4, 5])
+    assert sequence.finish_reason == 'length' and engine.free == 1 and sequence.tokens[1:] == [4, 5]
+
+
+def test_a_text_ends_with_its_stop_token_and_the_reason_is_told():
+    model = make_model()
+    free = write_alone(model, Request([3, 4], 40, seed=1))
+    stopped = write_alone(model, Request([3, 4], 40, seed=1, stop_tokens=(free.tokens[7],)))
+    assert stopped.tokens == free.tokens[:free.tokens.index(free.tokens[7]) + 1] and stopped.finish_reason == 'stop'
+
+
+def test_logprobs_are_those_of_log_softmax_of_the_models_own_logits():
+    model, ids = make_model(block_size=64), [7, 8, 9, 10]
+    sequence = write_alone(model, Request(ids, 12, temperature=0.5, top_k=3, seed=2, logprobs=4, echo_logprobs=True))
+    expected = model(torch.tensor([sequence.text[:-1]]))[0].double().log_softmax(dim=-1)
+    reported = sequence.prompt_logprobs + sequence.logprobs
+    assert reported[0] is None and len(sequence.prompt_logprobs) == 4 and len(sequence.logprobs) == 12
+    for row, token, (logprob, top) in zip(expected, sequence.text[1:], reported[1:]):
+        assert logprob == pytest.approx(row[token].item(), abs=1e-4)
+        assert [id for id, _ in top] == row.topk(4).indices.tolist()
+        assert [value for _, value in top] == pytest.approx(row.topk(4).values.tolist(), abs=1e-4)
+
+
+def test_logprobs_of_a_prompt_come_without_any_new_token_too():
+    sequence = write_alone(make_model(), Request([1, 2, 3], 0, logprobs=1, echo_logprobs=True))
+    assert sequence.tokens == [] and sequence.finish_reason == 'length'
+    assert sequence.prompt_logprobs[0] is None and len(sequence.prompt_logprobs) == 3
+    assert write_alone(make_model(), Request([1], 0)).finish_reason == 'length'
+
+
+def test_a_penalty_changes_logits_as_that_of_transformers_does():
+    torch.manual_seed(0)
+    logits, texts = torch.randn(3, 61), [[1, 2, 2, 5], [60], [0, 9]]
+    sequences = [generation.Sequence(Request(text, 5, repetition_penalty=penalty), None)
+                 for text, penalty in zip(texts, (1.3, 0.7, 1.0))]
+    changed = penalize(logits, sequences)
+    for row, text, penalty, before in zip(changed, texts, (1.3, 0.7, 1.0), logits):
+        expected = transformers.RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([text]), before[None].clone())
+        torch.testing.assert_close(row, expected[0])
+
+
+def test_a_compiled_engine_writes_the_same(monkeypatch):
+    compile = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda function, dynamic, mode: compile(function, dynamic=dynamic, backend='eager',
+                                                                                  fullgraph=True))
+    model = make_model(block_size=24)
+    requests = mixed_requests(8)
+    together = write_busily(Engine(model, max_batch=3, compile=True), requests)
+    assert [sequence.tokens for sequence in together] == [write_alone(model, request).tokens for request in requests]
+
+
+def frequencies(logits, n=40_000, **how):
+    """How often each token is drawn, n times, by rows of one batch."""
+    uniforms = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    tokens = choose(logits.expand(n, -1), [Request([0], 1, **how)] * n, uniforms)
+    return torch.bincount(tokens, minlength=logits.numel()), n
+
+
+def assert_drawn_from(counts, n, kept, probabilities):
+    """Only kept tokens are drawn, and as often as their probabilities say."""
+    assert counts[kept].sum() == n and (counts[kept] > 0).all()
+    if len(kept) > 1:
+        expected = probabilities.double() / probabilities.double().sum() * n
+        assert stats.chisquare(counts[kept].numpy(), expected.numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize('temperature', [0.5, 1.0, 2.0])
+def test_sampled_frequencies_match_the_softmax(temperature):
+    logits = torch.randn(20, generator=torch.Generator().manual_seed(3))
+    assert_drawn_from(*frequencies(logits, temperature=temperature), torch.arange(20), (logits / temperature).softmax(dim=0))
+
+
+def test_top_k_samples_from_exactly_the_k_likeliest():
+    logits = torch.randn(20, generator=torch.Generator().manual_seed(3))
+    kept = logits.topk(5).indices
+    assert_drawn_from(*frequencies(logits, top_k=5), kept, logits[kept].softmax(dim=0))
+    assert (frequencies(logits, top_k=1)[0] > 0).nonzero().item() == logits.argmax()
+    assert (frequencies(logits, top_k=1000)[0] > 0).all()
+
+
+@pytest.mark.parametrize('extra', [0, 3000])  # with a long tail of tokens that are all but impossible
+@pytest.mark.parametrize('p, kept', [(0.3, 1), (0.5, 2), (0.69, 2), (0.75, 3), (0.9, 4), (1.0, 5)])
+def test_top_p_samples_from_exactly_the_smallest_set_that_reaches_p(p, kept, extra):
+    probabilities = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05])
+    logits = torch.cat([probabilities.log(), torch.full((extra,), -80.0)])
+    assert_drawn_from(*frequencies(logits, 4000, top_p=p), torch.arange(kept), probabilities[:kept])
+    assert_drawn_from(*frequencies(logits, 4000, top_p=p, top_k=5), torch.arange(kept), probabilities[:kept])
+
+
+def test_a_nucleus_wider_than_what_is_looked_at_first_is_exact_too():
+    n_tokens = 2 * generation.NUCLEUS_AT_MOST
+    logits = torch.linspace(0, -0.5, n_tokens)[torch.randperm(n_tokens, generator=torch.Generator().manual_seed(0))]
+    probabilities = logits.softmax(dim=0)
+    kept = (probabilities.sort(descending=True).values.double().cumsum(0) < 0.9).sum().item() + 1
+    counts, n = frequencies(logits, 20_000, top_p=0.9)
+    allowed = probabilities.topk(kept).indices
+    assert counts[allowed].sum() == n and (counts[allowed] > 0).float().mean() > 0.99
+    narrow = torch.zeros(n_tokens).index_fill(0, torch.tensor([5]), 20.0)  # a row of each kind in one batch
+    rows = torch.stack([logits, narrow])
+    both = [choose(rows, [Request([0], 1, top_p=0.9)] * 2, torch.tensor([u, u])) for u in torch.linspace(0, 0.999, 50)]
+    assert {row[1].item() for row in both} == {5} and len({row[0].item() for row in both}) > 40
+
+
+def test_the_coldest_temperature_is_greedy_and_no_number_overflows():
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(3)) * 100
+    for how in (dict(), dict(top_k=7), dict(top_p=0.9)):
+        assert set(choose(logits[None], [Request([0], 1, temperature=1e-30, **how)], torch.tensor([0.7])).tolist()) == {
+            logits.argmax().item()}
+
+
+@pytest.mark.parametrize('how, word', [
+    (dict(ids=[]), 'prompt'), (dict(ids=[61]), '61'), (dict(ids=[-1]), 'vocabulary'), (dict(max_new_tokens=-1), 'max_new_tokens'),
+    (dict(temperature=-0.1), 'temperature'), (dict(temperature=float('nan')), 'temperature'), (dict(top_k=0), 'top_k'),
+    (dict(top_p=0.0), 'top_p'), (dict(top_p=1.1), 'top_p'), (dict(repetition_penalty=0.0), 'repetition_penalty'),
+    (dict(seed=2**80), 'seed'), (dict(logprobs=-1), 'logprobs')])
+def test_a_request_that_cannot_be_is_refused_by_name_and_takes_no_place(how, word):
+    engine = Engine(make_model(), max_batch=1)
+    with pytest.raises(BadInput, match=word):
+        engine.add(Request(**{'ids': [1], 'max_new_tokens': 5, **how}))
+    assert engine.free == 1
+
+
+def test_under_autocast_a_model_of_float32_writes_what_its_bfloat16_products_give():
+    model = make_model(block_size=32)
+    idx = torch.randint(61, (1, 5))
+    with torch.autocast('cpu', torch.bfloat16):
+        text = model.generate(idx, 8, temperature=0)
+        expected = uncached(model, idx, 8)
+    assert torch.equal(text, expected)

@@ -11,6 +11,7 @@ learning_rate, min_lr = 6e-4, 6e-5
 warmup_steps = 200
 weight_decay = 0.3
 eval_interval = 50
+patience = 6  # early stop; the best checkpoint is kept: best.json names its step
 sample_interval = 500
 checkpoint_interval = 50
 patience = 6  # 300 steps without a better validation loss

@@ -31,7 +31,7 @@ from tqdm import tqdm
 import checkpoint
 import device as machine
 import shards
-from bpe import EOT, Tokenizer
+from bpe import Tokenizer
 from calculator import MAX_CHARACTERS, calculate
 from configurator import BadInput, choice, configure, one_line_errors, optional
 from corpus import describe, open_tokenizer, prepare_folder
@@ -68,7 +68,6 @@ CALL = re.compile(r'<<([^<>]*)=([^<>=]*)>>')  # what comes before the last = is 
 ANSWER = re.compile(r'####\s*(.*)')
 HUB_NAME = 'openai/gsm8k'
 VOTE_TEMPERATURE = 0.7
-CUES = re.compile(r'(<<[^<>]*=)')  # the calculator writes what comes next
 NUMBERS = re.compile(r'[0-9]+')
 
 
@@ -98,13 +97,16 @@ def read_problems(source, split, n, seed):
             raise BadInput(f'{source}, line {number}: a problem is an object with a question and an answer, both text')
         if answer_of(row['answer']) is None:
             raise BadInput(f'{source}, line {number}: the answer does not end in #### and a number')
-        n_calls = len(CALL.findall(row['answer']))
-        kind = row.get('kind') or ('no steps' if n_calls == 0 else '1 step' if n_calls == 1 else f'{min(n_calls, 6)} steps'
-                                   + (' or more' if n_calls >= 6 else ''))
-        found.append({'question': row['question'], 'answer': row['answer'], 'kind': kind})
+        found.append({'question': row['question'], 'answer': row['answer'], 'kind': row.get('kind') or kind_of(row['answer'])})
     if not found:
         raise BadInput(f'{source} has no problems')
     return found
+
+
+def kind_of(solution):
+    """What problems are told apart by where nothing else is known: the number of calls in their solution."""
+    n_calls = len(CALL.findall(solution))
+    return '1 step' if n_calls == 1 else f'{n_calls} steps' if n_calls < 6 else '6 or more steps'
 
 
 def json_rows(path):
@@ -148,14 +150,19 @@ def check_calls(found):
     for number, problem in enumerate(found, 1):
         for expression, written in CALL.findall(problem['answer']):
             n_calls += 1
-            try:
-                result = calculate(expression)
-                confirmed = Fraction(result) == Fraction(written)
-            except ValueError as error:
-                result, confirmed = str(error), False
+            confirmed, result = check_call(expression, written)
             if not confirmed:
                 unconfirmed.append((number, f'<<{expression}={written}>>', result))
     return n_calls, unconfirmed
+
+
+def check_call(expression, written):
+    """(whether an expression comes out as written, what the calculator says to it)."""
+    try:
+        result = calculate(expression)
+        return result == written or Fraction(result) == Fraction(written), result
+    except ValueError as error:
+        return False, str(error)
 
 
 # ---------------------------------------------------------------------------- prepare
@@ -406,13 +413,8 @@ def failure(solution):
     """What is wrong with a solution whose answer is not the right one: 'no answer', 'bad call' or 'wrong number'."""
     if answer_of(solution) is None:
         return 'no answer'
-    for expression, written in CALL.findall(solution):
-        try:
-            if Fraction(calculate(expression)) != Fraction(written):
-                return 'bad call'
-        except ValueError:
-            return 'bad call'
-    return 'wrong number'
+    right = all(check_call(*call)[0] for call in CALL.findall(solution))
+    return 'wrong number' if right else 'bad call'
 
 
 def table_of(results, n_votes):

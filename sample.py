@@ -17,6 +17,7 @@ import checkpoint
 import device as machine
 from configurator import BadInput, accept_as, choice, configure, one_line_errors, optional
 from generation import Engine, Request, check_request
+from math_solver import Calculator
 
 DEFAULTS = {
     # model
@@ -34,6 +35,7 @@ DEFAULTS = {
     'repetition_penalty': 1.0,  # above 1: tokens that are there already become less likely
     'stop': optional(str),  # the text ends before these words
     'seed': optional(int),  # the same seed gives the same texts
+    'calculator': False,  # put the result behind every <<48/2= that the model writes
     # chat
     'chat': False,  # read lines from the terminal and continue them, one after the other
     'template': '{}',  # what a line becomes, {} being the line; as in 'Question: {}\nAnswer:'
@@ -58,10 +60,11 @@ def main(config):
     engine = Engine(model.to(device, dtype), min(config['num_samples'], config['max_batch']), config['compile'])
     print(f'{source}: {model.n_params():,} parameters, {machine.describe(device)}, {str(dtype).removeprefix("torch.")}',
           file=sys.stderr)
+    calculator = Calculator(tokenizer) if config['calculator'] else None
     if config['chat']:
-        Chat(engine, tokenizer, config).run(prompt)
+        Chat(engine, tokenizer, config, calculator).run(prompt)
     else:
-        write_samples(engine, tokenizer, prompt, config)
+        write_samples(engine, tokenizer, prompt, config, calculator)
 
 
 def read_prompt(config):
@@ -102,7 +105,7 @@ def make_request(config, tokenizer, ids):
                    (tokenizer.eot,), config['repetition_penalty'])
 
 
-def write_samples(engine, tokenizer, prompt, config):
+def write_samples(engine, tokenizer, prompt, config, calculator=None):
     """Prints num_samples texts: the one at hand as it is made, while those after it are made beside it."""
     request = make_request(config, tokenizer, tokenizer.encode(prompt) or [tokenizer.eot])
     started, texts = time.perf_counter(), []
@@ -117,15 +120,18 @@ def write_samples(engine, tokenizer, prompt, config):
         print(prompt, end='', flush=True)
         while not texts[number].ended:
             print(texts[number].new(), end='', flush=True)
-            step(engine, texts)
+            step(engine, texts, calculator)
         print(texts[number].new(), flush=True)
     elapsed_s, n_written = time.perf_counter() - started, sum(len(text.sequence.tokens) for text in texts)
     print(f'{n_written} tokens in {elapsed_s:.1f} s, {n_written / elapsed_s:.1f} tokens/s', file=sys.stderr)
 
 
-def step(engine, texts):
-    """One more token for each text that goes on; one that has reached its stop words leaves the engine."""
-    engine.step()
+def step(engine, texts, calculator=None):
+    """One more token for each text that goes on, and the result where it has written a call to the calculator; a text that
+    has reached its stop words leaves the engine."""
+    for sequence in engine.step():
+        if calculator and (ids := calculator.feed(sequence)):
+            engine.force(sequence, ids)
     for text in texts:
         if not text.ended and text.read() and text.sequence.finish_reason is None:
             engine.remove(text.sequence)
@@ -164,8 +170,8 @@ class Text:
 class Chat:
     """Writing in turns: each line is added to the text so far, and the model continues it."""
 
-    def __init__(self, engine, tokenizer, config):
-        self.engine, self.tokenizer, self.config = engine, tokenizer, dict(config)
+    def __init__(self, engine, tokenizer, config, calculator=None):
+        self.engine, self.tokenizer, self.config, self.calculator = engine, tokenizer, dict(config), calculator
         self.turns = []  # the text before each turn, for /undo
         self.text = ''
 
@@ -252,7 +258,7 @@ class Chat:
         text = Text(sequence, self.tokenizer, self.config['stop'])
         try:
             while not text.ended:
-                step(self.engine, [text])
+                step(self.engine, [text], self.calculator)
                 print(text.new(), end='', flush=True)
         except KeyboardInterrupt:
             if sequence.finish_reason is None and sequence in self.engine.running:

@@ -11,6 +11,7 @@ import torch
 
 import checkpoint
 import math_solver
+import sample
 import shards
 import train
 from bpe import Tokenizer
@@ -290,6 +291,14 @@ def test_solve_streams_the_reasoning_and_prints_the_answer_last(run_folder, caps
     assert re.fullmatch(r'It is <<2\+6=(\d)>>\1\.\n#### \1\n\nanswer: \1\n', plain := capsys.readouterr().out) and '8' not in plain
     call_main(do='solve', out_dir=run_folder, question='What is 2 + 6?', max_new_tokens=3, device='cpu', dtype='float32')
     assert capsys.readouterr().out.endswith('no answer: it was not done after 3 tokens\n')
+
+
+def test_sample_answers_calls_too(run_folder, capsys):
+    flags = [f'--out_dir={run_folder}', '--prompt=What is 2 + 6?\n', '--temperature=0', '--num_samples=2', '--device=cpu', '--dtype=float32']
+    sample.main(configure(sample.DEFAULTS, [*flags, '--calculator=True']))
+    assert capsys.readouterr().out.count('It is <<2+6=8>>8.\n#### 8\n') == 2
+    sample.main(configure(sample.DEFAULTS, flags))
+    assert '<<2+6=8>>' not in capsys.readouterr().out
 
 
 def test_what_the_calculator_wrote_is_coloured_on_a_terminal(run_folder, capsys, monkeypatch):

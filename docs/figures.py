@@ -1,0 +1,227 @@
+"""Draws the pictures of the walk-through, each from the code that its page explains.
+
+    python docs/figures.py                      # all, to docs/figures
+    python docs/figures.py --only=schedule      # one of them
+
+Needs matplotlib and half a minute; no GPU, no network. The pictures of runs are plot.py's, by the commands that stand
+below them.
+"""
+import html
+import io
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+import corpus
+import train
+from bpe import Tokenizer
+from configurator import BadInput, configure, one_line_errors
+from files import whole_file
+from kernels.attention import blocks
+from model import GPT, GPTConfig, PUBLISHED_SIZES
+from shards import BatchLoader
+
+DEFAULTS = {
+    'only': '',  # names of pictures with commas between; empty: all
+    'out_dir': os.path.join(os.path.dirname(os.path.abspath(__file__)), 'figures'),  # where they go
+}
+COLOURS = ('#cfe3f5', '#fbdcc0', '#d3edd0', '#f3cfd3')
+LINE = "    raise ValueError(f'unknown encoding: {encoding!r}') from None"
+
+
+def main(config):
+    names = config['only'].split(',') if config['only'] else list(PICTURES)
+    for name in names:
+        if name not in PICTURES:
+            raise BadInput(f'no picture {name!r}; there are {", ".join(PICTURES)}')
+    plt.rcParams.update({'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False,
+                         'svg.fonttype': 'none', 'svg.hashsalt': 'scratchgpt'})
+    for name in names:
+        picture = PICTURES[name]()
+        path = os.path.join(config['out_dir'], f'{name}.svg')
+        with whole_file(path) as file:
+            file.write((picture if isinstance(picture, str) else as_svg(picture)).encode())
+        print(path, flush=True)
+
+
+def as_svg(figure):
+    text = io.StringIO()
+    figure.savefig(text, format='svg', metadata={'Date': None})
+    plt.close(figure)
+    return text.getvalue()
+
+
+# ---- 1: tokenizer -------------------------------------------------------------------------------------
+
+
+def stdlib_tokenizer(vocab_size):
+    """A BPE of the standard library, and the texts that it was not trained on."""
+    texts = [''.join(corpus.read_text(path)) for path in corpus.stdlib_files()]
+    held_out = texts[::20]
+    return Tokenizer.train((text for i, text in enumerate(texts) if i % 20), vocab_size, progress=False), held_out
+
+
+def smaller(tokenizer, vocab_size):
+    """What training with fewer merges would have given: the first ones are the same."""
+    kept = {token: i for token, i in tokenizer.tokens.items() if i < vocab_size - 1}
+    return Tokenizer(kept, {'<|endoftext|>': vocab_size - 1}, tokenizer.merges[:vocab_size - 257])
+
+
+def draw_tokens():
+    """One line of Python, cut by vocabularies of growing size: SVG written out, since each letter has its place."""
+    tokenizer, _ = stdlib_tokenizer(4096)
+    width, height, left = 9, 24, 60
+    rows = []
+    for row, vocab_size in enumerate((257, 512, 1024, 4096)):
+        of_size = smaller(tokenizer, vocab_size)
+        pieces = [of_size.token_bytes(i).decode() for i in of_size.encode(LINE)]
+        x, y = left, row * height + 2
+        rows.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{vocab_size:,}</text>')
+        for n, piece in enumerate(pieces):
+            rows.append(f'<rect x="{x}" y="{y}" width="{len(piece) * width}" height="{height - 4}" fill="{COLOURS[n % 4]}"/>')
+            x += len(piece) * width
+        rows.append(f'<text x="{left}" y="{y + 14}" textLength="{len(LINE) * width}" xml:space="preserve" '
+                    f'font-family="monospace">{html.escape(LINE)}</text>')
+        rows.append(f'<text x="{x + 8}" y="{y + 14}">{len(pieces)} tokens</text>')
+    size = f'{left + len(LINE) * width + 90} {4 * height}'
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" font-family="sans-serif" font-size="13">'
+            f'<rect width="100%" height="100%" fill="white"/>\n' + '\n'.join(rows) + '\n</svg>\n')
+
+
+def draw_compression():
+    """Bytes of held-out text that a token stands for, over the size of the vocabulary."""
+    tokenizer, held_out = stdlib_tokenizer(32768)
+    sizes = [257, 512, 1024, 2048, 4096, 8192, 16384, 32768]
+    n_bytes = sum(len(text.encode()) for text in held_out)
+    ratios = [n_bytes / sum(map(len, smaller(tokenizer, size).encode_batch(held_out))) for size in sizes]
+    figure, axis = plt.subplots(figsize=(5, 2.6), layout='constrained')
+    axis.plot(sizes, ratios, marker='o', markersize=4)
+    for size, ratio in zip(sizes, ratios):
+        axis.annotate(f'{ratio:.2f}', (size, ratio), textcoords='offset points', xytext=(0, 6), ha='center', fontsize=8)
+    axis.set_xscale('log', base=2)
+    axis.set_xticks(sizes, [f'{size:,}' for size in sizes], fontsize=7.5)
+    axis.set(xlabel='vocabulary', ylabel='bytes a token', ylim=(0, max(ratios) * 1.15))
+    return figure
+
+
+# ---- 2: architecture ----------------------------------------------------------------------------------
+
+
+def draw_parameters():
+    """Where the parameters of the four published sizes are."""
+    parts = {'token embedding (and head)': 'wte', 'positions': 'wpe', 'attention': '.attn.', 'MLP': '.mlp.',
+             'layer norms': '.ln_|ln_f'}
+    figure, axis = plt.subplots(figsize=(6.5, 2.3), layout='constrained')
+    for row, (name, (n_layer, n_head, n_embd)) in enumerate(PUBLISHED_SIZES.items()):
+        with torch.device('meta'):
+            model = GPT(GPTConfig(n_layer=n_layer, n_head=n_head, n_embd=n_embd))
+        left = 0
+        for colour, (part, patterns) in enumerate(parts.items()):
+            share = sum(tensor.numel() for key, tensor in model.state_dict().items()
+                        if any(pattern in key for pattern in patterns.split('|'))) / model.n_params()
+            axis.barh(row, share, left=left, color=f'C{colour}', alpha=0.75, label=part if row == 0 else None)
+            if share > 0.04:
+                axis.text(left + share / 2, row, f'{share:.0%}', ha='center', va='center', fontsize=8)
+            left += share
+        axis.text(1.01, row, f'{model.n_params() / 1e6:,.0f} M', va='center')
+    axis.set_yticks(range(4), PUBLISHED_SIZES)
+    axis.invert_yaxis()
+    axis.set_xticks([])
+    axis.spines[['bottom', 'left']].set_visible(False)
+    axis.legend(ncols=5, loc='upper center', bbox_to_anchor=(0.45, 0), frameon=False, fontsize=8, handlelength=1)
+    return figure
+
+
+@torch.no_grad()
+def draw_stream():
+    """How large the residual stream is behind each block of a fresh model, with the scaled initialization and without."""
+    figure, axis = plt.subplots(figsize=(5, 2.6), layout='constrained')
+    for scaled in (False, True):
+        torch.manual_seed(0)
+        model = GPT(GPTConfig(block_size=64, vocab_size=512, n_layer=48, n_head=4, n_embd=256)).eval()
+        if not scaled:
+            for name, parameter in model.named_parameters():
+                if name.endswith('c_proj.weight'):
+                    parameter *= (2 * model.config.n_layer) ** 0.5
+        sizes = []
+        for block in model.transformer.h:
+            block.register_forward_hook(lambda block, inputs, output: sizes.append((output[0] + output[1]).std().item()))
+        model(torch.randint(512, (8, 64)))
+        axis.plot(range(1, 49), sizes, label='c_proj smaller by 1/sqrt(2·n_layer)' if scaled else 'every matrix N(0, 0.02)')
+    axis.set(xlabel='block', ylabel='std of the residual stream', ylim=(0, None))
+    axis.legend(frameon=False)
+    return figure
+
+
+# ---- 3: training --------------------------------------------------------------------------------------
+
+
+def draw_schedule():
+    """The learning rates of config/train_gpt2.py, by each schedule."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    config = configure(train.DEFAULTS, [os.path.join(root, 'config/train_gpt2.py')])
+    steps = np.arange(0, config['max_steps'], 25)
+    figure, axis = plt.subplots(figsize=(5, 2.4), layout='constrained')
+    for schedule in ('cosine', 'wsd', 'constant'):
+        settings = config | {'schedule': schedule}
+        rates = [config['learning_rate'] * train.learning_rate_factor(step, settings) for step in steps]
+        axis.plot(steps, rates, label=schedule, linestyle='--' if schedule == 'constant' else '-')
+    axis.set(xlabel='step', ylabel='learning rate', ylim=(0, None))
+    axis.legend(frameon=False)
+    return figure
+
+
+class Stream(BatchLoader):
+    """The order of a stream of so many tokens, without the tokens."""
+
+    def __init__(self, n_tokens, block_size, seed):
+        self.split, self.block_size, self.seed, self.n_tokens = 'train', block_size, seed, n_tokens
+        self.n_sequences = (n_tokens - block_size) // block_size
+
+
+def draw_order():
+    """Where in the stream each sequence of the first three epochs is read."""
+    stream = Stream(n_tokens=60 * 64 + 40, block_size=64, seed=1337)
+    sequences = np.arange(3 * stream.n_sequences)
+    starts = stream.window_starts(sequences)
+    figure, axis = plt.subplots(figsize=(6.5, 2.6), layout='constrained')
+    for epoch in range(3):
+        here = sequences // stream.n_sequences == epoch
+        axis.vlines(sequences[here], starts[here], starts[here] + stream.block_size, color=f'C{epoch}', linewidth=2,
+                    label=f'epoch {epoch}, cut from token {starts[here].min()} on')
+    axis.set(xlabel='sequence_index', ylabel='tokens of the stream', ylim=(0, stream.n_tokens))
+    axis.legend(frameon=False, ncols=3, loc='lower center', bbox_to_anchor=(0.5, 1), fontsize=8)
+    return figure
+
+
+# ---- 4: kernels ---------------------------------------------------------------------------------------
+
+
+def draw_blocks(T=1024):
+    """Which part of the (T, T) scores kernels/attention.py computes."""
+    figure, axis = plt.subplots(figsize=(2.8, 2.6), layout='constrained')
+    computed = 0
+    for n, (start, end) in enumerate(blocks(T)):
+        axis.add_patch(plt.Rectangle((0, start), end, end - start, facecolor=COLOURS[n % 4], edgecolor='white'))
+        axis.text(end / 2, (start + end) / 2, f'({end - start}, {end})', ha='center', va='center', fontsize=6.5)
+        computed += (end - start) * end
+    axis.plot([0, T], [0, T], color='black', linewidth=0.8)
+    axis.set(xlim=(0, T), ylim=(T, 0), xlabel='keys', ylabel='queries', aspect='equal',
+             title=f'{computed / T ** 2:.0%} of the scores')
+    axis.set_xticks([0, T])
+    axis.set_yticks([0, T])
+    return figure
+
+
+PICTURES = {'tokens': draw_tokens, 'compression': draw_compression, 'parameters': draw_parameters, 'stream': draw_stream,
+            'schedule': draw_schedule, 'order': draw_order, 'blocks': draw_blocks}
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main(configure(DEFAULTS))

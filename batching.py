@@ -1,6 +1,6 @@
 """Requests of many clients -> one running batch, and its tokens -> their texts.
 
-    worker = Worker(Engine(model), tokenizer, loop, max_waiting=128)
+    worker = Worker(Engine(model), tokenizer, loop, ThreadPoolExecutor(1), max_waiting=128)
     worker.submit([job, ...])                     # Busy or Draining if it cannot take them
     while not all(job.finished for job in jobs):
         await wake.wait()                         # the asyncio.Event that the jobs were made with
@@ -162,7 +162,9 @@ class Worker:
     Its methods may be called from any thread. `waiting` and `running` hold jobs; what is in `running` belongs to the thread.
     """
 
-    def __init__(self, engine, tokenizer, loop, max_waiting=128):
+    def __init__(self, engine, tokenizer, loop, pool, max_waiting=128):
+        """pool: an executor with one thread. If that has loaded the model too, no other thread computes: OpenMP lets its
+        threads sleep between any two operations, at several times the cost, once more of them exist than cores."""
         self.engine, self.tokenizer, self.loop, self.max_waiting = engine, tokenizer, loop, max_waiting
         self.changed = threading.Condition()
         self.waiting, self.running = collections.deque(), []
@@ -170,8 +172,7 @@ class Worker:
         self.failing = False  # the engine's last step raised
         self.n_steps = self.n_tokens = 0
         self.mean_job_s = 1.0  # of those that ran, the latest counting most
-        self.thread = threading.Thread(target=self.run, name='engine', daemon=True)
-        self.thread.start()
+        self.work = pool.submit(self.run)
 
     @property
     def n_waiting(self):
@@ -213,7 +214,7 @@ class Worker:
         with self.changed:
             self.draining = self.stopping = True
             self.changed.notify()
-        self.thread.join()
+        self.work.result()
 
     # -- in the thread
 
@@ -236,7 +237,8 @@ class Worker:
                 for job in self.running:
                     self.finish(job, woken, error)
                 self.remove_cancelled()
-            self.loop.call_soon_threadsafe(wake_all, woken)
+            if woken and not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(wake_all, woken)
 
     def remove_cancelled(self):
         """Takes the places of all jobs that are finished, whether by themselves or by `cancel`."""

@@ -87,7 +87,11 @@ def main(config):
     host, port = listener.getsockname()[:2]
     print(f'{service.name} at http://{f"[{host}]" if ":" in host else host}:{port}/, '
           f'{"with the key in SCRATCHGPT_API_KEY" if key else "without a key"}; Ctrl-C ends it', file=sys.stderr, flush=True)
-    Server(service).run(sockets=[listener])
+    try:
+        Server(service).run(sockets=[listener])
+    finally:
+        if service.worker:
+            service.worker.stop()
 
 
 def check(config):
@@ -104,7 +108,7 @@ def read_key():
     key = os.environ.get('SCRATCHGPT_API_KEY')
     if key is not None and not key.strip():
         raise BadInput('SCRATCHGPT_API_KEY is empty; give it a key, or unset it for a server that asks for none')
-    return key.encode() if key else None
+    return key.strip().encode() if key else None
 
 
 def bind(host, port):
@@ -127,15 +131,22 @@ def name_of(source):
 
 
 def load_service(config, key):
-    """The model in its engine, and what else all requests share."""
+    """What all requests share. The model is loaded by the thread that will run it (see batching.Worker)."""
+    computing = ThreadPoolExecutor(1, 'engine')
+    engine, tokenizer, source = computing.submit(load_engine, config).result()
+    torch.seed()  # requests without a seed get other texts after each start
+    return Service(config, key, engine, tokenizer, config['model_name'] or name_of(source), computing)
+
+
+def load_engine(config):
+    """(Engine, Tokenizer, where from)"""
     device = machine.pick_device(config['device'])
     dtype = machine.pick_dtype(config['dtype'], device)
     model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
     engine = generation.Engine(model.to(device, dtype).eval(), max_batch=config['max_batch'])
-    torch.seed()  # requests without a seed get other texts after each start
     print(f'{source}: {model.n_params():,} parameters, {machine.describe(device)}, {str(dtype).removeprefix("torch.")}',
           file=sys.stderr)
-    return Service(config, key, engine, tokenizer, config['model_name'] or name_of(source), model.config.block_size)
+    return engine, tokenizer, source
 
 
 # -- what clients send and get
@@ -266,9 +277,10 @@ class ApiError(Exception):
 class Service:
     """What all requests share."""
 
-    def __init__(self, config, key, engine, tokenizer, name, block_size):
+    def __init__(self, config, key, engine, tokenizer, name, computing):
         self.config, self.key, self.engine, self.tokenizer, self.name = config, key, engine, tokenizer, name
-        self.max_prompt_tokens = config['max_prompt_tokens'] or block_size
+        self.computing = computing  # the pool of one thread that the engine belongs to
+        self.max_prompt_tokens = config['max_prompt_tokens'] or engine.config.block_size
         self.longest_token = max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size))
         self.max_n = min(MOST_SAMPLES, config['max_batch'], config['max_waiting'])
         self.metrics = Metrics()
@@ -278,7 +290,7 @@ class Service:
 
     def status(self):
         worker = self.worker
-        return 'draining' if worker.draining else 'failing' if worker.failing or not worker.thread.is_alive() else 'ok'
+        return 'draining' if worker.draining else 'failing' if worker.failing or worker.work.done() else 'ok'
 
 
 def make_jobs(service, body):
@@ -424,7 +436,7 @@ async def answer_whole(service, request, body, jobs, identity):
     try:
         await asyncio.wait([whole, gone], return_when=asyncio.FIRST_COMPLETED)
         if not whole.done():
-            return Response(status_code=499)  # nobody reads it; the metrics count it
+            return Response(status_code=499)  # for the metrics: nobody reads it
         choices = [make_choice(service, piece, body.logprobs is not None) for piece in whole.result()]
         return Response(make_completion(service, identity, choices, count_usage(jobs)).model_dump_json(),
                         media_type='application/json')
@@ -489,7 +501,8 @@ def make_app(service):
 
     @contextlib.asynccontextmanager
     async def lifespan(_):
-        service.worker = Worker(service.engine, service.tokenizer, asyncio.get_running_loop(), service.config['max_waiting'])
+        service.worker = Worker(service.engine, service.tokenizer, asyncio.get_running_loop(), service.computing,
+                                service.config['max_waiting'])
         yield
         service.worker.stop()
 
@@ -605,7 +618,7 @@ class Gate:
     async def __call__(self, scope, receive, send):
         if scope['type'] != 'http':
             return await self.app(scope, receive, send)
-        metrics, status = self.service.metrics, None
+        metrics, status = self.service.metrics, 499  # unless something is answered: the client has gone
 
         async def send_counted(message):
             nonlocal status
@@ -621,6 +634,9 @@ class Gate:
                 await self.app(scope, replay(body, receive), send_counted)
         except ApiError as error:
             await error.response()(scope, receive, send_counted)
+        except Exception:
+            status = 500
+            raise
         finally:
             metrics.n_open -= 1
             metrics.requests[path_label(scope['path']), status] += 1
@@ -628,8 +644,8 @@ class Gate:
     def check_key(self, scope):
         if self.service.key is None or scope['path'] in OPEN_PATHS:
             return
-        shown = dict(scope['headers']).get(b'authorization', b'')
-        if not hmac.compare_digest(shown, b'Bearer ' + self.service.key):
+        scheme, _, shown = dict(scope['headers']).get(b'authorization', b'').partition(b' ')
+        if scheme.lower() != b'bearer' or not hmac.compare_digest(shown.strip(), self.service.key):
             raise ApiError(401, 'this server asks for a key: send the header Authorization: Bearer KEY', code='invalid_api_key',
                            headers={'WWW-Authenticate': 'Bearer'})
 

@@ -3,6 +3,7 @@ import codecs
 import threading
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -147,7 +148,7 @@ class Engine:
 @pytest.fixture
 def worker():
     engine, loop = Engine(places=4), asyncio.new_event_loop()
-    worker = Worker(engine, Letters([b'a']), loop, max_waiting=6)
+    worker = Worker(engine, Letters([b'a']), loop, ThreadPoolExecutor(1), max_waiting=6)
     yield worker
     engine.allowed.release(10_000)
     worker.stop()

@@ -18,6 +18,7 @@ parts of the project work inside.
 """
 import concurrent.futures
 import contextlib
+import copy
 import importlib.metadata
 import importlib.util
 import itertools
@@ -451,6 +452,7 @@ def bench_sample(config):
                      'peak GiB': max(result['peak_bytes'] for result in results[name]) / 2**30, 'what it is': label})
     yield (f'Generating {settings["new_tokens"]} tokens after 16, one sequence, top_k 50: '
            f'{describe_settings(settings)}, block {settings["block_size"]}'), rows
+    yield alone(steps_of_generation, settings, config['turns'])
 
 
 def sample_contenders(config):
@@ -464,11 +466,90 @@ def sample_contenders(config):
         everything['nanogpt'] = (f'nanoGPT as its sample.py runs: {nanogpt_dtype}, no cache', generate_nanogpt,
                                  {'dtype': nanogpt_dtype})
     if importlib.util.find_spec('transformers'):
-        everything['transformers'] = (f'GPT2LMHeadModel.generate, {dtype} weights, its cache', generate_transformers,
-                                      {'dtype': dtype})
+        for weights in dict.fromkeys(('float32', dtype)):
+            everything[f'transformers_{weights}'] = (f'GPT2LMHeadModel.generate, {weights} weights'
+                                                     f'{", its default" * (weights == "float32")}, its cache',
+                                                     generate_transformers, {'dtype': weights})
     everything['ours'] = (f'model.generate as sample.py calls it: {dtype} weights, cached', generate_ours,
                           {'dtype': dtype})
     return everything
+
+
+def steps_of_generation(settings, turns):
+    """(title, rows): what a token costs in generation.py's engine, beside what it could cost at least or most.
+
+    products: every weight matrix times one vector with F.linear, and nothing else. recomputed: the whole context for
+    the sake of one token, as generation without a cache does it. Every thing is timed by the median of its calls in a
+    turn, and all take turns.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    import device as machine
+    from generation import Engine, Request
+    from model import GPT, GPTConfig
+    device = machine.pick_device(settings['device'])
+    dtype = machine.pick_dtype('auto', device)
+    torch.manual_seed(0)
+    wide = GPT(GPTConfig(**{key: settings[key] for key in PRESETS['demo'] if key != 'batch_size'})).to(device).eval()
+    model = copy.deepcopy(wide).to(dtype)
+    matrices = [p.detach() for p in model.transformer.h.parameters() if p.dim() == 2] + [model.transformer.wte.weight.detach()]
+    vectors = [torch.randn(1, matrix.size(1), device=device, dtype=dtype) for matrix in matrices]
+    block = settings['block_size']
+    context, n_prompt = block * 15 // 16, min(512, block)
+    engines = {n: Engine(model, max_batch=n) for n in (1, 16)}
+    prompt = torch.randint(settings['vocab_size'], (1, block), device=device)
+
+    def step(n, length):
+        """Seconds of a step of n sequences that have `length` tokens."""
+        engine, seconds = engines[n], []
+        sequences = engine.add(Request(prompt[0, :length].tolist(), block, temperature=0.8, top_k=50), n)
+        engine.step()
+        for _ in range(min(16, block - length - 1)):
+            seconds += time_calls(engine.step, device, 0, warm_up=0, least=1)
+        for sequence in sequences:
+            engine.remove(sequence)
+        return statistics.median(seconds)
+
+    def forward(model, length):
+        """Seconds until the logits of the last of `length` tokens are there."""
+        call = lambda: model.head(model.hidden(prompt[:, :length])[:, -1:])  # noqa: E731
+        return statistics.median(time_calls(call, device, 0, least=3))
+
+    def prefill():
+        """Seconds until the first token after a prompt is there."""
+        request = Request(prompt[0, :n_prompt].tolist(), 1, temperature=0.8, top_k=50)
+        return statistics.median(time_calls(lambda: (engines[1].add(request), engines[1].step()), device, 0, least=3))
+
+    things = {
+        'products of one token': lambda: statistics.median(time_calls(
+            lambda: [F.linear(vector, matrix) for vector, matrix in zip(vectors, matrices)], device, 0, least=10)),
+        'a token after 16': lambda: step(1, 16),
+        f'a token after {context}': lambda: step(1, context),
+        f'recomputed, {context} tokens': lambda: forward(model, context),
+        f'recomputed, {context} tokens, float32': lambda: forward(wide, context),
+        '16 sequences, a token after 16': lambda: step(16, 16),
+        f'16 sequences, a token after {context}': lambda: step(16, context),
+        f'forward pass of {n_prompt} tokens': lambda: forward(model, n_prompt),
+        f'prompt of {n_prompt} tokens and a token': prefill,
+    }
+    with torch.no_grad():
+        measured = {name: [] for name in things}
+        for _ in range(turns):
+            for name, thing in things.items():
+                measured[name].append(thing())
+    ms = {name: 1000 * statistics.median(seconds) for name, seconds in measured.items()}
+    products, token, late, again, again_wide, batch, late_batch, whole, prompted = ms
+    compared = {token: (ms[token] / ms[products], 'of the products'), late: (ms[late] / ms[products], 'of the products'),
+                again: (ms[again] / ms[late], 'times a token with the cache'),
+                again_wide: (ms[again_wide] / ms[late], 'times a token with the cache'),
+                batch: (16 * ms[token] / ms[batch], 'times the tokens/s of one sequence'),
+                late_batch: (16 * ms[late] / ms[late_batch], 'times the tokens/s of one sequence'),
+                prompted: ((ms[prompted] - ms[token]) / ms[whole], 'of the forward pass, without the token')}
+    rows = [{'what': name, 'ms': ms[name], 'tokens/s': {token: 1, late: 1, batch: 16, late_batch: 16}.get(name, 0) * 1000
+             / ms[name] or None, 'ratio': compared.get(name, (None,))[0], 'to': compared.get(name, (0, None))[1]}
+            for name in ms]
+    return f'Steps of generation in {str(dtype).removeprefix("torch.")}: {describe_settings(settings)}', rows
 
 
 def sample_alone(setup, settings, changes):

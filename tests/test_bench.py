@@ -92,9 +92,10 @@ def test_train_measures_contenders_on_the_same_task_and_names_the_machine_but_no
 def test_sample_measures_generation_without_saying_what_peers_print(peer_dir):
     result = run_bench('sample', *TINY, '--new_tokens=4', f'--peer_dir={peer_dir}', '--markdown=True')
     assert result.returncode == 0, result.stderr
-    for name in ('nanogpt', 'transformers', 'ours'):
+    for name in ('nanogpt', 'transformers_float32', 'ours'):
         assert f'\n| {name} ' in result.stdout
     assert 'Generating 4 tokens' in result.stdout and 'a peer may say' not in result.stdout
+    assert 'Steps of generation' in result.stdout and 'times a token with the cache' in result.stdout
 
 
 def test_kernels_are_compared_with_what_gives_the_same_gradients(monkeypatch, capsys):

@@ -176,7 +176,7 @@ def test_a_chat_continues_lines_changes_settings_and_brings_lines_back(folder, t
     again = terminal.type('\x1b[A')  # the arrow up brings /text back
     assert greedy.partition('\n')[2] == again.partition('\n')[2]
     os.write(terminal.master, b'\x04')
-    assert terminal.process.wait(60) == 0
+    assert terminal.process.wait(300) == 0
 
 
 def test_ctrl_c_stops_the_text_and_not_the_chat(terminal):

@@ -8,7 +8,7 @@
     client.completions.create(model='gpt2', prompt='Once upon a time', max_tokens=50).choices[0].text
 
     POST /v1/completions   prompt (text, token ids, or a list of either), n, max_tokens, temperature, top_p, top_k, stop,
-                           seed, logprobs, echo, stream, repetition_penalty
+                           seed, logprobs, echo, stream, repetition_penalty, tools ("calculator")
     GET  /v1/models        POST /invocations, GET /ping (SageMaker)        GET /healthz, /metrics, /openapi.json, /
 
 Requests run as one batch and join it between two tokens. What the server cannot take is refused at once, in OpenAI's
@@ -50,6 +50,7 @@ import device as machine
 import generation
 from batching import Busy, Draining, Job, Piece, Worker
 from configurator import BadInput, choice, configure, one_line_errors, optional
+from math_solver import Calculator
 
 DEFAULTS = {
     # model
@@ -165,7 +166,7 @@ class StreamOptions(Strict):
 
 
 class CompletionRequest(Strict):
-    """OpenAI's legacy completions, with top_k and repetition_penalty besides. null stands for the default."""
+    """OpenAI's legacy completions, with top_k, repetition_penalty and tools besides. null stands for the default."""
     model: str | None = None
     prompt: Prompt
     n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = 1
@@ -174,6 +175,7 @@ class CompletionRequest(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
     top_k: Annotated[int, Field(ge=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = 1.0
+    tools: Literal['calculator'] | None = Field(None, description='puts the result behind every <<48/2= in the text')
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     seed: Annotated[int, Field(ge=-2 ** 63, lt=2 ** 63)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
@@ -281,6 +283,7 @@ class Service:
         self.config, self.key, self.engine, self.tokenizer, self.name = config, key, engine, tokenizer, name
         self.computing = computing  # the pool of one thread that the engine belongs to
         self.max_prompt_tokens = config['max_prompt_tokens'] or engine.config.block_size
+        self.calculator = Calculator(tokenizer)
         self.longest_token = max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size))
         self.max_n = min(MOST_SAMPLES, config['max_batch'], config['max_waiting'])
         self.metrics = Metrics()
@@ -321,7 +324,8 @@ def make_jobs(service, body):
             repetition_penalty=body.repetition_penalty, logprobs=body.logprobs,
             echo_logprobs=body.echo and body.logprobs is not None)
         jobs.append(Job(request, wake, body.n, (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
-                        body.echo, body.stream, number * body.n, n_unseen=0 if ids else 1))
+                        body.echo, body.stream, number * body.n, n_unseen=0 if ids else 1,
+                        calculator=service.calculator if body.tools else None))
     return jobs
 
 

@@ -1,4 +1,6 @@
+import asyncio
 import collections
+import concurrent.futures
 import itertools
 import json
 import re
@@ -301,6 +303,29 @@ def test_sample_answers_calls_too(run_folder, capsys):
     answered, plain = calls('--calculator=True'), calls()
     assert answered and all(math_solver.check_call(*call)[0] for call in answered)
     assert plain and not all(math_solver.check_call(*call)[0] for call in plain)
+
+
+def test_the_server_answers_calls_in_the_texts_of_requests_that_ask_for_it(model, tokenizer):
+    serve = pytest.importorskip('serve')
+    from batching import Worker
+    service = SimpleNamespace(name='sums', max_n=4, config={'max_new_tokens': 100, 'max_waiting': 8}, tokenizer=tokenizer,
+                              max_prompt_tokens=64, longest_token=20, calculator=Calculator(tokenizer))
+    ids = encode_question('What is 2 + 6?', tokenizer)
+
+    async def write():
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            worker = Worker(Engine(model, 4), tokenizer, asyncio.get_running_loop(), pool)
+            jobs = [job for tools in ('calculator', None) for job in serve.make_jobs(service, serve.CompletionRequest(
+                prompt=ids, max_tokens=30, temperature=0, logprobs=1, tools=tools))]
+            worker.submit(jobs)
+            while not all(job.finished for job in jobs):
+                await asyncio.sleep(0.01)
+            worker.stop()
+            return [''.join(piece.text for piece in job.pieces) for job in jobs]
+
+    answered, plain = asyncio.run(write())
+    assert answered == 'It is <<2+6=8>>8.\n#### 8'
+    assert re.fullmatch(r'It is <<2\+6=[^8]>>.*', plain, flags=re.S)
 
 
 def test_what_the_calculator_wrote_is_coloured_on_a_terminal(run_folder, capsys, monkeypatch):

@@ -151,13 +151,16 @@ def test_hostile_text_is_refused_within_the_time_limit(text):
 
 
 def test_nothing_evaluates_text(monkeypatch):
+    from sympy.parsing import sympy_parser
+
     def refuse(*arguments, **keywords):
         raise AssertionError('text was evaluated')
-    for name in ('sympify', 'parse_expr', 'S'):
-        monkeypatch.setattr(sympy, name, refuse)
+    monkeypatch.setattr(sympy_parser, 'parse_expr', refuse)
+    monkeypatch.setattr(sympy_parser, 'eval_expr', refuse)
     monkeypatch.setattr('builtins.eval', refuse)
-    monkeypatch.setattr('sympy.core.sympify.sympify', refuse)
-    assert calculator.calculate('2*(3+4)') == '14'
+    assert calculator.calculate('2*(3+4)') == '14' and calculator.calculate('solve(3x+5=20, x)') == '5'
+    with pytest.raises(AssertionError, match='evaluated'):
+        sympy.sympify('1+1')  # which shows that the trap works
 
 
 def test_the_command_prints_the_result_or_one_line_and_exit_code_2():

@@ -25,20 +25,20 @@ PROTOCOLS = 'harness', 'gpt2', 'plain'
 ROW_UNIT = 128  # windows are filled up to a multiple of it, so that few shapes occur
 
 
-def measure(model, tokenizer, text, process, protocol='plain', stride=None, batch_size=8, progress=False, forward=None):
+def measure(model, tokenizer, text, process, protocol='plain', stride=None, batch_size=8, progress=False, compiled=False):
     """{'tokens', 'words', 'bytes', 'nats', 'token_perplexity', 'word_perplexity', 'bits_per_byte'} of a text.
 
     stride: how far the window of block_size tokens moves on; None: by its length, so that windows do not overlap.
     Small strides give every token more context, lower perplexities and take longer.
     process: as in process.py; every process takes its share of the windows and gets the same result.
-    forward: what is called for the loss in the place of `model`: the same model, compiled.
+    compiled: torch.compile the model first.
     """
     texts, n_words, n_bytes = prepare(text, protocol)
     documents = tokenizer.encode_batch(texts)
     n_tokens = sum(map(len, documents))
     if not n_tokens or not n_words:
         raise BadInput('there is no text to measure the perplexity on')
-    nats = score(model, documents, tokenizer.eot, process, stride, batch_size, progress, forward)
+    nats = score(model, documents, tokenizer.eot, process, stride, batch_size, progress, compiled)
     return {'tokens': n_tokens, 'words': n_words, 'bytes': n_bytes, 'nats': nats,
             'token_perplexity': math.exp(min(nats / n_tokens, 700)), 'word_perplexity': math.exp(min(nats / n_words, 700)),
             'bits_per_byte': nats / n_bytes / math.log(2)}
@@ -56,7 +56,7 @@ def prepare(text, protocol):
 
 
 @torch.no_grad()
-def score(model, documents, eot, process, stride=None, batch_size=8, progress=False, forward=None):
+def score(model, documents, eot, process, stride=None, batch_size=8, progress=False, compiled=False):
     """The sum over all tokens of all documents of -log p(token | those before it), in nats.
 
     Every document is predicted from <|endoftext|> on. The processes take the batches in turns, so that the batches are
@@ -68,6 +68,7 @@ def score(model, documents, eot, process, stride=None, batch_size=8, progress=Fa
     spans = [(d, *span) for d, ids in enumerate(documents) for span in windows(len(ids), block_size, stride or block_size)]
     spans.sort(key=lambda span: span[1] - span[3])  # the longest first
     batches = [spans[i:i + batch_size] for i in range(0, len(spans), batch_size)]
+    forward = torch.compile(model) if compiled else model
     training = model.training
     model.eval()
     nats = torch.zeros((), dtype=torch.float64)
@@ -78,7 +79,7 @@ def score(model, documents, eot, process, stride=None, batch_size=8, progress=Fa
                 if i % process.world_size == process.rank:
                     x, y = make_batch(documents, batch, eot, batch_size, block_size)
                     with process.autocast():
-                        mean = (forward or model)(x.to(process.device), y.to(process.device))
+                        mean = forward(x.to(process.device), y.to(process.device))
                     nats += mean.double().cpu() * (y >= 0).sum()
                 bar.update(len(batch))
     finally:

@@ -17,8 +17,6 @@ WikiText comes from and how its articles begin; the rest is corpus.py's and perp
 import os
 import re
 
-import torch
-
 import checkpoint
 import corpus
 import device as machine
@@ -101,12 +99,11 @@ def evaluate(config):
     reason = machine.why_no_compile(process.device) if config['compile'] else None
     if reason:
         process.say(f'not compiled: {reason}')
-    forward = torch.compile(model) if config['compile'] and not reason else None
     process.say(f'{source}: {model.n_params():,} parameters, {machine.describe(process.device)}, '
                 f'{str(process.dtype).removeprefix("torch.")}, protocol {protocol}, windows of {model.config.block_size} '
                 f'tokens that move on by {config["stride"] or model.config.block_size}')
     result = perplexity.measure(model, tokenizer, text, process, protocol, config['stride'], config['batch_size'],
-                                progress=True, forward=forward)
+                                progress=True, compiled=config['compile'] and not reason)
     process.say('{tokens:,} tokens, {words:,} words, {bytes:,} bytes'.format(**result))
     process.say('token perplexity {token_perplexity:.4f}, word perplexity {word_perplexity:.4f}, '
                 '{bits_per_byte:.5f} bits per byte'.format(**result))

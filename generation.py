@@ -72,7 +72,7 @@ class Sequence:
     def __init__(self, request, seed):
         self.request, self.tokens, self.forced, self.finish_reason = request, [], set(), None
         self.logprobs = None if request.logprobs is None else []
-        self.prompt_logprobs = None
+        self.prompt_logprobs = [None] * len(request.ids) if request.echo_logprobs and request.logprobs is not None else None
         self.text = list(request.ids)  # prompt and tokens
         self.start, self.cached = 0, 0  # where the window begins, and how much of it has its keys and values
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -224,11 +224,9 @@ class Engine:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=not seen)
 
         x = self.hidden(idx, positions, attend)  # (1, T, C)
-        request = sequence.request
-        if request.echo_logprobs and request.logprobs is not None and not sequence.tokens:
+        if sequence.prompt_logprobs and not sequence.tokens:
             following = torch.tensor(sequence.text[sequence.start + 1:], device=self.device)
-            rows = logprob_rows(self.head(x[0]), following, [request.logprobs] * T)
-            sequence.prompt_logprobs = [None] * (sequence.start + 1) + rows
+            sequence.prompt_logprobs[-T:] = logprob_rows(self.head(x[0]), following, [sequence.request.logprobs] * T)
 
     def decode(self):
         """Logits (n, V) of what follows each running sequence."""

@@ -149,7 +149,14 @@ def test_logprobs_of_a_prompt_come_without_any_new_token_too():
     sequence = write_alone(make_model(), Request([1, 2, 3], 0, logprobs=1, echo_logprobs=True))
     assert sequence.tokens == [] and sequence.finish_reason == 'length'
     assert sequence.prompt_logprobs[0] is None and len(sequence.prompt_logprobs) == 3
+    assert write_alone(make_model(), Request([1], 0, logprobs=1, echo_logprobs=True)).prompt_logprobs == [None]
     assert write_alone(make_model(), Request([1], 0)).finish_reason == 'length'
+
+
+def test_of_a_prompt_longer_than_the_block_the_window_has_logprobs():
+    sequence = write_alone(make_model(block_size=16), Request(list(range(30)), 0, logprobs=0, echo_logprobs=True))
+    start = generation.window_start(30, 16)
+    assert [i for i, entry in enumerate(sequence.prompt_logprobs) if entry is None] == list(range(start + 1))
 
 
 def test_a_penalty_changes_logits_as_that_of_transformers_does():

@@ -332,18 +332,17 @@ class Linear(nn.Module):
 class Head(nn.Module):
     """Logits in float32 from products in a narrow type.
 
-    The rows of a trained embedding have much in common, which adds the same large number to all logits: GPT-2's are
-    around -100, where bfloat16 has steps of 0.5. That number is computed apart, in float32, and the product of what
-    distinguishes the rows is small and so keeps its digits.
+    What the rows of an embedding have in common adds the same number to all logits, and the larger a logit, the fewer
+    digits are left of what distinguishes it: around 100, bfloat16 has steps of 0.5. So that number is computed apart,
+    in float32, and the product is that of the rest.
     """
 
     def __init__(self, model, dtype, pack):
         super().__init__()
-        weight = model.transformer.wte.weight.detach()[:model.config.vocab_size].float()  # (V, C)
-        self.common = weight.mean(dim=0)
-        self.vocab_size = model.config.vocab_size
-        rows = F.pad(weight - self.common, (0, 0, 0, model.config.padded_vocab_size - self.vocab_size))
-        self.linear = Linear(rows, None, dtype, pack)
+        weight, self.vocab_size = model.transformer.wte.weight.detach(), model.config.vocab_size
+        common = weight[:self.vocab_size].mean(dim=0, dtype=torch.float32).to(weight.dtype)
+        self.common = common.float()
+        self.linear = Linear(weight - common, None, dtype, pack)
 
     def forward(self, x):
         """(n, C) -> (n, vocab_size) float32"""

@@ -108,6 +108,7 @@ def main(config):
     scaler = torch.amp.GradScaler(process.device.type, enabled=process.dtype == torch.float16)
     questions = load_hellaswag(config, tokenizer) if config['hellaswag_interval'] else {}
     progress = restore(resumed, optimizers, scaler, train_data)
+    check_agreement(progress.step, process)
     del resumed  # its memory is the run's
     run = Run(config, process, model, compiled, thirds, optimizers, scaler, train_data, val_data, tokenizer, meta, questions, progress)
     announce(run)
@@ -376,6 +377,14 @@ def announce(run):
                 f'micro-batches x {batch} sequences x {config["block_size"]} tokens')
     process.say(f'data: {run.train_data.n_tokens:,} tokens to train on, seen {passes:.3g} times; '
                 f'{n_val_sequences(run) * config["block_size"]:,} to validate on')
+
+
+def check_agreement(step, process):
+    """Raises BadInput, in all processes, if they do not all stand at the same step."""
+    steps, squares = process.sum([step, step ** 2])
+    if squares * process.world_size != steps ** 2:
+        raise BadInput(f'the processes found different checkpoints (this one step {step:,}): out_dir must be a folder that all '
+                       f'machines share')
 
 
 def is_done(run):

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -255,6 +256,16 @@ def test_a_run_without_a_better_loss_for_long_enough_ends_and_a_kill_at_the_end_
     assert run('a', **settings) == rows
     rows = run('a', **{**settings, 'patience': 4})
     assert rows[-1]['step'] > end
+
+
+def test_processes_that_found_different_checkpoints_all_say_so():
+    steps = [3000, 2000]
+    process = types.SimpleNamespace(world_size=2, sum=lambda values: [sum(steps), sum(step ** 2 for step in steps)])
+    for step in steps:
+        with pytest.raises(BadInput, match='out_dir must be a folder that all'):
+            train.check_agreement(step, process)
+    steps[1] = 3000
+    train.check_agreement(3000, process)
 
 
 def test_data_that_has_grown_since_the_checkpoint_is_said(run, tmp_path, data_dir, capsys):

@@ -201,7 +201,7 @@ def test_a_checkpoint_holds_plain_names_and_never_runs_code(run, tmp_path):
 def test_a_finished_run_says_so_and_a_larger_max_steps_trains_on(run, capsys):
     first = run('a')
     capsys.readouterr()
-    assert run('a') == first and 'all of its 12 steps' in capsys.readouterr().out
+    assert run('a') == first and 'is at its end, step 12' in capsys.readouterr().out
     assert len(run('a', max_steps=14)) == 15
 
 

@@ -14,8 +14,6 @@ from conftest import ROOT
 
 import sample
 from bpe import Tokenizer
-from configurator import BadInput
-from generation import Engine, Request
 from model import GPT, GPTConfig
 
 

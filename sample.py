@@ -13,6 +13,8 @@ import codecs
 import sys
 import time
 
+import torch
+
 import checkpoint
 import device as machine
 from configurator import BadInput, accept_as, choice, configure, one_line_errors, optional
@@ -56,6 +58,7 @@ def main(config):
     if config['compile'] and machine.why_no_compile(device):
         raise BadInput(f'compile=True: {machine.why_no_compile(device)}')
     model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
+    torch.seed()  # texts without a seed are others every time
     check_request(model.config, make_request(config, tokenizer, [tokenizer.eot]))
     engine = Engine(model.to(device, dtype), min(config['num_samples'], config['max_batch']), config['compile'])
     print(f'{source}: {model.n_params():,} parameters, {machine.describe(device)}, {str(dtype).removeprefix("torch.")}',

@@ -56,6 +56,11 @@ def test_samples_are_made_in_batches_and_each_is_what_its_seed_gives(folder):
     assert re.search(r'\d+ tokens in .* tokens/s', result.stderr)
 
 
+def test_without_a_seed_every_run_writes_another_text(folder):
+    first, second = (run_sample(folder, '--prompt=def ', '--max_new_tokens=40').stdout for _ in range(2))
+    assert first and second and first != second
+
+
 def test_a_text_ends_before_its_stop_words_even_where_they_span_tokens(folder):
     (whole,) = expected_texts(folder, 'def ', 1, 0, max_new_tokens=40, temperature=0.8, top_k=50)
     written = whole[len('def '):]

@@ -1,0 +1,269 @@
+"""README and docs: what they quote is in the files, what they link to exists, and what they tell the reader to type works.
+
+Every command is run here, as far as its comment does not say that it needs a GPU, the network or somebody's cloud, with
+fewer steps than the reader would take (SMALLER). Commands with a placeholder in capitals, like --peer_dir=PATH, are
+checked for their flags alone.
+"""
+import contextlib
+import importlib
+import os
+import re
+import runpy
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.request
+
+import pytest
+import torch
+from conftest import ROOT
+
+from configurator import configure
+
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+WALK = sorted((ROOT / 'docs').glob('[1-5]_*.md'))
+PROGRAMS = r'(?:\.venv/bin/)?(?:python|pip|pytest|torchrun|make|bash|docker|vllm|sky|sbatch|cloud/\S+) '
+COMMAND = re.compile(rf'(?:[A-Z_]+=\S+ )*{PROGRAMS}.*')
+NEEDS = re.compile(r'\[(?:GPU|network|cloud)\]')
+PLACEHOLDER = re.compile(r'(?:=|/|\s)[A-Z]{2,}\b(?![=_])|\.\.\.')
+SMALLER = {
+    'train.py': ['--max_steps=2', '--eval_tokens=2048', '--eval_interval=2', '--checkpoint_interval=2', '--sample_interval=0'],
+    'sample.py': ['--max_new_tokens=3'],
+    'math_solver.py': ['--n_problems=2000', '--n_val=50', '--limit=2', '--votes=2', '--max_new_tokens=5'],
+}
+RUN_IN = {'bench.py': 'test_bench.py', 'load_serve.py': 'test_serve.py'}  # tests of their own
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def fences(text):
+    """[(language, content, what stands before it)] of the code blocks of a page."""
+    return [(match[1], match[2], text[:match.start()]) for match in re.finditer(r'^```(\w*)\n(.*?)^```', text, re.M | re.S)]
+
+
+def commands(text):
+    """[(command, whether its comment, its line or its table's head says that it needs more than a CPU)] in reading order."""
+    found = []
+    for language, content, before in fences(text):
+        for line in content.splitlines() if not language else ():
+            command = re.split(r'\s+# ', line, maxsplit=1)[0]
+            if COMMAND.fullmatch(command):
+                found.append((len(before), command, bool(NEEDS.search(line))))
+    prose = re.sub(r'^```.*?^```', lambda match: ' ' * len(match[0]), text, flags=re.M | re.S)
+    for match in re.finditer(r'`([^`\n]+)`', prose):
+        if COMMAND.fullmatch(match[1]):
+            line = prose[prose.rfind('\n', 0, match.start()) + 1:].split('\n')[0]
+            head = prose[:match.start()].split('\n\n')[-1].strip().split('\n')[0] if line.startswith('|') else ''
+            found.append((match.start(), match[1], bool(NEEDS.search(line + head))))
+    return [(command, marked) for _, command, marked in sorted(found, key=lambda entry: entry[0])]
+
+
+def parts(command):
+    """The single commands of a line, with what `make` would run in place of it."""
+    for part in re.split(r' && ', command):
+        made = re.fullmatch(r'make (\w+)', part.strip())
+        if not made:
+            yield part.strip()
+            continue
+        recipe = re.search(rf'^{made[1]}:.*\n((?:\t.*\n)+)', (ROOT / 'Makefile').read_text(), re.M)
+        assert recipe, f'the Makefile has no target {made[1]}'
+        for line in recipe[1].splitlines():
+            yield line.strip().replace('$(PY)', 'python')
+
+
+def script_of(words):
+    """(script, its arguments) of a command that starts one of ours, else (None, [])."""
+    for i, word in enumerate(words):
+        if word.endswith('.py') and not word.startswith(('-', 'config/', 'tests/test_')):
+            return word, words[i + 1:]
+    return None, []
+
+
+def all_commands():
+    texts = {relative(path): path.read_text() for path in PAGES}
+    texts |= {relative(path): '```\n' + re.sub(r'^#(?: Needs .*?:)? *', '', path.read_text().split('\n\n')[0], flags=re.M) + '```'
+              for path in sorted((ROOT / 'config').glob('*.py'))}
+    return [pytest.param(part, id=f'{name}: {part}') for name, text in texts.items()
+            for command, _ in commands(text) for part in parts(command)]
+
+
+@pytest.mark.parametrize('command', all_commands())
+def test_every_script_config_and_flag_in_a_command_exists(command):
+    script, arguments = script_of(shlex.split(command))
+    if script is None:
+        return
+    assert (ROOT / script).is_file(), f'no script {script}'
+    folder, name = os.path.split(script)
+    sys.path.insert(0, str(ROOT / folder))
+    try:
+        module = importlib.import_module(name.removesuffix('.py'))
+    finally:
+        sys.path.pop(0)
+    flags = [argument if '=' in argument else f'{argument}=True' for argument in arguments if argument.startswith('--')]
+    configs = [str(ROOT / argument) for argument in arguments if argument.startswith('config/')]
+    if hasattr(module, 'DEFAULTS') and '--help=True' not in flags:
+        configure(module.DEFAULTS, configs + [re.sub(r'=[A-Z]{2,}$', '=1', flag) for flag in flags])
+
+
+@pytest.mark.parametrize('path', PAGES, ids=relative)
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(path):
+    text = path.read_text()
+    links = re.findall(r'\]\(([^)\s]+)\)|<img src="([^"]+)"', text)
+    for link in (a or b for a, b in links):
+        if re.match(r'https?:', link):
+            continue
+        name, _, heading = link.partition('#')
+        target = path.parent / name if name else path
+        assert target.exists(), f'{link} leads nowhere'
+        headings = [re.sub(r'[^\w\- ]', '', line).strip().lower().replace(' ', '-')
+                    for line in re.findall(r'^#+ (.*)', target.read_text(), re.M)] if heading else []
+        assert not heading or heading in headings, f'{link}: no such heading'
+
+
+@pytest.mark.parametrize('path', WALK, ids=relative)
+def test_what_a_page_quotes_stands_in_the_file_that_it_named_last(path):
+    quoted = [(content, before) for language, content, before in fences(path.read_text()) if language == 'python']
+    assert quoted
+    for content, before in quoted:
+        source = re.findall(r'\]\(\.\./([\w/]+\.py)\)', before)[-1]
+        lines = (ROOT / source).read_text().splitlines()
+        for piece in re.split(r'^\.\.\.\n', content, flags=re.M):
+            wanted = textwrap.dedent(piece).splitlines()
+            assert any(textwrap.dedent('\n'.join(lines[i:i + len(wanted)])).splitlines() == wanted for i in range(len(lines))), (
+                f'{source} has no such lines:\n{piece}')
+
+
+def test_every_script_and_config_is_in_the_readme_and_every_file_named_there_exists():
+    named = set(re.findall(r'`((?:[\w/]+/)?\w+\.py|\w+/)`', (ROOT / 'README.md').read_text()))
+    for name in named:
+        assert (ROOT / name).exists() or (ROOT / 'config' / name).exists(), name
+    for path in [*ROOT.glob('*.py'), *(ROOT / 'config').glob('*.py')]:
+        assert path.name in named, path.name
+
+
+# ---- running them ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory, texts):
+    """A folder like a clone in which `make demo` has run, and a few texts of the reader's own."""
+    folder = tmp_path_factory.mktemp('clone')
+    for path in ROOT.iterdir():
+        if not re.match(r'\.|__|data$|out', path.name):
+            (folder / path.name).symlink_to(path)
+    (folder / 'mytexts').mkdir()
+    for i, text in enumerate(texts[:200]):
+        (folder / 'mytexts' / f'{i}.txt').write_text(text)
+    for command in ('make demo', 'python corpus.py --source=mytexts/ --vocab_size=300 --out_dir=data/mine'):
+        for part in parts(command):
+            run(part, folder)
+    return folder
+
+
+@pytest.mark.parametrize('path', PAGES, ids=relative)
+def test_every_command_that_needs_neither_gpu_nor_network_runs(path, world):
+    for command, marked in dict.fromkeys(commands(path.read_text())):
+        if not marked and not PLACEHOLDER.search(command):
+            for part in parts(command):
+                run(part, world)
+
+
+def run(command, folder):
+    """Runs a command in the folder as its reader would, with less to do; fails with its output."""
+    print(f'$ {command}')
+    words = shlex.split(command)
+    while re.fullmatch(r'[A-Z_]+=.*', words[0]):
+        words.pop(0)
+    program = os.path.basename(words[0])
+    script, arguments = script_of(words)
+    if program == 'pytest' or words[1:3] == ['-m', 'pytest']:
+        return  # what runs this
+    if script and os.path.basename(script) in RUN_IN:
+        assert os.path.basename(script).removesuffix('.py') in (ROOT / 'tests' / RUN_IN[os.path.basename(script)]).read_text()
+    elif program == 'torchrun':
+        start(['-m', 'torch.distributed.run', *words[1:], *SMALLER[script]], folder)
+    elif program == 'bash':
+        environment = {**os.environ, 'PYTHON': sys.executable, 'SEEDS': '1'}
+        subprocess.run([*words, *SMALLER['train.py']], cwd=folder, env=environment, check=True, timeout=300)
+    elif script == 'serve.py':
+        answers(arguments, folder)
+    else:
+        assert program == 'python' and script, f'{command}: run it here, or mark it as needing a GPU or the network'
+        run_in_this_process(script, arguments + ([] if '--help' in arguments else SMALLER.get(script, [])), folder)
+
+
+def run_in_this_process(script, arguments, folder):
+    """What `python SCRIPT ARGUMENTS` does, without importing torch once more."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    argv, precision = sys.argv, torch.get_float32_matmul_precision()
+    sys.argv = [script, *arguments]
+    try:
+        with changed_folder(folder):
+            runpy.run_path(str(folder / script), run_name='__main__')
+    except SystemExit as end:
+        assert not end.code, f'{script} ended with exit code {end.code}'
+    finally:
+        sys.argv = argv
+        torch.set_float32_matmul_precision(precision)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def changed_folder(folder):
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def start(words, folder):
+    result = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def answers(arguments, folder):
+    """A server started with these arguments comes up, says that it is well, and ends when told to."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, 'serve.py', *arguments, f'--port={port}'], cwd=folder)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert server.poll() is None and time.monotonic() < deadline
+            with contextlib.suppress(OSError):
+                if urllib.request.urlopen(f'http://127.0.0.1:{port}/healthz', timeout=5).status == 200:
+                    break
+            time.sleep(0.2)
+        server.terminate()
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+
+
+def test_the_planning_table_is_what_its_command_prints(capsys):
+    page = (ROOT / 'docs/5_full_scale.md').read_text()
+    (command, words, table), = re.findall(r'```\n(python docs/plan\.py [^\n]*price[^\n]*)\n```\n\n```\n([^\n]*)\n```\n\n((?:\|.*\n)+)', page)
+    run_in_this_process('docs/plan.py', shlex.split(command)[2:], ROOT)
+    assert capsys.readouterr().out.splitlines() == [words, *table.splitlines()]
+
+
+def test_the_larger_models_rows_are_what_their_commands_print(capsys):
+    page = (ROOT / 'docs/5_full_scale.md').read_text()
+    plans = re.findall(r'^python docs/plan\.py (config/train_gpt2\.py config/(\w+\.py) .*)$', page, re.M)
+    assert len(plans) == 3
+    for arguments, config in plans:
+        run_in_this_process('docs/plan.py', shlex.split(arguments), ROOT)
+        words, *_, row = capsys.readouterr().out.splitlines()
+        _, _, step, _, hours, _, cost = row.strip('| ').split(' | ')
+        parameters, memory = re.match(r'([\d,]+) million.* ([\d.]+) GB', words).groups()
+        assert f'| `{config}` | {parameters} | {memory} | {step} | {hours} | {cost} |' in page

@@ -12,8 +12,8 @@ blocks of a hundredth of the file (256 to 8,192 characters), so that there is so
 
 Whole documents go to train or val by a hash of their text, so a text is on the same side on every
 machine and copies of a text are never on both. The same settings on the same input give the same
-bytes. Run again on finished data it says so and ends; killed, it starts over. For data too large
-for that, fineweb.py goes on where it stopped.
+bytes. Run again on finished data it says so and ends; killed, it reads what it has read once more,
+and goes on tokenizing after the last whole shard. fineweb.py need not even read again.
 
 This module knows nothing of models. fineweb.py and wikitext.py read and tokenize with what stands here.
 """
@@ -39,7 +39,7 @@ from tqdm import tqdm
 import shards
 from bpe import EOT, MAX_VOCAB, Tokenizer, available_cores, open_tokenizer
 from configurator import BadInput, configure, one_line_errors, optional
-from files import whole_file, write_json
+from files import read_json, whole_file, write_json
 
 DEFAULTS = {
     'source': 'stdlib',                   # stdlib, SYNTH, files, folders, globs (commas between), a name on the hub
@@ -105,17 +105,26 @@ def make_shards(out_dir, name, documents, source_name, settings, config):
     documents: function that gives an iterator over all ('train' or 'val', text), the same each time it is called
     config:    'tokenizer', 'vocab_size', 'shard_tokens' and 'workers' as in DEFAULTS
     """
-    tokenizer, tokenizer_file = make_tokenizer((text for split, text in documents() if split == 'train'), config)
-    prepare_folder(out_dir, name, tokenizer_file)
+    progress = load_progress(out_dir, name, settings)
+    if progress['shards']:
+        print(f'{out_dir}: goes on after {len(progress["shards"])} whole shards')
+        tokenizer, tokenizer_file = same_tokenizer(out_dir, config)
+    else:
+        tokenizer, tokenizer_file = make_tokenizer((text for split, text in documents() if split == 'train'), config)
+        prepare_folder(out_dir, name, tokenizer_file)
+    first_piece, skip = progress['piece'], progress['skip']  # tokens before that place are in shards
     val, val_text, counts = [], io.BytesIO(), collections.Counter()
 
-    def tokenize(piece):
+    def tokenize(numbered):
+        number, piece = numbered
         texts = {wanted: [text for split, text in piece if split == wanted] for wanted in ('train', 'val')}
-        return texts, encode_documents(tokenizer, texts['train']), encode_documents(tokenizer, texts['val'])
+        train_tokens = encode_documents(tokenizer, texts['train'] if number >= first_piece else [])
+        return texts, train_tokens[skip if number == first_piece else 0:], encode_documents(tokenizer, texts['val'])
 
     def train_tokens():
+        pieces = enumerate(in_pieces(documents()))
         with tqdm(desc='tokenizing', unit='B', unit_scale=True) as bar:
-            for texts, train_tokens, val_tokens in ordered_map(tokenize, in_pieces(documents()), config['workers']):
+            for texts, train_tokens, val_tokens in ordered_map(tokenize, pieces, config['workers']):
                 for split in texts:
                     data = ''.join(texts[split]).encode('utf-8', 'replace')
                     counts.update({f'{split}_documents': len(texts[split]), f'{split}_bytes': len(data)})
@@ -125,7 +134,13 @@ def make_shards(out_dir, name, documents, source_name, settings, config):
                 val.append(val_tokens)
                 yield train_tokens
 
-    written = shards.write_shards(train_tokens(), out_dir, name, 'train', config['shard_tokens'], first=1)
+    def note(file_name, entry, piece, taken):
+        progress['shards'][file_name] = entry
+        progress.update(piece=piece, skip=taken + (skip if piece == first_piece else 0))
+        write_json(progress_path(out_dir, name), progress)
+
+    written = dict(progress['shards'])
+    written |= shards.write_shards(train_tokens(), out_dir, name, 'train', config['shard_tokens'], 1 + len(written), note=note)
     written |= shards.write_shards(val, out_dir, name, 'val', config['shard_tokens'], first=0)
     meta = {
         **describe(tokenizer, tokenizer_file),
@@ -136,6 +151,8 @@ def make_shards(out_dir, name, documents, source_name, settings, config):
         'shards': written,
     }
     write_json(os.path.join(out_dir, 'meta.json'), meta)
+    if progress['shards']:
+        os.remove(progress_path(out_dir, name))
     print(summary(out_dir, meta))
 
 
@@ -595,6 +612,38 @@ def is_made(out_dir, settings):
     return True
 
 
+def progress_path(out_dir, name):
+    return os.path.join(out_dir, f'{name}_unfinished.json')
+
+
+def load_progress(out_dir, name, settings):
+    """What a killed run has left of the same data, or a new start.
+
+    'shards' are whole; tokens that come before the first 'skip' of piece number 'piece' (of in_pieces) are in them.
+    """
+    path = progress_path(out_dir, name)
+    if os.path.exists(path):
+        progress = read_json(path)
+        there = [os.path.join(out_dir, file_name) for file_name in progress['shards']]
+        if progress['settings'] == settings and all(map(os.path.exists, [*there, *tokenizer_path(out_dir, settings)])):
+            return progress
+    return {'settings': settings, 'shards': {}, 'piece': 0, 'skip': 0}
+
+
+def tokenizer_path(out_dir, settings):
+    """[the tokenizer.json that stands beside the shards], or [] for GPT-2's."""
+    own = settings['vocab_size'] or settings['tokenizer'] != 'gpt2'
+    return [os.path.join(out_dir, 'tokenizer.json')] if own else []
+
+
+def same_tokenizer(out_dir, config):
+    """What make_tokenizer gave to the killed run."""
+    for path in tokenizer_path(out_dir, config):
+        with open(path, 'rb') as file:
+            return Tokenizer.load(path), file.read()
+    return make_tokenizer((), config)
+
+
 def prepare_folder(out_dir, name, tokenizer_file):
     """Makes the folder, clears what a killed run left in it, and writes the tokenizer."""
     os.makedirs(out_dir, exist_ok=True)
@@ -603,7 +652,7 @@ def prepare_folder(out_dir, name, tokenizer_file):
     others = [entry for entry in found if not ours.fullmatch(entry)]
     if others:
         raise BadInput(f'{out_dir} already holds other shards ({others[0]}); take another --out_dir')
-    for entry in [*found, 'meta.json', 'tokenizer.json']:
+    for entry in [*found, 'meta.json', 'tokenizer.json', f'{name}_unfinished.json']:
         if os.path.exists(os.path.join(out_dir, entry)):
             os.remove(os.path.join(out_dir, entry))
     if tokenizer_file:

@@ -128,13 +128,15 @@ def shard_size(path):
     return tokens_in_file
 
 
-def write_shards(documents, out_dir, name, split='train', shard_tokens=SHARD_TOKENS, first=1, masked=False):
+def write_shards(documents, out_dir, name, split='train', shard_tokens=SHARD_TOKENS, first=1, masked=False, note=None):
     """Writes documents as OUT_DIR/NAME_SPLIT_00000N.bin, N from `first`, and returns their entries for meta.json.
 
     documents:    iterable of uint16 arrays of any length, each starting with the id of <|endoftext|>
     shard_tokens: tokens in a shard; a document may go on in the next. The last shard is as long as it is.
     masked:       documents are pairs of such an array and a bool array of its length, True where a token counts as a
                   target; each shard gets a mask beside it.
+    note:         called after each shard that came out full, with its name, its entry, the number of the document that
+                  filled it, and how many of that document's tokens are in shards.
     Returns {file name: {'tokens': n, 'sha256': ...}} in the order of the stream; {} when there was nothing.
     """
     os.makedirs(out_dir, exist_ok=True)
@@ -151,8 +153,9 @@ def write_shards(documents, out_dir, name, split='train', shard_tokens=SHARD_TOK
         elif os.path.exists(mask_path(path)):  # an earlier data set's
             os.remove(mask_path(path))
         entries[file_name] = write_shard(path, buffer[:filled]) | mask
+        return file_name
 
-    for document in documents:
+    for number, document in enumerate(documents):
         tokens, counts = document if masked else (document, counted)
         if tokens.dtype != np.uint16:
             raise TypeError(f'documents should be uint16 arrays, not {tokens.dtype}')
@@ -167,8 +170,10 @@ def write_shards(documents, out_dir, name, split='train', shard_tokens=SHARD_TOK
                 counted[filled:end] = counts[piece]
             done, filled = piece.stop, end
             if filled == shard_tokens:
-                finish_shard()
+                file_name = finish_shard()
                 filled = 0
+                if note:
+                    note(file_name, entries[file_name], number, done)
     if filled:
         finish_shard()
     return entries

@@ -5,6 +5,7 @@ import lzma
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 
@@ -273,24 +274,74 @@ def test_other_settings_or_other_input_are_refused_and_nothing_is_touched(tmp_pa
     assert files_of(tmp_path / 'out') == before
 
 
-def test_a_killed_run_leaves_nothing_that_is_taken_for_data_and_can_be_repeated(tmp_path, monkeypatch):
+@pytest.fixture
+def kill_at(monkeypatch):
+    """kill_at(n): the n-th file from now on is not put into place, and the run ends there."""
+    replace = os.replace
+
+    def kill_at(n):
+        written = itertools.count()
+
+        def killed(source, target):
+            if next(written) == n:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(os, 'replace', killed)
+    return kill_at
+
+
+def test_a_killed_run_leaves_nothing_that_is_taken_for_data_and_can_be_repeated(tmp_path, kill_at):
     folder = write_folder(tmp_path / 'in', TEXTS)
     run(folder, tmp_path / 'whole' / 'x', shard_tokens=1000)
-    replace, written = os.replace, itertools.count()
+    for n in itertools.count():
+        kill_at(n)
+        try:
+            run(folder, tmp_path / f'{n}' / 'x', shard_tokens=1000)
+            break
+        except KeyboardInterrupt:
+            with pytest.raises(BadInput, match='unfinished|no train shards|no data folder'):
+                shards.BatchLoader(str(tmp_path / f'{n}' / 'x'), 'train', 8, 1, seed=0)
+        kill_at(-1)
+        run(folder, tmp_path / f'{n}' / 'x', shard_tokens=1000)
+        assert files_of(tmp_path / f'{n}' / 'x') == files_of(tmp_path / 'whole' / 'x')
+    assert n > 5
 
-    def killed(source, target):
-        if next(written) == 3:
-            raise KeyboardInterrupt
-        replace(source, target)
 
-    monkeypatch.setattr(os, 'replace', killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(folder, tmp_path / 'x', shard_tokens=1000)
-    monkeypatch.undo()
-    with pytest.raises(BadInput, match='unfinished'):
-        shards.BatchLoader(str(tmp_path / 'x'), 'train', 8, 1, seed=0)
-    run(folder, tmp_path / 'x', shard_tokens=1000)
+def test_a_run_killed_again_and_again_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch, kill_at, capsys):
+    folder = write_folder(tmp_path / 'in', TEXTS)
+    in_pieces, encode = corpus.in_pieces, corpus.encode_documents
+    monkeypatch.setattr(corpus, 'in_pieces', lambda documents: in_pieces(documents, 700))
+    run(folder, tmp_path / 'whole' / 'x', shard_tokens=1000, vocab_size=280)
+    encoded = []
+    monkeypatch.setattr(corpus, 'encode_documents', lambda tokenizer, texts: encoded.extend(texts) or encode(tokenizer, texts))
+    for _ in range(100):
+        kill_at(6)
+        try:
+            run(folder, tmp_path / 'x', shard_tokens=1000, vocab_size=280)
+            break
+        except KeyboardInterrupt:
+            encoded.clear()
     assert files_of(tmp_path / 'x') == files_of(tmp_path / 'whole' / 'x')
+    assert 'goes on after 2 whole shards' in capsys.readouterr().out
+    assert len([text for text in encoded if text in documents_of(tmp_path / 'x', 'train')]) < len(TEXTS) / 2
+
+
+def test_what_a_killed_run_left_of_other_settings_or_lost_a_shard_of_is_not_gone_on_with(tmp_path, kill_at):
+    folder = write_folder(tmp_path / 'in', TEXTS)
+    for changes, loses in (({'num_samples': 50}, None), ({}, 'x_train_000001.bin'), ({}, 'tokenizer.json')):
+        kill_at(5)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, tmp_path / 'x', shard_tokens=1000)
+        kill_at(-1)
+        assert (tmp_path / 'x' / 'x_unfinished.json').exists()
+        if loses:
+            os.remove(tmp_path / 'x' / loses)
+        run(folder, tmp_path / 'x', shard_tokens=1000, **changes)
+        run(folder, tmp_path / 'whole' / 'x', shard_tokens=1000, **changes)
+        assert files_of(tmp_path / 'x') == files_of(tmp_path / 'whole' / 'x')
+        shutil.rmtree(tmp_path / 'x')
+        shutil.rmtree(tmp_path / 'whole')
 
 
 # ---------------------------------------------------------------------------- bad input

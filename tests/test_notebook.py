@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import math
-import os
 import pathlib
 import re
 import shlex
@@ -23,6 +22,7 @@ from configurator import configure
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOUR = ROOT / 'notebooks' / 'tour.ipynb'
 PICTURES = {'1': 4, '2': 2, '3': 4, '4': 3, '5': 4}  # at least, by the number of the section
+KINDS = 'image/png', 'text/html'
 CELL_TIMEOUT_S = 240
 NO_NETWORK = '''
 import sys
@@ -41,18 +41,19 @@ print(OUT, Path.cwd())
 
 
 def load_tour():
-    nbformat = pytest.importorskip('nbformat', reason='notebooks need nbformat: pip install -r requirements-dev.txt')
+    nbformat = pytest.importorskip('nbformat', reason='needs nbformat: pip install -r requirements-dev.txt')
     return nbformat.read(TOUR, as_version=4)
 
 
 def execute(notebook, folder, monkeypatch, scratch, **settings):
     """Runs a notebook in a fresh kernel that starts in `folder` and has the cores that this machine has."""
-    nbclient = pytest.importorskip('nbclient', reason='running notebooks needs nbclient: pip install -r requirements-dev.txt')
-    pytest.importorskip('ipykernel', reason='running notebooks needs ipykernel: pip install -r requirements-dev.txt')
+    nbclient = pytest.importorskip('nbclient', reason='needs nbclient: pip install -r requirements-dev.txt')
+    pytest.importorskip('ipykernel', reason='needs ipykernel: pip install -r requirements-dev.txt')
     (scratch / 'guard').mkdir()
     (scratch / 'guard' / 'sitecustomize.py').write_text(NO_NETWORK)
-    for key, value in {'OMP_NUM_THREADS': str(available_cores()), 'PYTHONPATH': str(scratch / 'guard'),
-                       'IPYTHONDIR': str(scratch / 'ipython'), 'JUPYTER_RUNTIME_DIR': str(scratch / 'jupyter'), **settings}.items():
+    settings |= {'OMP_NUM_THREADS': str(available_cores()), 'PYTHONPATH': str(scratch / 'guard'),
+                 'IPYTHONDIR': str(scratch / 'ipython'), 'JUPYTER_RUNTIME_DIR': str(scratch / 'jupyter')}
+    for key, value in settings.items():
         monkeypatch.setenv(key, value)
     client = nbclient.NotebookClient(notebook, timeout=CELL_TIMEOUT_S, kernel_name='python3',
                                      resources={'metadata': {'path': str(folder)}})
@@ -85,7 +86,7 @@ def pictures(notebook):
             section = heading[1]
         for output in cell.get('outputs', []):
             data = output.get('data', {})
-            shown.setdefault(section, []).extend((kind, data[kind]) for kind in ('image/png', 'text/html') if kind in data)
+            shown.setdefault(section, []).extend((kind, data[kind]) for kind in KINDS if kind in data)
     return shown
 
 

@@ -4,13 +4,13 @@ PY := $(VENV)/bin/python
 
 .PHONY: demo math test bench clean
 
-# Tokenizes Python's own source, trains a small GPT on it and shows what it writes. Run again, it goes on from what exists.
+# Tokenizes Python's own source, trains a small GPT on it and shows what it writes. Run again, it resumes from what is there.
 demo: $(VENV)/runtime
 	$(PY) corpus.py --source=stdlib --vocab_size=4096 --out_dir=data/stdlib
 	$(PY) train.py config/demo.py
 	$(PY) sample.py --out_dir=out/demo --prompt='def parse' --num_samples=2 --max_new_tokens=120 --temperature=0.6 --seed=1
 
-# Generates word problems, trains a small GPT to solve them with a calculator, and scores it on others. Run again, it goes on.
+# Generates word problems, trains a small GPT to solve them with a calculator, and scores it on others. Run again, it resumes.
 math: $(VENV)/runtime
 	$(PY) math_solver.py --do=prepare --data_dir=data/math
 	$(PY) train.py config/math_small.py

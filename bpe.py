@@ -310,7 +310,7 @@ class Tokenizer:
             merges = learn_merges(chunk_counts, n_merges, progress)
         if len(merges) < n_merges:
             raise BadInput(f'there is too little text for vocab_size={vocab_size}: at '
-                           f'{256 + len(merges) + len(special_tokens)} every word in it is one token')
+                           f'{256 + len(merges) + len(special_tokens)} every word in it is one token; take that or less')
         tokens = [bytes([byte]) for byte in CHARACTER_OF_BYTE]
         for a, b in merges:
             tokens.append(tokens[a] + tokens[b])
@@ -326,8 +326,9 @@ class Tokenizer:
         try:
             encoding = tiktoken.get_encoding('gpt2')
         except Exception as error:
-            raise BadInput(f'GPT-2\'s vocabulary could not be fetched ({type(error).__name__}): connect once, or give '
-                           f'a folder with encoder.json and vocab.bpe') from error
+            raise BadInput(f'GPT-2\'s vocabulary could not be fetched ({type(error).__name__}): connect once, give '
+                           f'a folder with encoder.json and vocab.bpe, or take a vocabulary of your own: corpus.py '
+                           f'--vocab_size=4096 trains one') from error
         return cls(dict(encoding._mergeable_ranks), dict(encoding._special_tokens), name='gpt2')
 
     @classmethod

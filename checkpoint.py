@@ -158,7 +158,7 @@ def load_newest(out_dir):
         except BadInput as error:
             warn(f'{error}; taking the one before')
     reason = 'none of its checkpoints is readable' if paths else 'it has no checkpoint'
-    raise BadInput(f'{out_dir}: {reason}; `python train.py --out_dir={out_dir}` makes one')
+    raise BadInput(f'{out_dir}: {reason}{runs_beside(out_dir)}')
 
 
 def find(path):
@@ -166,8 +166,15 @@ def find(path):
     if os.path.isdir(path):
         return load_newest(path)
     if not os.path.exists(path):
-        raise BadInput(f'{path} does not exist; `python train.py --out_dir={path}` would make it')
+        raise BadInput(f'{path} does not exist{runs_beside(path)}')
     return path, load(path)
+
+
+def runs_beside(path):
+    """'; ...' that names the runs in the same folder, or says how to make one."""
+    parent = os.path.dirname(os.path.normpath(path))
+    runs = sorted({os.path.dirname(found) for found in glob.glob(os.path.join(glob.escape(parent), '*', 'ckpt_*.pt'))})
+    return f'; there are checkpoints in {", ".join(runs)}' if runs else '; `python train.py config/demo.py` makes some in out/demo'
 
 
 def load_model(path, **overrides):

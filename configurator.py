@@ -160,7 +160,8 @@ def read_config_file(path, settings):
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else '?'
-        raise BadInput(f'{path}, line {line}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}') from error
+        message = error.msg if isinstance(error, SyntaxError) else str(error)  # a SyntaxError's text says the place again
+        raise BadInput(f'{path}, line {line}: {type(error).__name__}: {message.splitlines()[0] if message else ""}') from error
     config = {}
     for key, value in namespace.items():
         if key.startswith('_'):

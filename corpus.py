@@ -13,7 +13,7 @@ blocks of a hundredth of the file (256 to 8,192 characters), so that there is so
 Whole documents go to train or val by a hash of their text, so a text is on the same side on every
 machine and copies of a text are never on both. The same settings on the same input give the same
 bytes. Run again on finished data it says so and ends; killed, it reads what it has read once more,
-and goes on tokenizing after the last whole shard. fineweb.py need not even read again.
+and resumes tokenizing after the last whole shard. fineweb.py need not even read again.
 
 This module knows nothing of models. fineweb.py and wikitext.py read and tokenize with what stands here.
 """
@@ -39,7 +39,7 @@ from tqdm import tqdm
 import shards
 from bpe import EOT, MAX_VOCAB, Tokenizer, available_cores, open_tokenizer
 from configurator import BadInput, configure, one_line_errors, optional
-from files import read_json, whole_file, write_json
+from files import make_folder, read_json, whole_file, write_json
 
 DEFAULTS = {
     'source': 'stdlib',                   # stdlib, SYNTH, files, folders, globs (commas between), a name on the hub
@@ -107,7 +107,7 @@ def make_shards(out_dir, name, documents, source_name, settings, config):
     """
     progress = load_progress(out_dir, name, settings)
     if progress['shards']:
-        print(f'{out_dir}: goes on after {len(progress["shards"])} whole shards')
+        print(f'{out_dir}: resumes after {len(progress["shards"])} whole shards')
         tokenizer, tokenizer_file = same_tokenizer(out_dir, config)
     else:
         tokenizer, tokenizer_file = make_tokenizer((text for split, text in documents() if split == 'train'), config)
@@ -216,18 +216,27 @@ def stdlib_files():
     return sorted(files, key=lambda path: os.path.relpath(path, root).replace(os.sep, '/'))
 
 
+def ask_hub(name):
+    """Says that a data set is looked for, and keeps the hub's library from a line for each of its tries."""
+    import huggingface_hub
+    huggingface_hub.utils.logging.set_verbosity_error()
+    print(f'{name}: asking the Hugging Face hub', file=sys.stderr, flush=True)
+
+
 def hub_source(name, config, revision=None):
     """The files of a split of a dataset on the Hugging Face hub, as of `revision` or else now.
 
     The library pins every URL to the commit it found, as in hf://datasets/NAME@COMMIT/PATH.
     """
     import datasets
+    ask_hub(name)
     try:
         builder = datasets.load_dataset_builder(name, config['dataset_config'], revision=revision)
         files = (builder.config.data_files or {}).get(config['dataset_split'], [])
     except Exception as error:  # the hub, the network and the library's scripts raise dozens of kinds
         raise BadInput(f'{name}: no such file here, and no such dataset could be opened on the Hugging Face hub '
-                       f'({type(error).__name__}: {first_line(error)})') from error
+                       f'({type(error).__name__}: {first_line(error)}); check the network and the name, or download it and '
+                       'give its files as --source') from error
     if not files or not all(TABLE_NAME.search(str(path)) for path in files):
         raise BadInput(f"{name} has no parquet or json files for split {config['dataset_split']!r}; download it and "
                        'give its files as --source')
@@ -565,9 +574,9 @@ def xz_bits_per_byte(data):
 
 def settings_of(source, config):
     """What the data follows from; kept in meta.json, so that other settings do not end up in the same folder."""
-    keys = ('source', 'text_column', 'document_separator', 'num_samples', 'val_fraction', 'tokenizer', 'vocab_size',
+    keys = ('source', 'text_column', 'document_separator', 'num_samples', 'val_fraction', 'vocab_size', 'tokenizer',
             'dataset_config', 'dataset_split', 'shard_tokens')
-    settings = {key: config[key] for key in keys}
+    settings = {key: config[key] for key in keys} | ({'tokenizer': None} if config['vocab_size'] else {})
     if source['kind'] != 'stdlib':
         settings['input_files'] = fingerprint(source['files'])
     return settings
@@ -646,7 +655,7 @@ def same_tokenizer(out_dir, config):
 
 def prepare_folder(out_dir, name, tokenizer_file):
     """Makes the folder, clears what a killed run left in it, and writes the tokenizer."""
-    os.makedirs(out_dir, exist_ok=True)
+    make_folder(out_dir)
     found = [entry for entry in os.listdir(out_dir) if shards.SHARD_NAME.search(entry)]
     ours = re.compile(re.escape(name) + r'_(train|val)_\d{6}\.bin')
     others = [entry for entry in found if not ours.fullmatch(entry)]

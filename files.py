@@ -38,8 +38,16 @@ def whole_file(path, writer=''):
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             folder = os.path.dirname(path) or '.'
             raise BadInput(f'the disk is full: {path} could not be written. What stands in {folder} is whole; '
-                           'free some space and run again to go on') from error
+                           'free some space and run again to resume') from error
         raise
+
+
+def make_folder(path):
+    """Makes a folder and those above it. Raises BadInput where that cannot be, as where a file has its name."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f'{path} cannot be made a folder ({error.strerror}); name another') from error
 
 
 def sync_folder(folder):

@@ -6,7 +6,7 @@
     python fineweb.py --pretokenized=True --max_shards=9   ready GPT-2 shards of FineWeb: 0.9 billion tokens, at once
 
 The first shard is held out as val, the others are train; each has 100M tokens. Stopped at any moment
-and run again, it goes on after the last whole shard, and the shards come out byte for byte as if it
+and run again, it resumes after the last whole shard, and the shards come out byte for byte as if it
 had never been stopped: beside every shard, NAME_progress.json says at which row of which file the next
 one starts. The parts of --part=K/N have no row in common and together all rows; the first holds the val
 shard, each has its own progress file, and the folder is one data set without any merging. meta.json
@@ -31,7 +31,7 @@ import corpus
 import shards
 from bpe import open_tokenizer
 from configurator import BadInput, choice, configure, one_line_errors, optional
-from files import read_json, sha256_of, whole_file, write_json
+from files import make_folder, read_json, sha256_of, whole_file, write_json
 
 DEFAULTS = {
     'out_dir': 'data/fineweb',                    # folder for the shards
@@ -217,7 +217,7 @@ def wait_after(error, failures, retries, local=False):
         raise error
     if failures > retries:
         raise BadInput(f'the hub cannot be reached, even after {retries} more tries ({type(error).__name__}: '
-                       f'{corpus.first_line(error)}); run again to go on from the last whole shard') from error
+                       f'{corpus.first_line(error)}); run again to resume after the last whole shard') from error
     seconds = min(60, 2 ** (failures - 1))
     tqdm.write(f'{type(error).__name__} from the hub, trying again in {seconds} s ({failures} of {retries})',
                file=sys.stderr)
@@ -340,7 +340,7 @@ def is_finished(progress, max_shards):
 
 
 def prepare_folder(out_dir, base_name, name, tokenizer_file):
-    os.makedirs(out_dir, exist_ok=True)
+    make_folder(out_dir)
     known = [entry for entry in os.listdir(out_dir) if entry.endswith('_progress.json') or entry == 'meta.json']
     others = [entry for entry in os.listdir(out_dir) if shards.SHARD_NAME.search(entry)]
     if others and not known and not others[0].startswith(base_name):

@@ -30,6 +30,7 @@ from tqdm import tqdm
 import checkpoint
 import device as machine
 from configurator import BadInput, choice, configure, one_line_errors, optional
+from corpus import ask_hub
 from files import whole_file
 from process import Process
 
@@ -115,6 +116,7 @@ def read_jsonl(path):
 
 def read_hub():
     import datasets
+    ask_hub('Rowan/hellaswag')
     try:
         rows = datasets.load_dataset('Rowan/hellaswag', split='validation')
     except Exception as error:  # the hub, the network and the library's readers raise dozens of kinds
@@ -348,7 +350,9 @@ def report(results, process):
             'completion_acc_norm': 'text as published, per token (what GPT-2 training scripts report)'}
     for metric, description in what.items():
         if metric in results:
-            process.say(f'{metric:<20} {results[metric]:.4f} ± {results[metric + "_stderr"]:.4f}   {description}')
+            error = results[metric + '_stderr']
+            spread = '' if math.isnan(error) else f' ± {error:.4f}'  # one example has none
+            process.say(f'{metric:<20} {results[metric]:.4f}{spread}   {description}')
 
 
 def write_details(path, examples, questions, scores):

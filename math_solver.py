@@ -34,7 +34,7 @@ import shards
 from bpe import Tokenizer
 from calculator import MAX_CHARACTERS, calculate
 from configurator import BadInput, choice, configure, one_line_errors, optional
-from corpus import describe, open_tokenizer, prepare_folder
+from corpus import ask_hub, describe, open_tokenizer, prepare_folder
 from files import whole_file, write_json
 from generation import Engine, Request
 from word_problems import problems
@@ -123,6 +123,7 @@ def json_rows(path):
 def hub_rows(split):
     """The rows of GSM8K (Cobbe et al. 2021, "Training Verifiers to Solve Math Word Problems")."""
     import datasets
+    ask_hub(HUB_NAME)
     try:
         return list(datasets.load_dataset(HUB_NAME, 'main', split=split))
     except Exception as error:  # the hub, the network and the library raise dozens of kinds

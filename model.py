@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from configurator import BadInput
-from files import whole_file, write_json
+from files import make_folder, whole_file, write_json
 from generation import Engine, Request
 from kernels import attention, cross_entropy, layer_norm, softmax
 
@@ -278,7 +278,7 @@ class GPT(nn.Module):
         dtype: of the weights in the file, if not that of the model.
         """
         from safetensors.torch import save_file
-        os.makedirs(folder, exist_ok=True)
+        make_folder(folder)
         tensors = {}
         for name, tensor in self.state_dict().items():
             tensor = (tensor.t() if is_conv1d(name) else tensor).to('cpu', dtype)
@@ -296,6 +296,9 @@ class GPT(nn.Module):
         }
         with whole_file(os.path.join(folder, 'model.safetensors')) as file:
             save_file(tensors, file.name, metadata={'format': 'pt'})
+            with open(file.name, 'rb') as written:  # another file than the one opened, which only its owner could read
+                os.chmod(file.name, os.fstat(file.fileno()).st_mode & 0o777)
+                os.fsync(written.fileno())
         write_json(os.path.join(folder, 'config.json'), config)
 
 

@@ -8,6 +8,7 @@ training but the names in metrics.jsonl.
 """
 import importlib.util
 import io
+import itertools
 import math
 import os
 import statistics
@@ -93,14 +94,11 @@ def table(folders):
                      for line in lines)
 
 
-def smooth(values, weight=0.95):
-    """Exponential moving average, corrected for its start."""
-    averages, total, mass = [], 0.0, 0.0
-    for value in values:
-        total = weight * total + (1 - weight) * value
-        mass = weight * mass + (1 - weight)
-        averages.append(total / mass)
-    return averages
+def smooth(values, reach=20):
+    """Means over up to `reach` neighbours on both sides; over fewer at the start, where the loss falls fast."""
+    sums = [0.0, *itertools.accumulate(values)]
+    windows = [(max(0, i - min(reach, i // 10)), min(len(values), i + min(reach, i // 10) + 1)) for i in range(len(values))]
+    return [(sums[end] - sums[start]) / (end - start) for start, end in windows]
 
 
 if __name__ == '__main__':

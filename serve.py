@@ -43,7 +43,8 @@ try:
     from sse_starlette import EventSourceResponse
     from starlette.exceptions import HTTPException
 except ImportError as error:
-    sys.exit(f'serve.py: {error.name} is missing; pip install -r requirements-dev.txt')
+    print(f'serve.py: {error.name} is missing; pip install -r cloud/requirements.txt', file=sys.stderr)
+    sys.exit(2)
 
 import checkpoint
 import device as machine

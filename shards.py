@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from bpe import Tokenizer
 from configurator import BadInput, configure, one_line_errors
-from files import read_json, sha256_of, whole_file
+from files import make_folder, read_json, sha256_of, whole_file
 
 DEFAULTS = {
     'data_dir': '',  # the folder of shards to check; `python shards.py DIR` says the same
@@ -139,7 +139,7 @@ def write_shards(documents, out_dir, name, split='train', shard_tokens=SHARD_TOK
                   filled it, and how many of that document's tokens are in shards.
     Returns {file name: {'tokens': n, 'sha256': ...}} in the order of the stream; {} when there was nothing.
     """
-    os.makedirs(out_dir, exist_ok=True)
+    make_folder(out_dir)
     entries = {}
     buffer, filled = np.empty(shard_tokens, dtype=np.uint16), 0
     counted = np.empty(shard_tokens if masked else 0, dtype=bool)
@@ -183,14 +183,22 @@ def write_shards(documents, out_dir, name, split='train', shard_tokens=SHARD_TOK
 
 def find_shards(data_dir, split):
     """Paths of the shards of a split, in the order of the stream. Raises BadInput when there are none."""
-    how_to_make = (f'make some with `python corpus.py --source=stdlib --out_dir={data_dir}` or fineweb.py, '
-                   'or let `make demo` show the whole way')
     if not os.path.isdir(data_dir):
-        raise BadInput(f'no data folder {data_dir!r}; {how_to_make}')
+        raise BadInput(f'no data folder {data_dir!r}; {how_to_make(data_dir)}')
     names = sorted(name for name in os.listdir(data_dir) if (match := SHARD_NAME.search(name)) and match[1] == split)
     if not names:
-        raise BadInput(f'no {split} shards in {data_dir}; {how_to_make}')
+        raise BadInput(f'no {split} shards in {data_dir}; {how_to_make(data_dir)}')
     return [os.path.join(data_dir, name) for name in names]
+
+
+def how_to_make(data_dir):
+    """The command for a folder of this name."""
+    commands = {'stdlib': 'corpus.py --source=stdlib --vocab_size=4096', 'fineweb': 'fineweb.py', 'wikitext': 'wikitext.py',
+                'gsm8k': 'math_solver.py --do=prepare --source=gsm8k --tokenizer=gpt2', 'math': 'math_solver.py --do=prepare'}
+    command = next((command for name, command in commands.items() if name in os.path.basename(os.path.normpath(data_dir))),
+                   'corpus.py --source=TEXTS --vocab_size=4096')
+    out = 'data_dir' if 'math_solver' in command else 'out_dir'
+    return f'`python {command} --{out}={data_dir}` makes it, or let `make demo` show the whole way'
 
 
 def load_meta(data_dir, quiet=False):

@@ -6,7 +6,7 @@
 
 Data is a folder of shards (corpus.py, fineweb.py and wikitext.py make them). Everything that the run leaves is in
 OUT_DIR: checkpoints, metrics.jsonl, loss.png, samples. Stop it with Ctrl-C or SIGTERM and start it again with the same
-command: it goes on where it was, with the same loss curve, on any number of processes. The sequences of step s are a
+command: it resumes where it was, with the same loss curve, on any number of processes. The sequences of step s are a
 function of (seed, s) alone.
 """
 import importlib.util
@@ -31,7 +31,7 @@ import plot
 import shards
 from bpe import Tokenizer
 from configurator import BadInput, choice, configure, one_line_errors, optional
-from files import whole_file
+from files import make_folder, whole_file
 from model import GPT
 from process import Process
 
@@ -90,6 +90,8 @@ DEFAULTS = {
 BAD_STEPS_ALLOWED = 5  # non-finite gradients in a row before the run stops
 PATIENCE_S = 2  # a signal that comes again later than this ends the run at once; torchrun passes each one on twice
 CPU_MICRO_BATCH_TOKENS = 8192  # what a CPU's caches and threads like
+PASSES_TO_LEARN_BY_HEART = 100
+LONG_STEP_S = 60  # a step that takes longer is said to
 FIXED_BY_WEIGHTS = ('n_layer', 'n_head', 'n_embd', 'bias', 'block_size', 'vocab_size')
 
 
@@ -113,7 +115,8 @@ def main(config):
     run = Run(config, process, model, compiled, thirds, optimizers, scaler, train_data, val_data, tokenizer, meta, questions, progress)
     announce(run)
     if is_done(run):
-        process.say(f'{config["out_dir"]} is at its end, step {progress.step:,}; a larger --max_steps (or --patience) trains on')
+        limit = '--max_steps' if progress.step >= config['max_steps'] else '--patience'
+        process.say(f'{config["out_dir"]} is at its end, step {progress.step:,}; a larger {limit} trains on')
     else:
         # All that can be wrong with the input has been checked; from here on things are written.
         prepare_out_dir(run)
@@ -161,8 +164,12 @@ def check_input(config):
     for key in ('tensorboard', 'wandb'):
         if config[key] and importlib.util.find_spec(key) is None:
             raise BadInput(f'{key}=True needs a package that is not here: pip install {key}')
-    if config['learning_rate'] <= 0 or config['max_steps'] < 1:
-        raise BadInput(f'learning_rate={config["learning_rate"]} and max_steps={config["max_steps"]} should be above 0')
+    for key in ('learning_rate', 'muon_lr', 'max_steps'):
+        if config[key] <= 0:
+            raise BadInput(f'{key}={config[key]} should be above 0')
+    for key in ('min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'eval_interval', 'checkpoint_interval', 'sample_interval'):
+        if config[key] < 0:
+            raise BadInput(f'{key}={config[key]} should be 0 or more')
 
 
 def find_checkpoint(config, meta):
@@ -175,7 +182,7 @@ def find_checkpoint(config, meta):
     restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0  # by torchrun, after a worker died
     goes_on = restarted or init_from in ('auto', 'resume') or init_from == began_from != 'scratch'
     if not goes_on:
-        raise BadInput(f'{out_dir} already holds {os.path.basename(path)}; --init_from=resume goes on from it, '
+        raise BadInput(f'{out_dir} already holds {os.path.basename(path)}; --init_from=resume resumes it, '
                        f'another --out_dir starts anew')
     if state['tokenizer_sha256'] != meta['tokenizer_sha256']:
         raise BadInput(f'{path} was trained with another tokenizer than that of {config["data_dir"]}; '
@@ -369,14 +376,19 @@ def announce(run):
     origin = config['init_from'] if config['init_from'] != 'auto' else 'scratch'
     n_micro = sequences_per_process(config, process) // batch
     passes = config['max_steps'] * config['total_batch_tokens'] / run.train_data.n_tokens
-    process.say(f'{config["out_dir"]}: {f"goes on at step {run.progress.step:,}" if run.progress.step else f"starts from {origin}"}; '
+    process.say(f'{config["out_dir"]}: {f"resumes at step {run.progress.step:,}" if run.progress.step else f"starts from {origin}"}; '
                 f'{process.world_size} x {machine.describe(process.device)}, {str(process.dtype).removeprefix("torch.")}')
     process.say(f'model: {run.model.n_params():,} parameters ({config["n_layer"]} layers, {config["n_head"]} heads, '
                 f'width {config["n_embd"]}, block {config["block_size"]}, vocabulary {config["vocab_size"]:,})')
     process.say(f'batch: {config["total_batch_tokens"]:,} tokens = {process.world_size} processes x {n_micro} '
                 f'micro-batches x {batch} sequences x {config["block_size"]} tokens')
-    process.say(f'data: {run.train_data.n_tokens:,} tokens to train on, seen {passes:.3g} times; '
-                f'{n_val_sequences(run) * config["block_size"]:,} to validate on')
+    process.say(f'data: {run.train_data.n_tokens:,} tokens to train on, seen {f"{passes:,.0f}" if passes >= 100 else f"{passes:.3g}"} '
+                f'times; {n_val_sequences(run) * config["block_size"]:,} to validate on')
+    if passes >= PASSES_TO_LEARN_BY_HEART:
+        process.say(f'so many passes learn the text by heart; --max_steps={math.ceil(config["max_steps"] * 10 / passes)} makes 10 of them')
+    before, now = run.progress.row.get('lr', math.inf), config['learning_rate'] * learning_rate_factor(run.progress.step, config)
+    if run.progress.step > config['warmup_steps'] and now > 1.5 * before and not is_done(run):
+        process.say(f'the learning rate had come down to {before:.2g} and goes back up to {now:.2g}: the loss will rise first')
 
 
 def check_agreement(step, process):
@@ -403,7 +415,7 @@ def is_out_of_patience(run):
 def prepare_out_dir(run):
     out_dir = run.config['out_dir']
     if run.process.is_first:
-        os.makedirs(os.path.join(out_dir, 'samples'), exist_ok=True)
+        make_folder(os.path.join(out_dir, 'samples'))
         checkpoint.remove_leftovers(out_dir)
         checkpoint.copy_tokenizer(run.config['data_dir'], out_dir, run.meta)
 
@@ -418,12 +430,17 @@ def train(run):
     if process.world_size > 1:
         parallel = DistributedDataParallel(run.compiled, gradient_as_bucket_view=True)
     peak_flops = machine.measure_peak_flops(process.device, process.dtype) * process.world_size
+    say_if_slow(run, peak_flops)
     bar = tqdm(total=config['max_steps'], initial=progress.step, unit='step', dynamic_ncols=True,
                disable=not process.is_first, mininterval=0.2 if sys.stderr.isatty() else 15)
     started, bad_steps = time.perf_counter() - progress.elapsed_s, 0
     stopped = not finish_row(run, log, stop)
     while progress.step < config['max_steps'] and not stopped and not is_out_of_patience(run):
+        step = progress.step
         finite, stopped = train_step(run, parallel, stop)
+        if progress.step == step:  # told to stop in the middle of a step, which is left out
+            save(run, writer)
+            break
         bad_steps = 0 if finite else bad_steps + 1
         if bad_steps:
             process.say(f'step {progress.step:,}: loss or gradient is not finite; the step was skipped')
@@ -446,8 +463,16 @@ def train(run):
     writer.wait()
 
 
+def say_if_slow(run, peak_flops):
+    """Says how long a step will take where that is long: settings for GPUs were started on something else."""
+    seconds = run.config['total_batch_tokens'] * run.model.flops_per_token() / (peak_flops / 2)
+    if seconds > LONG_STEP_S:
+        run.process.say(f'a step of {run.config["total_batch_tokens"]:,} tokens will take about {seconds / 60:,.0f} minutes here; '
+                        f'config/demo.py has settings for a CPU')
+
+
 class StopSignals:
-    """SIGTERM and Ctrl-C finish the step and save; once more, after PATIENCE_S, ends the program at once."""
+    """SIGTERM and Ctrl-C let the step end (on a CPU, the micro-batch) and save; once more, after PATIENCE_S, ends at once."""
 
     def __init__(self, process):
         self.first_at, self.process = None, process
@@ -457,7 +482,7 @@ class StopSignals:
     def handle(self, number, frame):
         if self.first_at is None:
             self.first_at = time.monotonic()
-            self.process.say('finishing this step and saving; once more ends at once')
+            self.process.say('stopping and saving; once more ends at once')
         elif time.monotonic() - self.first_at > PATIENCE_S:
             os._exit(128 + number)
 
@@ -532,14 +557,18 @@ def train_step(run, parallel, stop):
     """One optimizer step over all processes: moves the progress on, leaves the metrics in its row.
 
     Returns whether loss and gradient were finite (else the weights are as they were), and whether any process
-    was told to stop.
+    was told to stop. If that came between two micro-batches of a CPU, nothing has moved.
     """
     config, process, progress = run.config, run.process, run.progress
     started = time.perf_counter()
     factor = learning_rate_factor(progress.step, config)
     for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
         group['lr'] = group['peak_lr'] * factor
-    loss = backward(run, parallel)
+    loss = backward(run, parallel, stop)
+    if loss is None:
+        run.model.zero_grad(set_to_none=True)
+        run.train_data.seek(progress.sequence_index)
+        return True, True
     hand_on_gradients(run.thirds)
     for optimizer in run.optimizers:
         run.scaler.unscale_(optimizer)
@@ -564,16 +593,19 @@ def train_step(run, parallel, stop):
     return finite or overflow, stops > 0
 
 
-def backward(run, parallel):
+def backward(run, parallel, stop):
     """Gradients of a whole batch, micro-batch by micro-batch; processes exchange them after the last. Returns the loss.
 
     Both are means over the batch's targets that count, however these are spread over micro-batches and processes.
+    On a CPU, where a step may take minutes, None if a process was told to stop on the way.
     """
     config, process = run.config, run.process
     n_micro = sequences_per_process(config, process) // run.train_data.batch_size
     n_targets = max(1, run.train_data.count_targets(config['total_batch_tokens'] // config['block_size']))
     total = torch.zeros((), device=process.device)
     for micro_step in range(n_micro):
+        if micro_step and process.device.type == 'cpu' and process.sum([stop.requested])[0]:
+            return None
         x, y = next_batch(run)
         parallel.require_backward_grad_sync = micro_step == n_micro - 1  # what DDP.no_sync sets
         try:
@@ -676,6 +708,8 @@ def write_sample(run):
 
 def save(run, writer):
     """Everything that a bit-exact continuation needs, copied now and written in the background by the first process."""
+    if not run.progress.step:
+        return
     if run.config['zero'] and run.process.world_size > 1:
         for optimizer in run.optimizers:
             optimizer.consolidate_state_dict(to=0)
@@ -687,7 +721,7 @@ def save(run, writer):
 
 
 class Diverged(Exception):
-    """Training cannot go on; the message says why and what to go back to."""
+    """Training cannot continue; the message says why and what to go back to."""
 
 
 def give_up(config, bad_steps):
@@ -700,7 +734,8 @@ def summarize(run):
     """The run in a few lines, at its end or where it was stopped."""
     config, progress, process = run.config, run.progress, run.process
     if not is_done(run):
-        process.say(f'stopped and saved at step {progress.step:,}; the same command goes on: python {" ".join(sys.argv)}')
+        done = f'stopped and saved at step {progress.step:,}' if progress.step else 'stopped before the end of the first step'
+        process.say(f'{done}; the same command resumes it: python {" ".join(sys.argv)}')
         return
     rows = [row for row in checkpoint.read_metrics(config['out_dir']) if 'val_loss' in row]
     best = min(rows, key=lambda row: row['val_loss'])

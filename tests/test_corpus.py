@@ -323,7 +323,7 @@ def test_a_run_killed_again_and_again_goes_on_after_the_last_whole_shard(tmp_pat
         except KeyboardInterrupt:
             encoded.clear()
     assert files_of(tmp_path / 'x') == files_of(tmp_path / 'whole' / 'x')
-    assert 'goes on after 2 whole shards' in capsys.readouterr().out
+    assert 'resumes after 2 whole shards' in capsys.readouterr().out
     assert len([text for text in encoded if text in documents_of(tmp_path / 'x', 'train')]) < len(TEXTS) / 2
 
 

@@ -6,10 +6,13 @@ checked for their flags alone.
 """
 import contextlib
 import importlib
+import io
+import json
 import os
 import re
 import runpy
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,9 +36,10 @@ PLACEHOLDER = re.compile(r'(?:=|/|\s)[A-Z]{2,}\b(?![=_])|\.\.\.')
 SMALLER = {
     'train.py': ['--max_steps=2', '--eval_tokens=2048', '--eval_interval=2', '--checkpoint_interval=2', '--sample_interval=0'],
     'sample.py': ['--max_new_tokens=3'],
+    'tests/load_serve.py': ['--seconds=1', '--rate_seconds=0.5', '--new_tokens=5'],
     'math_solver.py': ['--n_problems=2000', '--n_val=50', '--limit=2', '--votes=2', '--max_new_tokens=5'],
 }
-RUN_IN = {'bench.py': 'test_bench.py', 'load_serve.py': 'test_serve.py'}  # tests of their own
+RUN_IN = {'bench.py': 'test_bench.py'}  # a test of its own
 
 
 def relative(path):
@@ -160,7 +164,7 @@ def world(tmp_path_factory, texts):
     (folder / 'mytexts').mkdir()
     for i, text in enumerate(texts[:200]):
         (folder / 'mytexts' / f'{i}.txt').write_text(text)
-    for command in ('make demo', 'python corpus.py --source=mytexts/ --vocab_size=300 --out_dir=data/mine'):
+    for command in ('make demo', 'python corpus.py --source=mytexts/ --vocab_size=1024 --out_dir=data/mine'):
         for part in parts(command):
             run(part, folder)
     return folder
@@ -201,7 +205,7 @@ def run(command, folder):
 def run_in_this_process(script, arguments, folder):
     """What `python SCRIPT ARGUMENTS` does, without importing torch once more."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    argv, precision = sys.argv, torch.get_float32_matmul_precision()
+    argv, path, precision = sys.argv, list(sys.path), torch.get_float32_matmul_precision()
     sys.argv = [script, *arguments]
     try:
         with changed_folder(folder):
@@ -209,7 +213,7 @@ def run_in_this_process(script, arguments, folder):
     except SystemExit as end:
         assert not end.code, f'{script} ended with exit code {end.code}'
     finally:
-        sys.argv = argv
+        sys.argv, sys.path[:] = argv, path
         torch.set_float32_matmul_precision(precision)
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -231,7 +235,7 @@ def start(words, folder):
 
 
 def answers(arguments, folder):
-    """A server started with these arguments comes up, says that it is well, and ends when told to."""
+    """A server started with these arguments comes up, answers README's two clients, and ends when told to."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -244,10 +248,24 @@ def answers(arguments, folder):
                 if urllib.request.urlopen(f'http://127.0.0.1:{port}/healthz', timeout=5).status == 200:
                     break
             time.sleep(0.2)
+        ask_as_in_readme(port)
         server.terminate()
         assert server.wait(60) == 0
     finally:
         server.kill()
+
+
+def ask_as_in_readme(port):
+    """Runs the Python snippet and the curl command that README has for a server, on this port."""
+    readme = (ROOT / 'README.md').read_text().replace('127.0.0.1:8000', f'127.0.0.1:{port}')
+    (snippet,) = re.findall(r'```python\n(.*?)```', readme, re.S)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(snippet, {})
+    assert printed.getvalue().strip()
+    (command,) = re.findall(r'^curl .*$', readme, re.M)
+    if shutil.which('curl'):
+        answer = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True).stdout
+        assert json.loads(answer)['choices'][0]['text']
 
 
 def test_the_planning_table_is_what_its_command_prints(capsys):

@@ -100,6 +100,16 @@ def test_saved_twice_the_files_are_the_same_to_the_last_byte(tmp_path):
         assert sha256(tmp_path / 'a' / name) == sha256(tmp_path / 'b' / name)
 
 
+def test_whoever_may_read_the_folder_may_read_the_weights(tmp_path):
+    before = os.umask(0o022)
+    try:
+        make_model().save_pretrained(str(tmp_path / 'a'))
+    finally:
+        os.umask(before)
+    assert {(path.name, oct(path.stat().st_mode & 0o777)) for path in (tmp_path / 'a').iterdir()} == {
+        ('config.json', '0o644'), ('model.safetensors', '0o644')}
+
+
 @torch.no_grad()
 @pytest.mark.parametrize('layout', ['openai', 'shards'])
 def test_other_layouts_of_the_same_weights_load_too(tmp_path, layout):

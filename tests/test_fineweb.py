@@ -397,7 +397,7 @@ def test_network_trouble_that_stays_ends_in_one_line_after_growing_waits(monkeyp
     waits = []
     monkeypatch.setattr(corpus, 'read_table', dead)
     monkeypatch.setattr(time, 'sleep', waits.append)
-    with pytest.raises(BadInput, match='cannot be reached, even after 8 more tries .*run again to go on'):
+    with pytest.raises(BadInput, match='cannot be reached, even after 8 more tries .*run again to resume'):
         list(fineweb.read_with_retries('hf://x.parquet', 0, (0, 1, 1), DEFAULTS))
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
 

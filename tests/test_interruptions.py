@@ -227,7 +227,7 @@ def test_a_worker_that_dies_is_restarted_by_torchrun_and_the_curve_is_the_same(t
     out_dir = tmp_path / 'out'
     result = torchrun(tmp_path, {**SMALL, 'data_dir': data_dir, 'out_dir': out_dir}, '--nproc_per_node=2', '--max-restarts=2', die=True)
     assert result.returncode == 0, result.stderr
-    assert 'goes on at step' in result.stdout
+    assert 'resumes at step' in result.stdout
     assert_same_run(out_dir, whole_run(2))
 
 

@@ -166,12 +166,12 @@ def test_a_run_outlives_its_connection_and_the_same_command_comes_back_to_it(rem
     last = stopped_at + 70
     code, printed = remote.run('box', *RUN, f'--max_steps={last}', options=options)
     assert code == 0
-    assert f'goes on at step {stopped_at:,}' in printed and f'done: {last:,} steps' in printed
+    assert f'resumes at step {stopped_at:,}' in printed and f'done: {last:,} steps' in printed
     assert [row['step'] for row in checkpoint.read_metrics(str(results))] == list(range(last + 1))
     assert newest(results) == last
     shutil.rmtree(results)
     code, printed = remote.run('box', *RUN, f'--max_steps={last}', options=options)
-    assert code == 0 and 'is done' in printed and 'goes on' not in printed
+    assert code == 0 and 'is done' in printed and 'resumes' not in printed
     assert newest(results) == last
 
     # The log was shown whole, whatever happened in between: nothing twice, nothing left out.

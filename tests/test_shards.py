@@ -249,10 +249,16 @@ def test_more_shards_than_may_be_open_at_once_are_read_all_the_same(tmp_path, mo
 
 # ---------------------------------------------------------------------------- bad data
 
-def test_a_missing_folder_and_a_missing_split_name_the_scripts_that_make_them(tmp_path):
-    for folder in (tmp_path / 'nowhere', tmp_path):
-        with pytest.raises(BadInput, match=r'corpus\.py --source=stdlib --out_dir=.*fineweb\.py.*make demo'):
-            BatchLoader(str(folder), 'train', 8, 1, seed=0)
+@pytest.mark.parametrize('name, command', [
+    ('stdlib', 'corpus.py --source=stdlib --vocab_size=4096 --out_dir='), ('gsm8k', '--source=gsm8k --tokenizer=gpt2 --data_dir='),
+    ('fineweb', 'fineweb.py --out_dir='), ('poems', 'corpus.py --source=TEXTS --vocab_size=4096 --out_dir=')])
+def test_a_missing_folder_and_a_missing_split_name_the_script_that_makes_them(tmp_path, name, command):
+    for made in (False, True):
+        if made:
+            (tmp_path / name).mkdir()
+        with pytest.raises(BadInput, match='make demo') as error:
+            BatchLoader(str(tmp_path / name), 'train', 8, 1, seed=0)
+        assert f'{command}{tmp_path / name}`' in str(error.value)
 
 
 def test_data_shorter_than_a_block_says_the_largest_block_that_works(tmp_path):

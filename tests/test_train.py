@@ -2,6 +2,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 import checkpoint
 import hellaswag
+import plot
 import shards
 import train
 from configurator import BadInput, configure
@@ -59,17 +61,21 @@ def stop_at(monkeypatch):
     yield stop_at
 
 
-@pytest.mark.parametrize('optimizer, dropout', [('adamw', 0.0), ('adamw', 0.2), ('muon', 0.0)])
-@pytest.mark.parametrize('stops', [(5,), (4, 8, 11)])
+@pytest.mark.parametrize('optimizer, dropout, micro_batch', [('adamw', 0.0, 4), ('adamw', 0.2, 8), ('muon', 0.0, 8), ('muon', 0.2, 2)])
+@pytest.mark.parametrize('stops', [(5,), (1, 4, 8, 11)])
 def test_a_run_that_was_stopped_and_resumed_is_bit_for_bit_the_uninterrupted_one(
-        run, stop_at, monkeypatch, tmp_path, optimizer, dropout, stops):
-    whole = run('whole', optimizer=optimizer, dropout=dropout)
+        run, stop_at, monkeypatch, tmp_path, optimizer, dropout, micro_batch, stops):
+    settings = {'optimizer': optimizer, 'dropout': dropout, 'micro_batch': micro_batch}
+    whole = run('whole', **settings)
     for stop in stops:
         stop_at(stop)
-        run('parts', optimizer=optimizer, dropout=dropout)
+        run('parts', **settings)
+        left_out = micro_batch < 8  # told to stop between two micro-batches, it does not finish the step
+        newest = [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(str(tmp_path / 'parts'))[:1]]
+        assert newest == [stop - left_out] or stop == 1 and left_out and newest == []
         assert metrics(tmp_path / 'parts')[-1]['step'] < 12
         monkeypatch.undo()
-    assert run('parts', optimizer=optimizer, dropout=dropout) == whole
+    assert run('parts', **settings) == whole
     assert len(whole) == 13 and sum('val_loss' in row for row in whole) == 4
     for name, tensor in weights(tmp_path / 'whole', 12).items():
         assert torch.equal(tensor, weights(tmp_path / 'parts', 12)[name]), name
@@ -320,7 +326,7 @@ def break_copies_of(data_dir, folder):
 
 
 @pytest.mark.parametrize('case', ['no data', 'truncated shard', 'token id', 'batch', 'micro batch', 'heads', 'unreadable',
-                                  'resume', 'weights', 'device', 'block'])
+                                  'resume', 'weights', 'device', 'block', 'warm-up'])
 def test_bad_input_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, data_dir, case):
     out_dir = tmp_path / 'out'
     (tmp_path / 'garbage.pt').write_bytes(b'not a checkpoint')
@@ -336,6 +342,7 @@ def test_bad_input_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, d
         'resume': (['--init_from=resume'], ['no checkpoint']),
         'weights': (['--init_from=nothing-like-it'], ['nothing-like-it']),
         'device': (['--device=tpu'], ['device=tpu']),
+        'warm-up': (['--warmup_steps=-5'], ['warmup_steps=-5', '0 or more']),
         'block': (['--block_size=100_000', '--total_batch_tokens=100_000', '--micro_batch=1'], ['--block_size=']),
     }[case]
     settings = {**TINY, 'data_dir': data_dir, 'out_dir': str(out_dir)}
@@ -345,9 +352,27 @@ def test_bad_input_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, d
     assert not out_dir.exists()
 
 
-def test_without_data_the_line_names_the_scripts_that_make_it():
-    code, _, err = command('train.py', '--data_dir=data/none')
-    assert code == 2 and 'corpus.py' in err and 'make demo' in err and err.count('\n') == 1
+def test_settings_that_will_disappoint_are_said_before_the_first_step(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.machine, 'measure_peak_flops', lambda device, dtype: 1e4)
+    run('slow', max_steps=1, warmup_steps=0, min_lr=0, schedule='wsd', wsd_decay=1.0)
+    assert 'will take about' in capsys.readouterr().out
+    run('slow', max_steps=20_000, warmup_steps=0, checkpoint_interval=1, patience=1, eval_interval=1)
+    said = capsys.readouterr().out
+    assert 'learn the text by heart; --max_steps=' in said
+
+
+def test_a_learning_rate_that_goes_up_again_is_said(run, capsys):
+    run('a', schedule='wsd', wsd_decay=0.5)
+    assert 'goes back up' not in capsys.readouterr().out
+    run('a', schedule='wsd', wsd_decay=0.5, max_steps=24)
+    assert 'come down to 0.00055 and goes back up to 0.003' in capsys.readouterr().out
+
+
+def test_a_file_in_the_place_of_the_runs_folder_is_left_alone(run, tmp_path):
+    (tmp_path / 'a').write_text('mine')
+    with pytest.raises(BadInput, match='cannot be made a folder'):
+        run('a')
+    assert (tmp_path / 'a').read_text() == 'mine'
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'config').glob('*.py')), ids=lambda path: path.stem)
@@ -402,3 +427,22 @@ def test_metrics_after_a_kill_in_the_middle_of_a_line_can_be_read_and_gone_on_wi
     path = tmp_path / 'a' / 'metrics.jsonl'
     path.write_bytes(path.read_bytes() + json.dumps({'step': 9, 'loss': 1.0}).encode()[:10])
     assert [row['step'] for row in run('a')] == [row['step'] for row in whole]
+
+
+def test_a_smoothed_curve_is_the_mean_of_neighbours_and_never_leaves_their_range():
+    losses = [8 / (1 + step / 20) + 0.3 * (-1) ** step for step in range(400)]
+    smoothed = plot.smooth(losses)
+    for i, value in enumerate(smoothed):
+        near = losses[max(0, i - 20):i + 21]
+        assert min(near) <= value <= max(near)
+        assert i > 8 or value == pytest.approx(losses[i])
+    assert smoothed[200] == pytest.approx(sum(losses[180:221]) / 41)
+    assert smoothed[-1] == pytest.approx(sum(losses[-21:]) / 21)
+
+
+def test_a_run_that_is_not_there_is_refused_with_those_that_are(run, tmp_path):
+    with pytest.raises(BadInput, match='config/demo.py'):
+        checkpoint.load_model(str(tmp_path / 'nope'))
+    run('a', max_steps=4)
+    with pytest.raises(BadInput, match=f'nope does not exist; there are checkpoints in {re.escape(str(tmp_path / "a"))}'):
+        checkpoint.load_model(str(tmp_path / 'nope'))

@@ -353,7 +353,8 @@ def encode(service, prompt, body):
         if wrong is not None:
             raise ApiError(400, f'token id {wrong} is not in the vocabulary of {service.tokenizer.vocab_size}', 'prompt')
     if len(prompt) > most:
-        raise ApiError(400, f'the prompt is too long: at most {most} tokens are taken', 'prompt', 'context_length_exceeded')
+        size = '' if isinstance(prompt, range) else f'it has {len(prompt):,} tokens, and '  # a range was not even encoded
+        raise ApiError(400, f'the prompt is too long: {size}at most {most:,} tokens are taken', 'prompt', 'context_length_exceeded')
     return list(prompt)
 
 

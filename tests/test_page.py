@@ -147,9 +147,24 @@ def test_shading_can_be_switched_off(page):
 
 
 def test_the_servers_refusal_is_shown_in_its_own_words(page):
-    page.get_by_label('Prompt').fill('word ' * 2000)
+    page.get_by_label('Prompt').fill('word ' * 40)
     page.keyboard.press('Control+Enter')
-    playwright.expect(page.get_by_role('alert')).to_contain_text('the prompt is too long')
+    playwright.expect(page.get_by_role('alert')).to_contain_text(re.compile(r'the prompt is too long: it has [0-9,]+ tokens, and at most'))
+    playwright.expect(page.get_by_role('article')).to_have_count(0)
+    playwright.expect(page.locator('#empty')).to_be_visible()
+
+
+def test_text_that_is_written_under_a_pointer_at_rest_is_not_covered(page):
+    generate(page, max_tokens=200)
+    visible_tokens(page).nth(12).hover()
+    playwright.expect(page.get_by_role('tooltip')).to_be_visible()
+    visible_tokens(page).nth(1).focus()
+    names = page.get_by_role('tooltip').get_by_role('rowheader').all_text_contents()
+    chosen = page.locator('#tip .chosen').get_by_role('rowheader').text_content()
+    page.keyboard.press(str(1 + next(i for i, name in enumerate(names[:6]) if name != chosen and not name.startswith('bytes:'))))
+    status(page).to_have_text(re.compile('Done: [0-9]+ tokens'))
+    page.wait_for_timeout(300)  # for the browser to notice what lies under the pointer
+    playwright.expect(page.get_by_role('tooltip')).to_be_hidden()
 
 
 @pytest.mark.parametrize('page', [{'viewport': {'width': 360, 'height': 640}, 'has_touch': True, 'is_mobile': True}],

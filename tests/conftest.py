@@ -47,3 +47,20 @@ def data_dir(tmp_path_factory, texts):
         'vocab_size': 300, 'eot': tokenizer.eot, 'document_separator': '<|endoftext|>', 'source': 'os.py',
         'shards': entries})
     return str(folder)
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """kill_at(n): the n-th file from now on is not put into place, and the run ends there; kill_at(-1): none."""
+    replace = os.replace
+
+    def kill_at(n):
+        written = itertools.count()
+
+        def killed(source, target):
+            if next(written) == n:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(os, 'replace', killed)
+    return kill_at

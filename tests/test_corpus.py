@@ -274,23 +274,6 @@ def test_other_settings_or_other_input_are_refused_and_nothing_is_touched(tmp_pa
     assert files_of(tmp_path / 'out') == before
 
 
-@pytest.fixture
-def kill_at(monkeypatch):
-    """kill_at(n): the n-th file from now on is not put into place, and the run ends there."""
-    replace = os.replace
-
-    def kill_at(n):
-        written = itertools.count()
-
-        def killed(source, target):
-            if next(written) == n:
-                raise KeyboardInterrupt
-            replace(source, target)
-
-        monkeypatch.setattr(os, 'replace', killed)
-    return kill_at
-
-
 def test_a_killed_run_leaves_nothing_that_is_taken_for_data_and_can_be_repeated(tmp_path, kill_at):
     folder = write_folder(tmp_path / 'in', TEXTS)
     run(folder, tmp_path / 'whole' / 'x', shard_tokens=1000)

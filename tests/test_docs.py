@@ -191,7 +191,7 @@ def run(command, folder):
     if script and os.path.basename(script) in RUN_IN:
         assert os.path.basename(script).removesuffix('.py') in (ROOT / 'tests' / RUN_IN[os.path.basename(script)]).read_text()
     elif program == 'torchrun':
-        start(['-m', 'torch.distributed.run', *words[1:], *SMALLER[script]], folder)
+        subprocess.run([sys.executable, '-m', 'torch.distributed.run', *words[1:], *SMALLER[script]], cwd=folder, check=True, timeout=300)
     elif program == 'bash':
         environment = {**os.environ, 'PYTHON': sys.executable, 'SEEDS': '1'}
         subprocess.run([*words, *SMALLER['train.py']], cwd=folder, env=environment, check=True, timeout=300)
@@ -205,33 +205,19 @@ def run(command, folder):
 def run_in_this_process(script, arguments, folder):
     """What `python SCRIPT ARGUMENTS` does, without importing torch once more."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    argv, path, precision = sys.argv, list(sys.path), torch.get_float32_matmul_precision()
+    argv, path, before, precision = sys.argv, list(sys.path), os.getcwd(), torch.get_float32_matmul_precision()
     sys.argv = [script, *arguments]
+    os.chdir(folder)
     try:
-        with changed_folder(folder):
-            runpy.run_path(str(folder / script), run_name='__main__')
+        runpy.run_path(str(folder / script), run_name='__main__')
     except SystemExit as end:
         assert not end.code, f'{script} ended with exit code {end.code}'
     finally:
+        os.chdir(before)
         sys.argv, sys.path[:] = argv, path
         torch.set_float32_matmul_precision(precision)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def changed_folder(folder):
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-def start(words, folder):
-    result = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def answers(arguments, folder):

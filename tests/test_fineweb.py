@@ -179,26 +179,19 @@ def test_killed_at_ten_random_moments_it_ends_with_the_bytes_of_a_run_without_a_
 
 @pytest.mark.parametrize('shard_tokens', [150_000, shards.SHARD_TOKENS])
 def test_stopped_at_every_single_file_it_writes_it_still_ends_with_the_same_bytes(tmp_path, parquet, tokenizer_path,
-                                                                                  monkeypatch, shard_tokens):
+                                                                                  kill_at, shard_tokens):
     arguments = {'source': parquet, 'tokenizer': tokenizer_path, 'shard_tokens': shard_tokens}
     run(out_dir=str(tmp_path / 'whole'), **arguments)
-    replace, n_written = os.replace, 0
+    n_written = 0
     for stop_at in itertools.count():
-        calls = itertools.count()
-
-        def stop(source, target):
-            if next(calls) == stop_at:
-                raise KeyboardInterrupt
-            replace(source, target)
-
-        monkeypatch.setattr(os, 'replace', stop)
+        kill_at(stop_at)
         shutil.rmtree(tmp_path / 'stopped', ignore_errors=True)
         try:
             run(out_dir=str(tmp_path / 'stopped'), **arguments)
             break
         except KeyboardInterrupt:
             n_written += 1
-        monkeypatch.setattr(os, 'replace', replace)
+        kill_at(-1)
         run(out_dir=str(tmp_path / 'stopped'), **arguments)
         assert files_of(tmp_path / 'stopped') == files_of(tmp_path / 'whole')
     assert n_written == 2 * len(list((tmp_path / 'whole').glob('*.bin'))) + 3  # tokenizer, end of progress, meta

@@ -273,8 +273,8 @@ def test_a_full_disk_costs_a_warning_each_and_no_checkpoint(small_disk, data_dir
 def test_a_gradient_that_is_not_finite_is_skipped_and_several_in_a_row_end_the_run(tmp_path, data_dir, monkeypatch, capsys):
     real, bad = train.backward, {5, 6}
 
-    def backward(run, parallel):
-        loss = real(run, parallel)
+    def backward(run, parallel, stop):
+        loss = real(run, parallel, stop)
         if run.progress.step in bad:
             run.model.transformer.wpe.weight.grad[0, 0] = float('nan')
         return loss

@@ -1,6 +1,8 @@
 import itertools
 import os
 import pathlib
+import runpy
+import signal
 import sys
 
 import numpy as np
@@ -12,6 +14,26 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')  # no test reaches for the network
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # models here are tiny: threads would only wait for each other
 if 'SCRATCHGPT_TEST_DATA' in os.environ:
     os.environ.setdefault('TIKTOKEN_CACHE_DIR', os.path.join(os.environ['SCRATCHGPT_TEST_DATA'], 'tiktoken_cache'))
+
+
+def run_script(script, *arguments, folder=ROOT):
+    """The exit code of `python SCRIPT ARGUMENTS` in a folder, run in this process: importing torch anew takes seconds."""
+    import torch
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    argv, path, before, precision = sys.argv, list(sys.path), os.getcwd(), torch.get_float32_matmul_precision()
+    sys.argv = [script, *arguments]
+    os.chdir(folder)
+    try:
+        runpy.run_path(os.path.join(folder, script), run_name='__main__')
+        return 0
+    except SystemExit as end:
+        return end.code or 0
+    finally:
+        os.chdir(before)
+        sys.argv, sys.path[:] = argv, path
+        torch.set_float32_matmul_precision(precision)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope='session')

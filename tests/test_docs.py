@@ -10,10 +10,8 @@ import io
 import json
 import os
 import re
-import runpy
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,8 +20,7 @@ import time
 import urllib.request
 
 import pytest
-import torch
-from conftest import ROOT
+from conftest import ROOT, run_script
 
 from configurator import configure
 
@@ -199,25 +196,8 @@ def run(command, folder):
         answers(arguments, folder)
     else:
         assert program == 'python' and script, f'{command}: run it here, or mark it as needing a GPU or the network'
-        run_in_this_process(script, arguments + ([] if '--help' in arguments else SMALLER.get(script, [])), folder)
-
-
-def run_in_this_process(script, arguments, folder):
-    """What `python SCRIPT ARGUMENTS` does, without importing torch once more."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    argv, path, before, precision = sys.argv, list(sys.path), os.getcwd(), torch.get_float32_matmul_precision()
-    sys.argv = [script, *arguments]
-    os.chdir(folder)
-    try:
-        runpy.run_path(str(folder / script), run_name='__main__')
-    except SystemExit as end:
-        assert not end.code, f'{script} ended with exit code {end.code}'
-    finally:
-        os.chdir(before)
-        sys.argv, sys.path[:] = argv, path
-        torch.set_float32_matmul_precision(precision)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        arguments += [] if '--help' in arguments else SMALLER.get(script, [])
+        assert run_script(script, *arguments, folder=folder) == 0
 
 
 def answers(arguments, folder):
@@ -257,7 +237,7 @@ def ask_as_in_readme(port):
 def test_the_planning_table_is_what_its_command_prints(capsys):
     page = (ROOT / 'docs/5_full_scale.md').read_text()
     (command, words, table), = re.findall(r'```\n(python docs/plan\.py [^\n]*price[^\n]*)\n```\n\n```\n([^\n]*)\n```\n\n((?:\|.*\n)+)', page)
-    run_in_this_process('docs/plan.py', shlex.split(command)[2:], ROOT)
+    run_script('docs/plan.py', *shlex.split(command)[2:])
     assert capsys.readouterr().out.splitlines() == [words, *table.splitlines()]
 
 
@@ -266,7 +246,7 @@ def test_the_larger_models_rows_are_what_their_commands_print(capsys):
     plans = re.findall(r'^python docs/plan\.py (config/train_gpt2\.py config/(\w+\.py) .*)$', page, re.M)
     assert len(plans) == 3
     for arguments, config in plans:
-        run_in_this_process('docs/plan.py', shlex.split(arguments), ROOT)
+        run_script('docs/plan.py', *shlex.split(arguments))
         words, *_, row = capsys.readouterr().out.splitlines()
         _, _, step, _, hours, _, cost = row.strip('| ').split(' | ')
         parameters, memory = re.match(r'([\d,]+) million.* ([\d.]+) GB', words).groups()

@@ -215,11 +215,12 @@ def wait_after(error, failures, retries, local=False):
     """Waits before another try if it was the network's fault; otherwise raises the error."""
     if local or not is_network_trouble(error):
         raise error
+    name = type(error.__cause__ or error).__name__  # the network's own, not that of what we made of it
     if failures > retries:
-        raise BadInput(f'the hub cannot be reached, even after {retries} more tries ({type(error).__name__}: '
+        raise BadInput(f'the hub cannot be reached, even after {retries} more tries ({name}: '
                        f'{corpus.first_line(error)}); run again to resume after the last whole shard') from error
     seconds = min(60, 2 ** (failures - 1))
-    tqdm.write(f'{type(error).__name__} from the hub, trying again in {seconds} s ({failures} of {retries})',
+    tqdm.write(f'{name} from the hub, trying again in {seconds} s ({failures} of {retries})',
                file=sys.stderr)
     time.sleep(seconds)
 

@@ -37,7 +37,8 @@ import types
 
 from tqdm import tqdm
 
-from configurator import BadInput, choice, configure, one_line_errors, optional
+from configurator import choice, configure, optional
+from runtime.errors import BadInput, one_line_errors
 
 DEFAULTS = {
     # output
@@ -130,13 +131,13 @@ def alone(function, *arguments):
 
 def time_calls(call, device, turn_s, warm_up=1, least=2):
     """Seconds of each call: `least` calls or more until `turn_s` is full, after `warm_up` that do not count."""
-    import device as machine
+    from runtime import hardware
     seconds = []
     for number in itertools.count():
-        machine.synchronize(device)
+        hardware.synchronize(device)
         started = time.perf_counter()
         call()
-        machine.synchronize(device)
+        hardware.synchronize(device)
         if number >= warm_up:
             seconds.append(time.perf_counter() - started)
         if len(seconds) >= least and sum(seconds) >= turn_s:
@@ -178,8 +179,8 @@ def describe_machine(device):
     import torch
 
     import bpe
-    import device as machine
-    device = machine.pick_device(device)
+    from runtime import hardware
+    device = hardware.pick_device(device)
     libraries = {}
     for name in ('torch', 'triton', 'transformers', 'liger-kernel', 'numpy', 'tokenizers', 'tiktoken', 'regex'):
         try:
@@ -187,7 +188,7 @@ def describe_machine(device):
         except importlib.metadata.PackageNotFoundError:
             libraries[name] = None
     return {
-        'machine': {'cpu': cpu_name(), 'cores': bpe.available_cores(), 'cpu_bf16': machine.cpu_has_bf16_units(),
+        'machine': {'cpu': cpu_name(), 'cores': bpe.available_cores(), 'cpu_bf16': hardware.cpu_has_bf16_units(),
                     'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None,
                     'system': platform.platform()},
         'versions': {'python': platform.python_version(), **libraries},
@@ -240,9 +241,9 @@ def bench_train(config):
 
 def model_settings(config):
     """The model's shape, the batch and the device of this run."""
-    import device as machine
+    from runtime import hardware
     from model import GPTConfig
-    kind = machine.pick_device(config['device']).type
+    kind = hardware.pick_device(config['device']).type
     preset = config['preset'] if config['preset'] != 'auto' else 'gpt2' if kind == 'cuda' else 'demo'
     settings = {**PRESETS[preset], **(ON_A_GPU[preset] if kind == 'cuda' else {})}
     settings.update({key: config[key] for key in settings if config[key] is not None})
@@ -276,11 +277,11 @@ def choose_contenders(config, available):
 
 def train_contenders(config, settings):
     """{name: (what it is, function that sets it up, arguments)} of all that can run here; the first is the baseline."""
-    import device as machine
-    device = machine.pick_device(config['device'])
+    from runtime import hardware
+    device = hardware.pick_device(config['device'])
     on_gpu = device.type == 'cuda'
-    dtype = str(machine.pick_dtype('auto', device)).removeprefix('torch.')
-    compiles = machine.why_no_compile(device) is None
+    dtype = str(hardware.pick_dtype('auto', device)).removeprefix('torch.')
+    compiles = hardware.why_no_compile(device) is None
     everything = {}
     if config['peer_dir']:
         check_peer(config['peer_dir'])
@@ -313,12 +314,12 @@ def measure_product(settings):
     """The rate of a matrix product in the best number format of the device, and a token's FLOPs of the model."""
     import torch
 
-    import device as machine
+    from runtime import hardware
     from model import GPT, GPTConfig
-    device = machine.pick_device(settings['device'])
+    device = hardware.pick_device(settings['device'])
     with torch.device('meta'):
         model = GPT(GPTConfig(**{key: settings[key] for key in PRESETS['demo'] if key != 'batch_size'}))
-    return {'product': machine.measure_peak_flops(device, machine.pick_dtype('auto', device)),
+    return {'product': hardware.measure_peak_flops(device, hardware.pick_dtype('auto', device)),
             'flops_per_token': model.flops_per_token()}
 
 
@@ -326,15 +327,15 @@ def train_alone(setup, settings, changes):
     """One contender's turn: median seconds of a step, peak memory of the process, and the loss."""
     import torch
 
-    import device as machine
-    device = machine.pick_device(settings['device'])
+    from runtime import hardware
+    device = hardware.pick_device(settings['device'])
     torch.manual_seed(0)
     shape = settings['batch_size'], settings['block_size']
     x, y = (torch.randint(settings['vocab_size'], shape, device=device) for _ in range(2))
     losses = []
     step = setup(settings, device, x, y, **changes)  # makes one step and returns its loss as a float
     seconds = time_calls(lambda: losses.append(step()), device, settings['turn_s'])
-    return {'seconds': statistics.median(seconds), 'peak_bytes': machine.peak_memory(device), 'loss': losses[2]}
+    return {'seconds': statistics.median(seconds), 'peak_bytes': hardware.peak_memory(device), 'loss': losses[2]}
 
 
 def setup_ours(settings, device, x, y, **changes):
@@ -420,10 +421,10 @@ def plain_step(model, optimizer, device, dtype, compute_loss):
     """A function that makes one training step as most scripts write it, and returns the loss."""
     import torch
 
-    import device as machine
+    from runtime import hardware
 
     def step():
-        with machine.autocast(device, machine.DTYPES[dtype]):
+        with hardware.autocast(device, hardware.DTYPES[dtype]):
             loss = compute_loss()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -456,9 +457,9 @@ def bench_sample(config):
 
 
 def sample_contenders(config):
-    import device as machine
-    device = machine.pick_device(config['device'])
-    dtype = str(machine.pick_dtype('auto', device)).removeprefix('torch.')
+    from runtime import hardware
+    device = hardware.pick_device(config['device'])
+    dtype = str(hardware.pick_dtype('auto', device)).removeprefix('torch.')
     everything = {}
     if config['peer_dir']:
         check_peer(config['peer_dir'])
@@ -485,11 +486,11 @@ def steps_of_generation(settings, turns):
     import torch
     from torch.nn import functional as F
 
-    import device as machine
-    from generation import Engine, Request
+    from runtime import hardware
+    from inference.engine import Engine, Request
     from model import GPT, GPTConfig
-    device = machine.pick_device(settings['device'])
-    dtype = machine.pick_dtype('auto', device)
+    device = hardware.pick_device(settings['device'])
+    dtype = hardware.pick_dtype('auto', device)
     torch.manual_seed(0)
     wide = GPT(GPTConfig(**{key: settings[key] for key in PRESETS['demo'] if key != 'batch_size'})).to(device).eval()
     model = copy.deepcopy(wide).to(dtype)
@@ -556,41 +557,41 @@ def sample_alone(setup, settings, changes):
     """One contender's turn: median seconds of a text, and peak memory of the process."""
     import torch
 
-    import device as machine
-    device = machine.pick_device(settings['device'])
+    from runtime import hardware
+    device = hardware.pick_device(settings['device'])
     torch.manual_seed(0)
     prompt = torch.randint(settings['vocab_size'], (1, 16), device=device)
     generate = setup(settings, device, prompt, **changes)
     with torch.no_grad():
         seconds = time_calls(generate, device, settings['turn_s'], least=1)
-    return {'seconds': statistics.median(seconds), 'peak_bytes': machine.peak_memory(device)}
+    return {'seconds': statistics.median(seconds), 'peak_bytes': hardware.peak_memory(device)}
 
 
 def generate_ours(settings, device, prompt, dtype):
-    import device as machine
+    from runtime import hardware
     from model import GPT, GPTConfig
     model = GPT(GPTConfig(**{key: settings[key] for key in PRESETS['demo'] if key != 'batch_size'}))
-    model = model.to(device, machine.DTYPES[dtype]).eval()
+    model = model.to(device, hardware.DTYPES[dtype]).eval()
     return lambda: model.generate(prompt, settings['new_tokens'], temperature=0.8, top_k=50)
 
 
 def generate_transformers(settings, device, prompt, dtype):
     import transformers
 
-    import device as machine
-    model = transformers.GPT2LMHeadModel(transformers_config(settings)).to(device, machine.DTYPES[dtype]).eval()
+    from runtime import hardware
+    model = transformers.GPT2LMHeadModel(transformers_config(settings)).to(device, hardware.DTYPES[dtype]).eval()
     mask = prompt.new_ones(prompt.shape)
     return lambda: model.generate(prompt, attention_mask=mask, max_new_tokens=settings['new_tokens'], do_sample=True,
                                   min_new_tokens=settings['new_tokens'], temperature=0.8, top_k=50, pad_token_id=0)
 
 
 def generate_nanogpt(settings, device, prompt, dtype):
-    import device as machine
+    from runtime import hardware
     with contextlib.redirect_stdout(None):
         model = nanogpt_model(settings, settings['vocab_size']).to(device).eval()
 
     def generate():
-        with machine.autocast(device, machine.DTYPES[dtype]):
+        with hardware.autocast(device, hardware.DTYPES[dtype]):
             model.generate(prompt, settings['new_tokens'], temperature=0.8, top_k=50)
     return generate
 
@@ -601,14 +602,14 @@ def generate_nanogpt(settings, device, prompt, dtype):
 def bench_kernels(config):
     import torch
 
-    import device as machine
-    device = machine.pick_device(config['device'])
-    dtype = machine.pick_dtype('auto', device)
+    from runtime import hardware
+    device = hardware.pick_device(config['device'])
+    dtype = hardware.pick_dtype('auto', device)
     source = torch.empty(2**30 if device.type == 'cuda' else 2**27, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    product = machine.measure_peak_flops(device, dtype)
+    product = hardware.measure_peak_flops(device, dtype)
     rows, copies = [], []
-    machine.keep_freed_memory(device)  # for all of them: the allocator is not what is compared here
+    hardware.keep_freed_memory(device)  # for all of them: the allocator is not what is compared here
     for name, must_move, flops, inputs, functions in gpu_cases(dtype) if device.type == 'cuda' else cpu_cases(dtype):
         calls = {label: forward_backward(function, inputs) for label, function in functions.items()}
         calls['copy'] = lambda: target.copy_(source)

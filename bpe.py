@@ -27,8 +27,9 @@ import numpy as np
 import regex
 from tqdm import tqdm
 
-from configurator import BadInput, configure, one_line_errors, optional
-from files import whole_file
+from configurator import configure, optional
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import atomic_write
 
 DEFAULTS = {
     'input': optional(str),             # train on this: a file, a glob or a folder, or several with commas between
@@ -338,7 +339,7 @@ class Tokenizer:
 
     def save(self, path):
         """Writes a Hugging Face tokenizer.json: the same tokenizer always gives the same bytes."""
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write(self.to_json().encode())
 
     def to_json(self):

@@ -23,9 +23,9 @@ import zipfile
 import torch
 
 from bpe import Tokenizer
-from configurator import BadInput
+from runtime.errors import BadInput
 from model import GPT, GPTConfig, fill
-from files import sha256_of, whole_file, write_json
+from runtime.files import sha256_of, atomic_write, write_json
 
 NEWEST_KEPT = 3
 PADDING_AT_MOST = 1024  # rows that other programs add to an embedding for the sake of the hardware
@@ -72,7 +72,7 @@ def save(out_dir, state):
     Raises BadInput if the disk is full; everything older is then still there.
     """
     path = checkpoint_path(out_dir, state['step'])
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         torch.save(state, file)
     keep = {*list_checkpoints(out_dir)[:NEWEST_KEPT], checkpoint_path(out_dir, read_best(out_dir)[0] or 0)}
     for old in list_checkpoints(out_dir):
@@ -255,7 +255,7 @@ def copy_tokenizer(data_dir, out_dir, meta):
     """Puts the data's tokenizer beside the checkpoints, so that they can be used without the data."""
     if meta['tokenizer'] != 'gpt2':
         with open(os.path.join(data_dir, meta['tokenizer']), 'rb') as source, \
-                whole_file(os.path.join(out_dir, 'tokenizer.json')) as target:
+                atomic_write(os.path.join(out_dir, 'tokenizer.json')) as target:
             target.write(source.read())
 
 
@@ -265,7 +265,7 @@ class MetricsFile:
     def __init__(self, out_dir, before_step):
         self.path, self.waiting = os.path.join(out_dir, 'metrics.jsonl'), []
         rows = [row for row in read_metrics(out_dir) if row['step'] < before_step]
-        with whole_file(self.path) as file:
+        with atomic_write(self.path) as file:
             file.write(''.join(json.dumps(row) + '\n' for row in rows).encode())
 
     def append(self, row):

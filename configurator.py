@@ -18,7 +18,6 @@ int serves for a float, `optional(int)` is a key that may be None, `choice('a', 
 words. The help text is read from the comments in the script, so a setting is described once, where
 it is set. This module knows nothing about any particular script.
 """
-import contextlib
 import difflib
 import math
 import os
@@ -26,26 +25,7 @@ import sys
 import tokenize
 import traceback
 
-
-class BadInput(ValueError):
-    """Something the user gave is wrong. The message is one line: what is wrong, what would be right."""
-
-
-@contextlib.contextmanager
-def one_line_errors():
-    """Ends the program with one line on stderr and exit code 2 on BadInput, 130 on Ctrl-C."""
-    script = os.path.basename(sys.argv[0])
-    try:
-        yield
-    except BadInput as error:
-        print(f'{script}: {error}', file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f'{script}: interrupted', file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output went away: `python sample.py | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+from runtime.errors import BadInput, one_line_errors
 
 
 class optional:

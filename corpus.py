@@ -38,8 +38,9 @@ from tqdm import tqdm
 
 import shards
 from bpe import EOT, MAX_VOCAB, Tokenizer, available_cores, open_tokenizer
-from configurator import BadInput, configure, one_line_errors, optional
-from files import make_folder, read_json, whole_file, write_json
+from configurator import configure, optional
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import make_folder, read_json, atomic_write, write_json
 
 DEFAULTS = {
     'source': 'stdlib',                   # stdlib, SYNTH, files, folders, globs (commas between), a name on the hub
@@ -665,7 +666,7 @@ def prepare_folder(out_dir, name, tokenizer_file):
         if os.path.exists(os.path.join(out_dir, entry)):
             os.remove(os.path.join(out_dir, entry))
     if tokenizer_file:
-        with whole_file(os.path.join(out_dir, 'tokenizer.json')) as file:
+        with atomic_write(os.path.join(out_dir, 'tokenizer.json')) as file:
             file.write(tokenizer_file)
 
 

@@ -13,10 +13,11 @@ import os
 import sys
 
 import checkpoint
-import device as machine
+from runtime import hardware
 from bpe import EOT
-from configurator import BadInput, choice, configure, one_line_errors, optional
-from files import write_json
+from configurator import choice, configure, optional
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import write_json
 
 DEFAULTS = {
     'out_dir': 'out',  # a run's folder: its newest checkpoint is taken
@@ -34,7 +35,7 @@ def main(config):
     if os.path.isdir(config['to']) and checkpoint.list_checkpoints(config['to']):
         raise BadInput(f'--to={config["to"]} is the folder of a run; name another one')
     model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
-    export(model, tokenizer, config['to'], machine.DTYPES[config['dtype']])
+    export(model, tokenizer, config['to'], hardware.DTYPES[config['dtype']])
     print(f'{source}: {model.n_params():,} parameters -> {config["to"]}', file=sys.stderr)
     print(f"try it: python -c \"from transformers import pipeline; "
           f"print(pipeline('text-generation', {config['to']!r})('The')[0]['generated_text'])\"", file=sys.stderr)

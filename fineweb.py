@@ -30,8 +30,9 @@ from tqdm import tqdm
 import corpus
 import shards
 from bpe import open_tokenizer
-from configurator import BadInput, choice, configure, one_line_errors, optional
-from files import make_folder, read_json, sha256_of, whole_file, write_json
+from configurator import choice, configure, optional
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import make_folder, read_json, sha256_of, atomic_write, write_json
 
 DEFAULTS = {
     'out_dir': 'data/fineweb',                    # folder for the shards
@@ -347,7 +348,7 @@ def prepare_folder(out_dir, base_name, name, tokenizer_file):
     if others and not known and not others[0].startswith(base_name):
         raise BadInput(f'{out_dir} already holds other shards ({others[0]}); take another --out_dir')
     if tokenizer_file:
-        with whole_file(os.path.join(out_dir, 'tokenizer.json'), writer=name) as file:
+        with atomic_write(os.path.join(out_dir, 'tokenizer.json'), writer=name) as file:
             file.write(tokenizer_file)
 
 

@@ -28,11 +28,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import checkpoint
-import device as machine
-from configurator import BadInput, choice, configure, one_line_errors, optional
+from runtime import hardware
+from configurator import choice, configure, optional
+from runtime.errors import BadInput, one_line_errors
 from corpus import ask_hub
-from files import whole_file
-from process import Process
+from runtime.files import atomic_write
+from runtime.process import Process
 
 DEFAULTS = {
     # model
@@ -64,10 +65,10 @@ def main(config):
     model.to(process.device)
     protocols = list(METRICS) if config['protocol'] == 'all' else [config['protocol']]
     questions = prepare(examples, tokenizer, model.config.block_size, protocols)
-    reason = machine.why_no_compile(process.device) if config['compile'] else None
+    reason = hardware.why_no_compile(process.device) if config['compile'] else None
     if reason:
-        process.say(f'not compiled: {reason}')
-    process.say(f'{source}: {model.n_params():,} parameters, {machine.describe(process.device)}, '
+        process.print0(f'not compiled: {reason}')
+    process.print0(f'{source}: {model.n_params():,} parameters, {hardware.describe(process.device)}, '
                 f'{str(process.dtype).removeprefix("torch.")}, {len(examples):,} examples')
     compiled = config['compile'] and not reason
     results = evaluate(model, questions, process, config['batch_size'], progress=True, compiled=compiled)
@@ -352,12 +353,12 @@ def report(results, process):
         if metric in results:
             error = results[metric + '_stderr']
             spread = '' if math.isnan(error) else f' ± {error:.4f}'  # one example has none
-            process.say(f'{metric:<20} {results[metric]:.4f}{spread}   {description}')
+            process.print0(f'{metric:<20} {results[metric]:.4f}{spread}   {description}')
 
 
 def write_details(path, examples, questions, scores):
     """A line an example: its label, and for each protocol the log-probabilities and the choice of each metric."""
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         for i, example in enumerate(examples):
             line = {'example': i, 'label': example['label']}
             for protocol, asked in questions.items():

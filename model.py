@@ -19,9 +19,9 @@ import torch.nn as nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from configurator import BadInput
-from files import make_folder, whole_file, write_json
-from generation import Engine, Request
+from runtime.errors import BadInput
+from runtime.files import make_folder, atomic_write, write_json
+from inference.engine import Engine, Request
 from kernels import attention, cross_entropy, layer_norm, softmax
 
 PUBLISHED_SIZES = {  # (n_layer, n_head, n_embd), from table 2 of the paper; block 1024 and 50,257 tokens for all
@@ -294,7 +294,7 @@ class GPT(nn.Module):
             'bos_token_id': eot, 'eos_token_id': eot, 'tie_word_embeddings': True,
             'torch_dtype': str(tensors['transformer.wte.weight'].dtype).removeprefix('torch.'),
         }
-        with whole_file(os.path.join(folder, 'model.safetensors')) as file:
+        with atomic_write(os.path.join(folder, 'model.safetensors')) as file:
             save_file(tensors, file.name, metadata={'format': 'pt'})
             with open(file.name, 'rb') as written:  # another file than the one opened, which only its owner could read
                 os.chmod(file.name, os.fstat(file.fileno()).st_mode & 0o777)

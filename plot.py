@@ -14,8 +14,9 @@ import os
 import statistics
 
 import checkpoint
-from configurator import BadInput, configure, one_line_errors
-from files import whole_file
+from configurator import configure
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import atomic_write
 
 DEFAULTS = {
     'out_dir': 'out',  # folder of the run, or several separated by commas
@@ -74,7 +75,7 @@ def draw(folders, path):
         axis.spines[['top', 'right']].set_visible(False)
     picture = io.BytesIO()
     figure.savefig(picture, format=os.path.splitext(path)[1].lstrip('.') or 'png', dpi=120)
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(picture.getvalue())
 
 

@@ -16,10 +16,11 @@ import time
 import torch
 
 import checkpoint
-import device as machine
-from configurator import BadInput, accept_as, choice, configure, one_line_errors, optional
-from generation import Engine, Request, check_request
-from math_solver import Calculator
+from runtime import hardware
+from configurator import accept_as, choice, configure, optional
+from runtime.errors import BadInput, one_line_errors
+from inference.engine import Engine, Request, check_request
+from tasks.math_solver import Calculator
 
 DEFAULTS = {
     # model
@@ -53,15 +54,15 @@ def main(config):
     prompt = read_prompt(config)
     config = {**config, **{key: unescape(config[key]) for key in ('stop', 'template')}}
     check(config)
-    device = machine.pick_device(config['device'])
-    dtype = machine.pick_dtype(config['dtype'], device)
-    if config['compile'] and machine.why_no_compile(device):
-        raise BadInput(f'compile=True: {machine.why_no_compile(device)}')
+    device = hardware.pick_device(config['device'])
+    dtype = hardware.pick_dtype(config['dtype'], device)
+    if config['compile'] and hardware.why_no_compile(device):
+        raise BadInput(f'compile=True: {hardware.why_no_compile(device)}')
     model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
     torch.seed()  # texts without a seed are others every time
     check_request(model.config, make_request(config, tokenizer, [tokenizer.eot]))
     engine = Engine(model.to(device, dtype), min(config['num_samples'], config['max_batch']), config['compile'])
-    print(f'{source}: {model.n_params():,} parameters, {machine.describe(device)}, {str(dtype).removeprefix("torch.")}',
+    print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {str(dtype).removeprefix("torch.")}',
           file=sys.stderr)
     calculator = Calculator(tokenizer) if config['calculator'] else None
     if config['chat']:
@@ -103,14 +104,14 @@ def unescape(text):
     return text.replace('\\n', '\n') if isinstance(text, str) else text
 
 
-def make_request(config, tokenizer, ids):
+def make_request(config, tokenizer, ids, calculator=None):
     return Request(ids, config['max_new_tokens'], config['temperature'], config['top_k'], config['top_p'], config['seed'],
-                   (tokenizer.eot,), config['repetition_penalty'])
+                   (tokenizer.eot,), config['repetition_penalty'], tool=calculator)
 
 
 def write_samples(engine, tokenizer, prompt, config, calculator=None):
     """Prints num_samples texts: the one at hand as it is made, while those after it are made beside it."""
-    request = make_request(config, tokenizer, tokenizer.encode(prompt) or [tokenizer.eot])
+    request = make_request(config, tokenizer, tokenizer.encode(prompt) or [tokenizer.eot], calculator)
     started, texts = time.perf_counter(), []
     for number in range(config['num_samples']):
         if number == len(texts):  # the next batch
@@ -123,18 +124,15 @@ def write_samples(engine, tokenizer, prompt, config, calculator=None):
         print(prompt, end='', flush=True)
         while not texts[number].ended:
             print(texts[number].new(), end='', flush=True)
-            step(engine, texts, calculator)
+            step(engine, texts)
         print(texts[number].new(), flush=True)
     elapsed_s, n_written = time.perf_counter() - started, sum(len(text.sequence.tokens) for text in texts)
     print(f'{n_written} tokens in {elapsed_s:.1f} s, {n_written / elapsed_s:.1f} tokens/s', file=sys.stderr)
 
 
-def step(engine, texts, calculator=None):
-    """One more token for each text that goes on, and the result where it has written a call to the calculator; a text that
-    has reached its stop words leaves the engine."""
-    for sequence in engine.step():
-        if calculator and (ids := calculator.feed(sequence)):
-            engine.force(sequence, ids)
+def step(engine, texts):
+    """One more token for each text that goes on; a text that has reached its stop words leaves the engine."""
+    engine.step()
     for text in texts:
         if not text.ended and text.read() and text.sequence.finish_reason is None:
             engine.remove(text.sequence)
@@ -257,11 +255,11 @@ class Chat:
         self.turns.append((self.text, added))
         self.text += added
         (sequence,) = self.engine.add(make_request(self.config, self.tokenizer,
-                                                   self.tokenizer.encode(self.text) or [self.tokenizer.eot]))
+                                                   self.tokenizer.encode(self.text) or [self.tokenizer.eot], self.calculator))
         text = Text(sequence, self.tokenizer, self.config['stop'])
         try:
             while not text.ended:
-                step(self.engine, [text], self.calculator)
+                step(self.engine, [text])
                 print(text.new(), end='', flush=True)
         except KeyboardInterrupt:
             if sequence.finish_reason is None and sequence in self.engine.running:

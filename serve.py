@@ -47,11 +47,12 @@ except ImportError as error:
     sys.exit(2)
 
 import checkpoint
-import device as machine
-import generation
-from batching import Busy, Draining, Job, Piece, Worker
-from configurator import BadInput, choice, configure, one_line_errors, optional
-from math_solver import Calculator
+from runtime import hardware
+from inference import engine as generation
+from inference.worker import Busy, Draining, Job, Piece, Worker
+from configurator import choice, configure, optional
+from runtime.errors import BadInput, one_line_errors
+from tasks.math_solver import Calculator
 
 DEFAULTS = {
     # model
@@ -75,7 +76,7 @@ DEFAULTS = {
     'access_log': False,  # a line a request
 }
 
-PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'serve_page.html')
+PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'inference', 'page.html')
 OPEN_PATHS = '/', '/ping', '/healthz', '/openapi.json'  # need no key
 UNSUPPORTED = 'suffix', 'presence_penalty', 'frequency_penalty', 'logit_bias'  # taken where they change nothing
 MOST_SAMPLES, MOST_ALTERNATIVES, MOST_STOPS, LONGEST_STOP = 128, 20, 16, 1000
@@ -142,11 +143,11 @@ def load_service(config, key):
 
 def load_engine(config):
     """(Engine, Tokenizer, where from)"""
-    device = machine.pick_device(config['device'])
-    dtype = machine.pick_dtype(config['dtype'], device)
+    device = hardware.pick_device(config['device'])
+    dtype = hardware.pick_dtype(config['dtype'], device)
     model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
     engine = generation.Engine(model.to(device, dtype).eval(), max_batch=config['max_batch'])
-    print(f'{source}: {model.n_params():,} parameters, {machine.describe(device)}, {str(dtype).removeprefix("torch.")}',
+    print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {str(dtype).removeprefix("torch.")}',
           file=sys.stderr)
     return engine, tokenizer, source
 
@@ -323,10 +324,9 @@ def make_jobs(service, body):
             ids=ids or [eot], max_new_tokens=max_tokens, temperature=body.temperature, top_k=body.top_k,
             top_p=body.top_p, seed=body.seed, stop_tokens=(eot,),
             repetition_penalty=body.repetition_penalty, logprobs=body.logprobs,
-            echo_logprobs=body.echo and body.logprobs is not None)
+            echo_logprobs=body.echo and body.logprobs is not None, tool=service.calculator if body.tools else None)
         jobs.append(Job(request, wake, body.n, (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
-                        body.echo, body.stream, number * body.n, n_unseen=0 if ids else 1,
-                        calculator=service.calculator if body.tools else None))
+                        body.echo, body.stream, number * body.n, n_unseen=0 if ids else 1))
     return jobs
 
 

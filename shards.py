@@ -32,8 +32,9 @@ import torch
 from tqdm import tqdm
 
 from bpe import Tokenizer
-from configurator import BadInput, configure, one_line_errors
-from files import make_folder, read_json, sha256_of, whole_file
+from configurator import configure
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import make_folder, read_json, sha256_of, atomic_write
 
 DEFAULTS = {
     'data_dir': '',  # the folder of shards to check; `python shards.py DIR` says the same
@@ -57,7 +58,7 @@ def write_shard(path, tokens):
     header = np.zeros(HEADER_INTS, dtype='<i4')
     header[:3] = MAGIC, VERSION, len(tokens)
     tokens = tokens.astype('<u2', casting='equiv', copy=False)
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(header)
         file.write(tokens)
     digest = hashlib.sha256(header)
@@ -73,7 +74,7 @@ def mask_path(path):
 def write_mask(path, counted):
     """Writes a bool array as the mask of the shard at `path`. Returns its part of the shard's entry for meta.json."""
     packed = np.packbits(counted, bitorder='little')
-    with whole_file(mask_path(path)) as file:
+    with atomic_write(mask_path(path)) as file:
         file.write(packed)
     return {'mask_sha256': hashlib.sha256(packed).hexdigest()}
 

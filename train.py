@@ -24,16 +24,17 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import checkpoint
-import device as machine
+from runtime import hardware
 import hellaswag
 import kernels
 import plot
 import shards
 from bpe import Tokenizer
-from configurator import BadInput, choice, configure, one_line_errors, optional
-from files import make_folder, whole_file
+from configurator import choice, configure, optional
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import make_folder, atomic_write
 from model import GPT
-from process import Process
+from runtime.process import Process
 
 DEFAULTS = {
     # run
@@ -116,7 +117,7 @@ def main(config):
     announce(run)
     if is_done(run):
         limit = '--max_steps' if progress.step >= config['max_steps'] else '--patience'
-        process.say(f'{config["out_dir"]} is at its end, step {progress.step:,}; a larger {limit} trains on')
+        process.print0(f'{config["out_dir"]} is at its end, step {progress.step:,}; a larger {limit} trains on')
     else:
         # All that can be wrong with the input has been checked; from here on things are written.
         prepare_out_dir(run)
@@ -233,9 +234,9 @@ def compile_model(model, config, process):
     if config['kernels'] == 'triton' and kernels.unavailable(process.device):
         raise BadInput(f'kernels=triton: {kernels.unavailable(process.device)}; --kernels=torch runs everywhere')
     wanted = process.device.type == 'cuda' if config['compile'] is None else config['compile']
-    reason = machine.why_no_compile(process.device) if wanted else None
+    reason = hardware.why_no_compile(process.device) if wanted else None
     if reason:
-        process.say(f'not compiled: {reason}')
+        process.print0(f'not compiled: {reason}')
     return torch.compile(model) if wanted and not reason else model
 
 
@@ -252,7 +253,7 @@ def choose_micro_batch(compiled, config, process):
             raise BadInput(f'out of memory even with one sequence of {config["block_size"]} tokens; '
                            f'try --activation_checkpointing=True, or a smaller --block_size or --n_layer')
         smaller = largest_divisor(n_sequences, micro_batch // 2)
-        process.say(f'micro_batch {micro_batch} does not fit into memory; trying {smaller}')
+        process.print0(f'micro_batch {micro_batch} does not fit into memory; trying {smaller}')
         micro_batch = smaller
     return micro_batch
 
@@ -376,19 +377,19 @@ def announce(run):
     origin = config['init_from'] if config['init_from'] != 'auto' else 'scratch'
     n_micro = sequences_per_process(config, process) // batch
     passes = config['max_steps'] * config['total_batch_tokens'] / run.train_data.n_tokens
-    process.say(f'{config["out_dir"]}: {f"resumes at step {run.progress.step:,}" if run.progress.step else f"starts from {origin}"}; '
-                f'{process.world_size} x {machine.describe(process.device)}, {str(process.dtype).removeprefix("torch.")}')
-    process.say(f'model: {run.model.n_params():,} parameters ({config["n_layer"]} layers, {config["n_head"]} heads, '
+    process.print0(f'{config["out_dir"]}: {f"resumes at step {run.progress.step:,}" if run.progress.step else f"starts from {origin}"}; '
+                f'{process.world_size} x {hardware.describe(process.device)}, {str(process.dtype).removeprefix("torch.")}')
+    process.print0(f'model: {run.model.n_params():,} parameters ({config["n_layer"]} layers, {config["n_head"]} heads, '
                 f'width {config["n_embd"]}, block {config["block_size"]}, vocabulary {config["vocab_size"]:,})')
-    process.say(f'batch: {config["total_batch_tokens"]:,} tokens = {process.world_size} processes x {n_micro} '
+    process.print0(f'batch: {config["total_batch_tokens"]:,} tokens = {process.world_size} processes x {n_micro} '
                 f'micro-batches x {batch} sequences x {config["block_size"]} tokens')
-    process.say(f'data: {run.train_data.n_tokens:,} tokens to train on, seen {f"{passes:,.0f}" if passes >= 100 else f"{passes:.3g}"} '
+    process.print0(f'data: {run.train_data.n_tokens:,} tokens to train on, seen {f"{passes:,.0f}" if passes >= 100 else f"{passes:.3g}"} '
                 f'times; {n_val_sequences(run) * config["block_size"]:,} to validate on')
     if passes >= PASSES_TO_LEARN_BY_HEART:
-        process.say(f'so many passes learn the text by heart; --max_steps={math.ceil(config["max_steps"] * 10 / passes)} makes 10 of them')
+        process.print0(f'so many passes learn the text by heart; --max_steps={math.ceil(config["max_steps"] * 10 / passes)} makes 10 of them')
     before, now = run.progress.row.get('lr', math.inf), config['learning_rate'] * learning_rate_factor(run.progress.step, config)
     if run.progress.step > config['warmup_steps'] and now > 1.5 * before and not is_done(run):
-        process.say(f'the learning rate had come down to {before:.2g} and goes back up to {now:.2g}: the loss will rise first')
+        process.print0(f'the learning rate had come down to {before:.2g} and goes back up to {now:.2g}: the loss will rise first')
 
 
 def check_agreement(step, process):
@@ -429,7 +430,7 @@ def train(run):
     parallel = run.compiled
     if process.world_size > 1:
         parallel = DistributedDataParallel(run.compiled, gradient_as_bucket_view=True)
-    peak_flops = machine.measure_peak_flops(process.device, process.dtype) * process.world_size
+    peak_flops = hardware.measure_peak_flops(process.device, process.dtype) * process.world_size
     say_if_slow(run, peak_flops)
     bar = tqdm(total=config['max_steps'], initial=progress.step, unit='step', dynamic_ncols=True,
                disable=not process.is_first, mininterval=0.2 if sys.stderr.isatty() else 15)
@@ -443,7 +444,7 @@ def train(run):
             break
         bad_steps = 0 if finite else bad_steps + 1
         if bad_steps:
-            process.say(f'step {progress.step:,}: loss or gradient is not finite; the step was skipped')
+            process.print0(f'step {progress.step:,}: loss or gradient is not finite; the step was skipped')
         if bad_steps == BAD_STEPS_ALLOWED:
             writer.wait()
             give_up(config, bad_steps)
@@ -467,7 +468,7 @@ def say_if_slow(run, peak_flops):
     """Says how long a step will take where that is long: settings for GPUs were started on something else."""
     seconds = run.config['total_batch_tokens'] * run.model.flops_per_token() / (peak_flops / 2)
     if seconds > LONG_STEP_S:
-        run.process.say(f'a step of {run.config["total_batch_tokens"]:,} tokens will take about {seconds / 60:,.0f} minutes here; '
+        run.process.print0(f'a step of {run.config["total_batch_tokens"]:,} tokens will take about {seconds / 60:,.0f} minutes here; '
                         f'config/demo.py has settings for a CPU')
 
 
@@ -482,7 +483,7 @@ class StopSignals:
     def handle(self, number, frame):
         if self.first_at is None:
             self.first_at = time.monotonic()
-            self.process.say('stopping and saving; once more ends at once')
+            self.process.print0('stopping and saving; once more ends at once')
         elif time.monotonic() - self.first_at > PATIENCE_S:
             os._exit(128 + number)
 
@@ -589,7 +590,7 @@ def train_step(run, parallel, stop):
     progress.train_s += step_s
     progress.row = {'step': progress.step, 'tokens': progress.tokens, 'loss': loss, 'lr': config['learning_rate'] * factor,
                     'grad_norm': grad_norm, 'tokens_per_s': round(config['total_batch_tokens'] / step_s, 1),
-                    'memory_gb': round(machine.peak_memory(process.device) / 1e9, 3)}
+                    'memory_gb': round(hardware.peak_memory(process.device) / 1e9, 3)}
     return finite or overflow, stops > 0
 
 
@@ -687,7 +688,7 @@ def note_best(run):
 
 
 def report_validation(process, row):
-    process.say(f'step {row["step"]:,}: validation loss {row["val_loss"]:.4f}, perplexity {row["val_ppl"]:.2f}, '
+    process.print0(f'step {row["step"]:,}: validation loss {row["val_loss"]:.4f}, perplexity {row["val_ppl"]:.2f}, '
                 f'{row["val_bpb"]:.4f} bits per byte' +
                 (f', HellaSwag acc_norm {row["hellaswag_acc_norm"]:.4f}' if 'hellaswag_acc_norm' in row else ''))
 
@@ -701,9 +702,9 @@ def write_sample(run):
                                     stop_tokens=(tokenizer.eot,))
     text = tokenizer.decode([token for token in tokens[0].tolist() if token != tokenizer.eot])
     path = os.path.join(config['out_dir'], 'samples', f'step_{step:07d}.txt')
-    with checkpoint.losing_at_most('the sample'), whole_file(path) as file:
+    with checkpoint.losing_at_most('the sample'), atomic_write(path) as file:
         file.write(text.encode())
-    run.process.say(f'--- sample at step {step:,}\n{text}\n---')
+    run.process.print0(f'--- sample at step {step:,}\n{text}\n---')
 
 
 def save(run, writer):
@@ -735,22 +736,22 @@ def summarize(run):
     config, progress, process = run.config, run.progress, run.process
     if not is_done(run):
         done = f'stopped and saved at step {progress.step:,}' if progress.step else 'stopped before the end of the first step'
-        process.say(f'{done}; the same command resumes it: python {" ".join(sys.argv)}')
+        process.print0(f'{done}; the same command resumes it: python {" ".join(sys.argv)}')
         return
     rows = [row for row in checkpoint.read_metrics(config['out_dir']) if 'val_loss' in row]
     best = min(rows, key=lambda row: row['val_loss'])
-    process.say(f'done: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.elapsed_s / 3600:.2f} h, '
+    process.print0(f'done: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.elapsed_s / 3600:.2f} h, '
                 f'{progress.tokens / max(progress.train_s, 1e-9):,.0f} tokens/s while training, '
-                f'peak memory {machine.peak_memory(process.device) / 1e9:.2f} GB')
-    process.say(f'best validation loss {best["val_loss"]:.4f} (perplexity {best["val_ppl"]:.2f}) at step {best["step"]:,}; '
+                f'peak memory {hardware.peak_memory(process.device) / 1e9:.2f} GB')
+    process.print0(f'best validation loss {best["val_loss"]:.4f} (perplexity {best["val_ppl"]:.2f}) at step {best["step"]:,}; '
                 f'the last is {rows[-1]["val_loss"]:.4f}')
     compressor = run.meta.get('val_xz_bits_per_byte')
-    process.say(f'held-out text: {rows[-1]["val_bpb"]:.4f} bits per byte' +
+    process.print0(f'held-out text: {rows[-1]["val_bpb"]:.4f} bits per byte' +
                 (f' (xz -9e needs {compressor:.4f} for the same text)' if compressor else ''))
     plot_path = os.path.join(config['out_dir'], 'loss.png')
-    process.say(f'loss curve: {plot_path}' if os.path.exists(plot_path) else
+    process.print0(f'loss curve: {plot_path}' if os.path.exists(plot_path) else
                 'loss curve: `pip install matplotlib`, then `python plot.py` draws it')
-    process.say(f'samples: python sample.py --out_dir={config["out_dir"]}')
+    process.print0(f'samples: python sample.py --out_dir={config["out_dir"]}')
 
 
 if __name__ == '__main__':

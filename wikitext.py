@@ -19,12 +19,13 @@ import re
 
 import checkpoint
 import corpus
-import device as machine
-import perplexity
+from runtime import hardware
+import evaluate as perplexity
 import shards
-from configurator import BadInput, choice, configure, one_line_errors, optional
-from files import whole_file
-from process import Process
+from configurator import choice, configure, optional
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import atomic_write
+from runtime.process import Process
 
 DEFAULTS = {
     'size': choice('2', '103'),           # WikiText-2 (2 million words) or WikiText-103 (103 million)
@@ -77,7 +78,7 @@ def make_shards(config):
             raise BadInput(f'there is no text in {files[split]}')
     corpus.make_shards(out_dir, name, documents, f"wikitext-{config['size']}", settings, config)
     if 'test' in files:
-        with whole_file(os.path.join(out_dir, 'test.txt')) as file:
+        with atomic_write(os.path.join(out_dir, 'test.txt')) as file:
             for text in read_split(files['test']):
                 file.write(text.encode())
 
@@ -96,16 +97,16 @@ def evaluate(config):
     model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'],
                                                      kernels='torch', attention='auto', dropout=0.0)
     model.to(process.device)
-    reason = machine.why_no_compile(process.device) if config['compile'] else None
+    reason = hardware.why_no_compile(process.device) if config['compile'] else None
     if reason:
-        process.say(f'not compiled: {reason}')
-    process.say(f'{source}: {model.n_params():,} parameters, {machine.describe(process.device)}, '
+        process.print0(f'not compiled: {reason}')
+    process.print0(f'{source}: {model.n_params():,} parameters, {hardware.describe(process.device)}, '
                 f'{str(process.dtype).removeprefix("torch.")}, protocol {protocol}, windows of {model.config.block_size} '
                 f'tokens that move on by {config["stride"] or model.config.block_size}')
     result = perplexity.measure(model, tokenizer, text, process, protocol, config['stride'], config['batch_size'],
                                 progress=True, compiled=config['compile'] and not reason)
-    process.say('{tokens:,} tokens, {words:,} words, {bytes:,} bytes'.format(**result))
-    process.say('token perplexity {token_perplexity:.4f}, word perplexity {word_perplexity:.4f}, '
+    process.print0('{tokens:,} tokens, {words:,} words, {bytes:,} bytes'.format(**result))
+    process.print0('token perplexity {token_perplexity:.4f}, word perplexity {word_perplexity:.4f}, '
                 '{bits_per_byte:.5f} bits per byte'.format(**result))
     process.end()
 

@@ -23,7 +23,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import checkpoint
 import export
-from configurator import BadInput, choice, configure, one_line_errors, optional
+from configurator import choice, configure, optional
+from runtime.errors import BadInput, one_line_errors
 
 DEFAULTS = {
     # model
@@ -78,7 +79,7 @@ def pack(config, folder):
     """Path of model.tar.gz in `folder`: the model as export.py writes it, without optimizer states."""
     model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
     exported = os.path.join(folder, 'model')
-    export.export(model, tokenizer, exported, export.machine.DTYPES[config['dtype']])
+    export.export(model, tokenizer, exported, export.hardware.DTYPES[config['dtype']])
     archive = os.path.join(folder, 'model.tar.gz')
     with tarfile.open(archive, 'w:gz', compresslevel=1) as tar:  # weights hardly get smaller
         for name in sorted(os.listdir(exported)):

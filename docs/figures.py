@@ -20,8 +20,9 @@ import torch
 import corpus
 import train
 from bpe import Tokenizer
-from configurator import BadInput, configure, one_line_errors
-from files import whole_file
+from configurator import configure
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import atomic_write
 from kernels.attention import blocks
 from model import GPT, GPTConfig, PUBLISHED_SIZES
 from shards import BatchLoader
@@ -44,7 +45,7 @@ def main(config):
     for name in names:
         picture = PICTURES[name]()
         path = os.path.join(config['out_dir'], f'{name}.svg')
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write((picture if isinstance(picture, str) else as_svg(picture)).encode())
         print(path, flush=True)
 

@@ -19,7 +19,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import torch
 
 import train
-from configurator import BadInput, configure, one_line_errors, optional
+from configurator import configure, optional
+from runtime.errors import BadInput, one_line_errors
 from model import GPT, GPTConfig
 
 DEFAULTS = train.DEFAULTS | {

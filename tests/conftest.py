@@ -55,7 +55,7 @@ def texts():
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory, texts):
     """Shards of those texts with a BPE of 300 entries, about 20,000 tokens; every sixth document is for validation."""
-    import files
+    from runtime import files
     import shards
     from bpe import Tokenizer
     folder = tmp_path_factory.mktemp('data')

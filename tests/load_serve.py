@@ -20,7 +20,8 @@ from collections import Counter
 import httpx
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from configurator import configure, one_line_errors, optional  # noqa: E402
+from configurator import configure, optional  # noqa: E402
+from runtime.errors import one_line_errors  # noqa: E402
 
 DEFAULTS = {
     'out_dir': 'out/demo',  # a run's folder

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batching import Busy, Choice, Draining, Job, Worker
-from generation import Request
+from inference.worker import Busy, Choice, Draining, Job, Worker
+from inference.engine import Request
 
 
 class Letters:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import bpe
 from bpe import EOT, Tokenizer
-from configurator import BadInput
+from runtime.errors import BadInput
 
 # The pattern as the GPT-2 release has it, in which bpe.py's faster one must find the same chunks.
 PUBLISHED_PATTERN = regex.compile(r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""")

@@ -8,8 +8,8 @@ import pytest
 import sympy
 from hypothesis import given, settings, strategies as st
 
-import calculator
-from calculator import calculate
+from tasks import calculator
+from tasks.calculator import calculate
 
 LIMIT_S = 0.050
 

@@ -23,7 +23,8 @@ import yaml
 
 import checkpoint
 import train
-from configurator import BadInput, configure
+from configurator import configure
+from runtime.errors import BadInput
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLOUD = ROOT / 'cloud'

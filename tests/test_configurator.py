@@ -3,7 +3,8 @@ import pathlib
 
 import pytest
 
-from configurator import BadInput, choice, configure, one_line_errors, optional, read_comments
+from configurator import choice, configure, optional, read_comments
+from runtime.errors import BadInput, one_line_errors
 
 DEFAULTS = {
     # run

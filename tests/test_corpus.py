@@ -18,7 +18,7 @@ from hypothesis import given, strategies as st
 import corpus
 import shards
 from bpe import Tokenizer
-from configurator import BadInput
+from runtime.errors import BadInput
 
 DEFAULTS = {key: getattr(value, 'default', value) for key, value in corpus.DEFAULTS.items()}
 

@@ -17,7 +17,8 @@ import export
 import sample
 import train
 from bpe import Tokenizer
-from configurator import BadInput, configure
+from configurator import configure
+from runtime.errors import BadInput
 from model import GPT, GPTConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -19,7 +19,7 @@ import corpus
 import fineweb
 import shards
 from bpe import Tokenizer
-from configurator import BadInput
+from runtime.errors import BadInput
 
 DEFAULTS = {key: getattr(value, 'default', value) for key, value in fineweb.DEFAULTS.items()}
 

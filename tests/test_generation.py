@@ -8,10 +8,10 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 from test_model import make_model, uncached
 
-import device as machine
-import generation
-from configurator import BadInput
-from generation import Engine, Full, Request, choose, penalize
+from runtime import hardware
+from inference import engine as generation
+from runtime.errors import BadInput
+from inference.engine import Engine, Full, Request, choose, penalize
 
 
 def run(engine):
@@ -63,7 +63,7 @@ def mixed_requests(n):
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.skipif(
-    not machine.cpu_has_bf16_units() or not generation.can_pack(torch.bfloat16), reason='no bf16 units in this CPU'))])
+    not hardware.cpu_has_bf16_units() or not generation.can_pack(torch.bfloat16), reason='no bf16 units in this CPU'))])
 def test_a_seeded_text_is_the_same_alone_and_among_others_with_other_settings(dtype):
     model = make_model(block_size=32).to(dtype)
     requests = mixed_requests(18)

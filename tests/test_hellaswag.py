@@ -13,12 +13,13 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 from torch.nn import functional as F
 
-import device as machine
+from runtime import hardware
 import hellaswag
 from bpe import Tokenizer
-from configurator import BadInput, configure
+from configurator import configure
+from runtime.errors import BadInput
 from model import GPT, GPTConfig
-from process import Process
+from runtime.process import Process
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLE = {'activity_label': 'Baking cookies', 'ctx': 'A man stirs. he', 'ctx_a': 'A man stirs.', 'ctx_b': 'he',
@@ -239,7 +240,7 @@ def test_two_processes_under_torchrun_give_the_figures_of_one(tmp_path, capsys, 
     torch.testing.assert_close(read_details(tmp_path / 'one'), read_details(tmp_path / 'two'), atol=1e-4, rtol=0)
 
 
-@pytest.mark.skipif(machine.why_no_compile(torch.device('cpu')) is not None, reason='torch.compile needs a C++ compiler')
+@pytest.mark.skipif(hardware.why_no_compile(torch.device('cpu')) is not None, reason='torch.compile needs a C++ compiler')
 def test_compiled_it_gives_the_same_log_probabilities(tmp_path, folder, examples):
     source = write(tmp_path / 'a.jsonl', *examples[:6])
     run(folder, source=source, batch_size=3, protocol='harness', details=tmp_path / 'eager')

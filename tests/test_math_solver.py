@@ -12,17 +12,18 @@ import pytest
 import torch
 
 import checkpoint
-import math_solver
+from tasks import math_solver
 import sample
 import shards
 import train
 from bpe import Tokenizer
-from calculator import calculate
-from configurator import BadInput, configure
-from generation import Engine, Request
-from math_solver import CALL, Calculator, answer_of, encode_problem, encode_question, encode_solution
+from tasks.calculator import calculate
+from configurator import configure
+from runtime.errors import BadInput
+from inference.engine import Engine, Request
+from tasks.math_solver import CALL, Calculator, answer_of, encode_problem, encode_question, encode_solution
 from model import GPT, GPTConfig
-from word_problems import problems
+from tasks.word_problems import problems
 
 JANET = {'question': 'Janet has 16 eggs and eats 3. She sells the rest for $2 each. What does she get?',
          'answer': 'She has 16-3=<<16-3=13>>13 left.\nShe gets $<<13*2=26>>26.\n#### 26'}
@@ -140,7 +141,7 @@ def test_what_the_calculator_writes_are_the_tokens_seen_in_training(tokenizer, p
     tokens, calculator = encode_solution(problem['answer'], tokenizer), Calculator(tokenizer)
     found = 0
     for length in range(1, len(tokens)):
-        ids = calculator.feed(SimpleNamespace(text=tokens[:length], finish_reason=None))
+        ids = calculator(SimpleNamespace(text=tokens[:length], finish_reason=None))
         if ids:
             assert tokens[length:length + len(ids)] == ids
             found += 1
@@ -236,12 +237,12 @@ def test_the_validation_loss_is_the_mean_over_the_targets_that_count(tmp_path):
     ('<<48/2', None), ('<<48/2=24>>24=', None), ('<<9**9**9=', None), ("<<__import__('os')=", None), ('<<1/0=', None), ('<<=', None),
     ('<<' + '(' * 10_000 + '=', None), ('<<<<2+3=', '5'), ('<<٣+٤=', None), ('<<1/3=', '1/3')])
 def test_calls_that_can_be_answered_are_and_all_other_text_stays_as_it_is(tokenizer, text, result):
-    ids = Calculator(tokenizer).feed(SimpleNamespace(text=tokenizer.encode(text), finish_reason=None))
+    ids = Calculator(tokenizer)(SimpleNamespace(text=tokenizer.encode(text), finish_reason=None))
     assert (ids and tokenizer.decode(ids)) == (result and result + '>>')
 
 
 def test_a_finished_text_gets_nothing_more(tokenizer):
-    assert Calculator(tokenizer).feed(SimpleNamespace(text=tokenizer.encode('<<1+1='), finish_reason='stop')) is None
+    assert Calculator(tokenizer)(SimpleNamespace(text=tokenizer.encode('<<1+1='), finish_reason='stop')) is None
 
 
 def solutions(model, tokenizer, tool, max_batch, seeds, temperature=0.8):
@@ -256,7 +257,7 @@ def test_with_the_calculator_a_text_is_the_plain_one_up_to_the_first_call(model,
     differ = 0
     for tokens, others in zip(plain, helped):
         calls = [end for end in range(1, len(tokens) + 1)
-                 if Calculator(tokenizer).feed(SimpleNamespace(text=tokens[:end], finish_reason=None))]
+                 if Calculator(tokenizer)(SimpleNamespace(text=tokens[:end], finish_reason=None))]
         until = calls[0] if calls else len(tokens)
         assert tokens[:until] == others[:until]
         differ += bool(calls) and tokens != others
@@ -272,7 +273,7 @@ def test_solutions_written_side_by_side_are_those_written_alone(model, tokenizer
         (sequence,) = engine.add(Request(prompt, max_new_tokens=40, temperature=0.8, seed=seed, stop_tokens=(tokenizer.eot,)))
         while sequence.finish_reason is None:
             engine.step()
-            if ids := calculator.feed(sequence):
+            if ids := calculator(sequence):
                 engine.force(sequence, ids)
         assert sequence.tokens == tokens
 
@@ -307,7 +308,7 @@ def test_sample_answers_calls_too(run_folder, capsys):
 
 def test_the_server_answers_calls_in_the_texts_of_requests_that_ask_for_it(model, tokenizer):
     serve = pytest.importorskip('serve')
-    from batching import Worker
+    from inference.worker import Worker
     service = SimpleNamespace(name='sums', max_n=4, config={'max_new_tokens': 100, 'max_waiting': 8}, tokenizer=tokenizer,
                               max_prompt_tokens=64, longest_token=20, calculator=Calculator(tokenizer))
     ids = encode_question('What is 2 + 6?', tokenizer)

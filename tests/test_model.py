@@ -7,9 +7,9 @@ import transformers
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
-from configurator import BadInput
+from runtime.errors import BadInput
 from kernels.attention import blocked_attention
-from generation import window_start
+from inference.engine import window_start
 from model import GPT, GPTConfig, PUBLISHED_SIZES
 
 

@@ -5,12 +5,12 @@ import torch
 from hypothesis import example, given, settings, strategies as st
 from torch.nn import functional as F
 
-import perplexity
+import evaluate as perplexity
 from bpe import Tokenizer
-from configurator import BadInput
+from runtime.errors import BadInput
 from model import GPT, GPTConfig
-from perplexity import clean_page, detokenize, pages, retokenize, windows
-from process import Process
+from evaluate import clean_page, detokenize, pages, retokenize, windows
+from runtime.process import Process
 
 TEXT = ''.join(f' \n = Page {i} = \n \n It \'s the {i} @,@ 000 th , " so to say " , of <unk> . \n = = Part = = \n \n Ends : \n'
                for i in range(6))

@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies
 import checkpoint
 import export
 import serve
-from configurator import BadInput, configure
+from configurator import configure
+from runtime.errors import BadInput
 from conftest import ROOT
 from model import GPT, GPTConfig
 

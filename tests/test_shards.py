@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 
 import shards
 from bpe import Tokenizer
-from configurator import BadInput
+from runtime.errors import BadInput
 from shards import BatchLoader, load_meta, load_tokenizer, read_shard, write_shards
 
 EOT = 256

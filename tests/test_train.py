@@ -20,7 +20,8 @@ import hellaswag
 import plot
 import shards
 import train
-from configurator import BadInput, configure
+from configurator import configure
+from runtime.errors import BadInput
 from model import GPT
 
 TINY = {'n_layer': 2, 'n_head': 2, 'n_embd': 32, 'block_size': 32, 'total_batch_tokens': 256, 'micro_batch': 4,
@@ -356,7 +357,7 @@ def test_bad_input_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, d
 
 
 def test_settings_that_will_disappoint_are_said_before_the_first_step(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train.machine, 'measure_peak_flops', lambda device, dtype: 1e4)
+    monkeypatch.setattr(train.hardware, 'measure_peak_flops', lambda device, dtype: 1e4)
     run('slow', max_steps=1, warmup_steps=0, min_lr=0, schedule='wsd', wsd_decay=1.0)
     assert 'will take about' in capsys.readouterr().out
     monkeypatch.setattr(train, 'train', lambda run: None)

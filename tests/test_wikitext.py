@@ -13,11 +13,11 @@ import pyarrow.parquet
 import pytest
 import torch
 
-import device as machine
+from runtime import hardware
 import shards
 import wikitext
 from bpe import Tokenizer
-from configurator import BadInput
+from runtime.errors import BadInput
 from model import GPT, GPTConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -206,7 +206,7 @@ def test_two_processes_under_torchrun_and_other_batches_give_the_figures_of_one(
     assert read_figures(spread.stdout)[1] == pytest.approx(figures, rel=1e-4)
 
 
-@pytest.mark.skipif(machine.why_no_compile(torch.device('cpu')) is not None, reason='torch.compile needs a C++ compiler')
+@pytest.mark.skipif(hardware.why_no_compile(torch.device('cpu')) is not None, reason='torch.compile needs a C++ compiler')
 def test_compiled_it_gives_the_same_figures(tmp_path, capsys, model_folder):
     source = write_folder(tmp_path / 'in')
     figures = evaluate(capsys, model_folder, source=source)[1]

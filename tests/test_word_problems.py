@@ -5,9 +5,9 @@ from fractions import Fraction
 
 import pytest
 
-import word_problems
-from calculator import calculate
-from word_problems import is_test_number, problems
+from tasks import word_problems
+from tasks.calculator import calculate
+from tasks.word_problems import is_test_number, problems
 
 NUMERAL = re.compile(r'\d+(?:\.\d+)?')
 

@@ -4,7 +4,7 @@
     python calculator.py '1/3 + 20%'               # 8/15
     python calculator.py 'solve(3x + 5 = 20, x)'   # 5
 
-    from calculator import calculate
+    from tasks.calculator import calculate
     calculate('12.5*8')                            # '100', or ValueError saying what is wrong
 
 The grammar, loosest first; a variable, `=` and products without `*` (3x, 2(x+1)) exist inside solve() only:
@@ -26,7 +26,7 @@ import re
 import sys
 from fractions import Fraction
 
-from configurator import BadInput, one_line_errors
+from runtime.errors import BadInput, one_line_errors
 
 MAX_CHARACTERS = 200    # of an expression; bounds nesting and the number of operations too
 MAX_DEPTH = 30          # brackets and signs inside each other

@@ -29,15 +29,16 @@ import numpy as np
 from tqdm import tqdm
 
 import checkpoint
-import device as machine
+from runtime import hardware
 import shards
 from bpe import Tokenizer
-from calculator import MAX_CHARACTERS, calculate
-from configurator import BadInput, choice, configure, one_line_errors, optional
+from tasks.calculator import MAX_CHARACTERS, calculate
+from configurator import choice, configure, optional
+from runtime.errors import BadInput, one_line_errors
 from corpus import ask_hub, describe, open_tokenizer, prepare_folder
-from files import whole_file, write_json
-from generation import Engine, Request
-from word_problems import problems
+from runtime.files import atomic_write, write_json
+from inference.engine import Engine, Request
+from tasks.word_problems import problems
 
 DEFAULTS = {
     'do': choice('solve', 'score', 'prepare'),  # what to do
@@ -268,7 +269,7 @@ class Calculator:
 
         calculator = Calculator(tokenizer)
         for sequence in engine.step():
-            if ids := calculator.feed(sequence):
+            if ids := calculator(sequence):
                 engine.force(sequence, ids)
 
     It keeps nothing between calls, so one serves any number of sequences. Any object does as a sequence that has `text`,
@@ -280,7 +281,7 @@ class Calculator:
         self.tokenizer = tokenizer
         self.ends_in_equals = {i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i).endswith(b'=')}
 
-    def feed(self, sequence):
+    def __call__(self, sequence):
         """The tokens of the result and `>>` if the text now ends in a call up to its =, else None."""
         if sequence.finish_reason is not None or sequence.text[-1] not in self.ends_in_equals:
             return None
@@ -310,7 +311,7 @@ def write_solutions(engine, prompts, settings, calculator=None, bar=None):
         for prompt, keywords in itertools.islice(waiting, engine.free):
             sequences += engine.add(Request(prompt, **keywords))
         for sequence in engine.step():
-            if calculator and (ids := calculator.feed(sequence)):
+            if calculator and (ids := calculator(sequence)):
                 engine.force(sequence, ids)
             if sequence.finish_reason is not None:
                 n_finished += 1
@@ -327,10 +328,10 @@ def solution_text(sequence, tokenizer):
 
 def open_model(config):
     """(engine's model, tokenizer) on the device, after a line that says what it is."""
-    device = machine.pick_device(config['device'])
-    dtype = machine.pick_dtype(config['dtype'], device)
+    device = hardware.pick_device(config['device'])
+    dtype = hardware.pick_dtype(config['dtype'], device)
     model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
-    print(f'{source}: {model.n_params():,} parameters, {machine.describe(device)}, {str(dtype).removeprefix("torch.")}',
+    print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {str(dtype).removeprefix("torch.")}',
           file=sys.stderr)
     return model.to(device, dtype), tokenizer
 
@@ -348,7 +349,7 @@ def solve(config):
     while sequence.finish_reason is None:
         engine.step()
         shown = show(shown, sequence, tokenizer, filled_in=False)
-        if calculator and (ids := calculator.feed(sequence)):
+        if calculator and (ids := calculator(sequence)):
             engine.force(sequence, ids)
             shown = show(shown, sequence, tokenizer, filled_in=True)
     answer = answer_of(shown)
@@ -399,7 +400,7 @@ def score(config):
             result['samples'] = texts[i * config['votes']:(i + 1) * config['votes']]
     print(table_of(results, config['votes']))
     if config['details']:
-        with whole_file(config['details']) as file:
+        with atomic_write(config['details']) as file:
             file.writelines(json.dumps(result, ensure_ascii=False).encode() + b'\n' for result in results)
         print(f'every problem with its solutions: {config["details"]}')
 

@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 
-from configurator import BadInput
+from runtime.errors import BadInput
 
 
 @contextlib.contextmanager
-def whole_file(path, writer=''):
+def atomic_write(path, writer=''):
     """A binary file to write that takes the name `path` once it is complete and on the disk.
 
     A kill leaves at most PATH.tmp, which the next writer of the same path replaces. Where several jobs may write
@@ -61,7 +61,7 @@ def sync_folder(folder):
 
 
 def write_json(path, value, writer=''):
-    with whole_file(path, writer) as file:
+    with atomic_write(path, writer) as file:
         file.write((json.dumps(value, indent=1) + '\n').encode())
 
 

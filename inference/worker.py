@@ -19,7 +19,7 @@ import traceback
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from generation import Request
+from inference.engine import Request
 
 
 class Busy(Exception):
@@ -64,7 +64,6 @@ class Job:
     stream: bool = False  # wake for every piece, not only at the end
     first_index: int = 0  # number of the first of its texts
     n_unseen: int = 0  # tokens at the prompt's beginning that are not its user's
-    calculator: object = None  # its feed(sequence) says which tokens to put behind what was written; None for none
     pieces: collections.deque = field(default_factory=collections.deque)
     choices: list = field(default_factory=list)
     error: Exception | None = None
@@ -276,8 +275,6 @@ class Worker:
             job.first_token_at = job.first_token_at or time.monotonic()
             for choice in job.choices:
                 if choice.finish_reason is None:
-                    if job.calculator and (ids := job.calculator.feed(choice.sequence)):
-                        self.engine.force(choice.sequence, ids)
                     self.advance(choice, woken)
             if all(choice.finish_reason for choice in job.choices):
                 self.finish(job, woken)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-import device as machine
+from runtime import hardware
 
 
 class Process:
@@ -20,10 +20,10 @@ class Process:
         self.rank = int(os.environ.get('RANK', 0))
         self.world_size = int(os.environ.get('WORLD_SIZE', 1))
         self.is_first = self.rank == 0
-        self.device = machine.pick_device(config['device'], int(os.environ.get('LOCAL_RANK', 0)))
-        self.dtype = machine.pick_dtype(config['dtype'], self.device)
-        machine.set_threads(self.device, int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
-        machine.keep_freed_memory(self.device)
+        self.device = hardware.pick_device(config['device'], int(os.environ.get('LOCAL_RANK', 0)))
+        self.dtype = hardware.pick_dtype(config['dtype'], self.device)
+        hardware.set_threads(self.device, int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+        hardware.keep_freed_memory(self.device)
         torch.set_float32_matmul_precision(float32_precision)
         if self.device.type == 'cuda':
             torch.cuda.set_device(self.device)
@@ -46,9 +46,9 @@ class Process:
         return values.tolist()
 
     def autocast(self):
-        return machine.autocast(self.device, self.dtype)
+        return hardware.autocast(self.device, self.dtype)
 
-    def say(self, message):
+    def print0(self, message):
         if self.is_first:
             tqdm.write(message)
 

@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from configurator import BadInput
+from runtime.errors import BadInput
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 

@@ -19,7 +19,7 @@ import re
 import torch
 from tqdm import tqdm
 
-from configurator import BadInput
+from runtime.errors import BadInput
 
 PROTOCOLS = 'harness', 'gpt2', 'plain'
 ROW_UNIT = 128  # windows are filled up to a multiple of it, so that few shapes occur

@@ -1,6 +1,6 @@
 """Writes text with a GPT: sequences that come and go share one batch, and each reads as if it were alone.
 
-    from generation import Engine, Request
+    from inference.engine import Engine, Request
     engine = Engine(model, max_batch=16)
     (sequence,) = engine.add(Request(ids, max_new_tokens=50, temperature=0.8, seed=1, stop_tokens=(eot,)))
     while sequence.finish_reason is None:
@@ -26,6 +26,7 @@ import copy
 import functools
 import math
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-from configurator import BadInput
+from runtime.errors import BadInput
 
 LENGTH_STEP = 64  # the keys read in a step are a multiple of this: few shapes, and sums in an order that stays
 ROWS_AT_LEAST = 2  # in a step on a CPU: a single row is multiplied another way, with sums in another order
@@ -53,6 +54,7 @@ class Request:
     repetition_penalty: float = 1.0  # divides the logits of tokens that are there already (Keskar et al. 2019, "CTRL")
     logprobs: int | None = None  # also report log-probabilities: of the chosen token, and of so many of the likeliest
     echo_logprobs: bool = False  # the prompt's own tokens' log-probabilities too
+    tool: Callable | None = None  # tool(sequence) -> token ids to put behind what was written, or None
 
 
 class Full(Exception):
@@ -161,6 +163,9 @@ class Engine:
             self.finish(sequence, 'length')
         if self.running:
             self.write()
+        for sequence in stepped:
+            if sequence.request.tool and sequence.finish_reason is None and (ids := sequence.request.tool(sequence)):
+                self.force(sequence, ids)
         return stepped
 
     def write(self):

@@ -2,7 +2,7 @@
 
     python word_problems.py --split=test --n=5            # look at some
 
-    from word_problems import problems
+    from tasks.word_problems import problems
     for problem in itertools.islice(problems('train', seed=0), 1000):
         problem['question'], problem['answer'], problem['kind']
 
@@ -22,8 +22,9 @@ import random
 import re
 from fractions import Fraction
 
-from calculator import calculate
-from configurator import BadInput, choice, configure, one_line_errors
+from tasks.calculator import calculate
+from configurator import choice, configure
+from runtime.errors import BadInput, one_line_errors
 
 DEFAULTS = {
     'split': choice('train', 'test'),  # whose templates and numbers

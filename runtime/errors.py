@@ -1,0 +1,39 @@
+"""What every script does with bad input and with trouble that it can live with: one clear line on stderr.
+
+    with one_line_errors():
+        main(configure(DEFAULTS))
+"""
+import contextlib
+import os
+import sys
+
+
+class BadInput(ValueError):
+    """Something the user gave is wrong. The message is one line: what is wrong, what would be right."""
+
+
+@contextlib.contextmanager
+def one_line_errors():
+    """Ends the program with one line on stderr and exit code 2 on BadInput, 130 on Ctrl-C."""
+    script = os.path.basename(sys.argv[0])
+    try:
+        yield
+    except BadInput as error:
+        print(f'{script}: {error}', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f'{script}: interrupted', file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # whoever reads our output went away, as in `python sample.py | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def warn(message):
+    """A line on stderr about something that does not end the run."""
+    print(f'warning: {message}', file=sys.stderr, flush=True)
+
+
+def first_line(error):
+    """The first line of an error's message behind its type's name; libraries write several."""
+    return f'{type(error).__name__}: {error}'.splitlines()[0]

@@ -1,0 +1,1 @@
+"""What a model is taught to do: word problems and a calculator. Knows nothing of how it is trained."""

@@ -342,7 +342,7 @@ def setup_ours(settings, device, x, y, **changes):
     """train.py's train_step on a batch that stays the same, with AdamW as all others have it."""
     import torch
 
-    import checkpoint
+    import pretrained
     import train
     from model import GPT
     n_tokens = settings['batch_size'] * settings['block_size']
@@ -350,7 +350,7 @@ def setup_ours(settings, device, x, y, **changes):
     config.update({key: settings[key] for key in ('device', *PRESETS['demo']) if key != 'batch_size'})
     config.update(micro_batch=settings['batch_size'], total_batch_tokens=n_tokens, warmup_steps=0, **changes)
     process = train.Process(config)
-    model = GPT(checkpoint.model_config(config)).to(device)
+    model = GPT(pretrained.model_config(config)).to(device)
     compiled = train.compile_model(model, config, process)
     batch = x.cpu(), y.cpu()
     batches = types.SimpleNamespace(batch_size=settings['batch_size'], sequence_index=0, next=lambda: batch,

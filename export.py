@@ -13,6 +13,7 @@ import os
 import sys
 
 import checkpoint
+import pretrained
 from runtime import hardware
 from bpe import EOT
 from configurator import choice, configure, optional
@@ -34,7 +35,7 @@ def main(config):
         raise BadInput(f'--to={config["to"]} is a file; it should be a folder, new or to be written over')
     if os.path.isdir(config['to']) and checkpoint.list_checkpoints(config['to']):
         raise BadInput(f'--to={config["to"]} is the folder of a run; name another one')
-    model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
+    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
     export(model, tokenizer, config['to'], hardware.DTYPES[config['dtype']])
     print(f'{source}: {model.n_params():,} parameters -> {config["to"]}', file=sys.stderr)
     print(f"try it: python -c \"from transformers import pipeline; "
@@ -45,7 +46,7 @@ def export(model, tokenizer, folder, dtype=None):
     """Writes everything that a program needs to load and run the model; each file is whole or absent."""
     if model.config.n_layer == 0:
         raise BadInput('a model without layers has no counterpart in transformers, whose GPT-2 adds positions')
-    model.save_pretrained(folder, eot=tokenizer.eot, dtype=dtype)
+    pretrained.save(model, folder, eot=tokenizer.eot, dtype=dtype)
     tokenizer.save(os.path.join(folder, 'tokenizer.json'))
     write_json(os.path.join(folder, 'tokenizer_config.json'), {
         'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': model.config.block_size,

@@ -27,7 +27,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-import checkpoint
+import pretrained
 from runtime import hardware
 from configurator import choice, configure, optional
 from runtime.errors import BadInput, one_line_errors
@@ -60,7 +60,7 @@ def main(config):
         raise BadInput(f'batch_size={config["batch_size"]} should be at least 1')
     examples = load(config['source'], config['limit'])
     process = Process(config, float32_precision='highest')
-    model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'],
+    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'],
                                                      kernels='torch', attention='auto', dropout=0.0)
     model.to(process.device)
     protocols = list(METRICS) if config['protocol'] == 'all' else [config['protocol']]
@@ -279,7 +279,10 @@ def round_up(n, unit):
 
 def log_probabilities(model, idx, positions, mask, targets, places):
     """(M,) float32: the log-probability of each target, 0 for filling."""
-    x = model.hidden(idx, positions=positions, mask=mask).flatten(0, 1)[places]  # (M, C)
+    def attend(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    x = model.hidden(idx, positions, [attend] * model.config.n_layer).flatten(0, 1)[places]  # (M, C)
     return -F.cross_entropy(model.head(x).float(), targets, ignore_index=-1, reduction='none')
 
 

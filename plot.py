@@ -13,10 +13,10 @@ import math
 import os
 import statistics
 
-import checkpoint
 from configurator import configure
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write
+from runtime.metrics import read_metrics
 
 DEFAULTS = {
     'out_dir': 'out',  # folder of the run, or several separated by commas
@@ -47,7 +47,7 @@ def draw(folders, path):
     grid = figure.add_gridspec(2, 2, height_ratios=(2, 1))
     loss, rate, speed = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])
     for i, folder in enumerate(folders):
-        rows = checkpoint.read_metrics(folder)
+        rows = read_metrics(folder)
         trained = [row for row in rows if 'loss' in row]
         validated = [row for row in rows if 'val_loss' in row]
         if not rows:
@@ -83,7 +83,7 @@ def table(folders):
     """The runs side by side in text: where they ended, how good they were, how fast."""
     lines = [('run', 'steps', 'tokens', 'last validation', 'best', 'bits per byte', 'tokens/s')]
     for folder in folders:
-        rows = checkpoint.read_metrics(folder)
+        rows = read_metrics(folder)
         validated = [row for row in rows if 'val_loss' in row]
         speeds = [row['tokens_per_s'] for row in rows if 'tokens_per_s' in row]
         last = validated[-1] if validated else {}

@@ -15,7 +15,7 @@ import time
 
 import torch
 
-import checkpoint
+import pretrained
 from runtime import hardware
 from configurator import accept_as, choice, configure, optional
 from runtime.errors import BadInput, one_line_errors
@@ -58,7 +58,7 @@ def main(config):
     dtype = hardware.pick_dtype(config['dtype'], device)
     if config['compile'] and hardware.why_no_compile(device):
         raise BadInput(f'compile=True: {hardware.why_no_compile(device)}')
-    model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
+    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
     torch.seed()  # texts without a seed are others every time
     check_request(model.config, make_request(config, tokenizer, [tokenizer.eot]))
     engine = Engine(model.to(device, dtype), min(config['num_samples'], config['max_batch']), config['compile'])

@@ -46,7 +46,7 @@ except ImportError as error:
     print(f'serve.py: {error.name} is missing; pip install -r cloud/requirements.txt', file=sys.stderr)
     sys.exit(2)
 
-import checkpoint
+import pretrained
 from runtime import hardware
 from inference import engine as generation
 from inference.worker import Busy, Draining, Job, Piece, Worker
@@ -145,7 +145,7 @@ def load_engine(config):
     """(Engine, Tokenizer, where from)"""
     device = hardware.pick_device(config['device'])
     dtype = hardware.pick_dtype(config['dtype'], device)
-    model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
+    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
     engine = generation.Engine(model.to(device, dtype).eval(), max_batch=config['max_batch'])
     print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {str(dtype).removeprefix("torch.")}',
           file=sys.stderr)

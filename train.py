@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import checkpoint
+import pretrained
 from runtime import hardware
 import hellaswag
 import kernels
@@ -207,7 +208,7 @@ def build_model(config, meta, resumed):
         model = load_weights(config, meta)
     else:
         torch.manual_seed(config['seed'])
-        model = GPT(checkpoint.model_config(config))
+        model = GPT(pretrained.model_config(config))
         if resumed is not None:
             model.load_state_dict(resumed.pop('model'))
     model.activation_checkpointing = config['activation_checkpointing']
@@ -216,15 +217,15 @@ def build_model(config, meta, resumed):
 
 def load_weights(config, meta):
     """The model that init_from names, with this run's block_size; its shape goes into `config`."""
-    model, _, source = checkpoint.load_model(config['init_from'], dropout=config['dropout'], kernels=config['kernels'],
+    model, _, source = pretrained.load(config['init_from'], dropout=config['dropout'], kernels=config['kernels'],
                                              attention=config['attention'])
-    if checkpoint.tokenizer_sha256(source) != meta['tokenizer_sha256'] or model.config.vocab_size != meta['vocab_size']:
+    if pretrained.tokenizer_sha256(source) != meta['tokenizer_sha256'] or model.config.vocab_size != meta['vocab_size']:
         raise BadInput(f'{source} has another tokenizer than the data in {config["data_dir"]}; '
                        f'tokenize the text with its own (corpus.py --tokenizer=...)')
     if config['block_size'] > model.config.block_size:
         raise BadInput(f'block_size={config["block_size"]} is more than the {model.config.block_size} of {source}; '
                        f'--block_size={model.config.block_size} or less')
-    model.crop_block_size(config['block_size'])
+    pretrained.crop_block_size(model, config['block_size'])
     config.update({key: getattr(model.config, key) for key in FIXED_BY_WEIGHTS})
     return model
 
@@ -364,7 +365,7 @@ def restore(resumed, optimizers, scaler, train_data):
     if resumed['scaler']:
         scaler.load_state_dict(resumed['scaler'])
     if resumed['train_tokens'] != train_data.n_tokens:
-        checkpoint.warn(f'the data had {resumed["train_tokens"]:,} tokens to train on and now has {train_data.n_tokens:,}: '
+        warn(f'the data had {resumed["train_tokens"]:,} tokens to train on and now has {train_data.n_tokens:,}: '
                         f'from here on the sequences come in another order than they would have')
     progress = Progress(**{key: resumed[key] for key in Progress.__dataclass_fields__})
     train_data.seek(progress.sequence_index)
@@ -402,7 +403,7 @@ def check_agreement(step, process):
 
 def is_done(run):
     """Whether the run has come to its end and this is written down."""
-    rows = checkpoint.read_metrics(run.config['out_dir'])
+    rows = read_metrics(run.config['out_dir'])
     ended = run.progress.step >= run.config['max_steps'] or is_out_of_patience(run)
     return ended and any(row['step'] == run.progress.step for row in rows)
 
@@ -531,7 +532,7 @@ def finish_row(run, log, stop):
     if config['sample_interval'] and progress.step and (last or is_due(progress.step, config['sample_interval'])):
         write_sample(run)
     if 'val_loss' in row:
-        with checkpoint.losing_at_most('the plot'):
+        with warn_if_unwritable('the plot'):
             plot.draw_if_possible(config['out_dir'])
     return True
 
@@ -683,7 +684,7 @@ def note_best(run):
         progress.best_val_loss, progress.best_step = val_loss, progress.step
     saved = progress.step and (is_due(progress.step, config['checkpoint_interval']) or progress.step == config['max_steps'])
     if run.process.is_first and saved and val_loss < checkpoint.read_best(config['out_dir'])[1]:
-        with checkpoint.losing_at_most('best.json'):
+        with warn_if_unwritable('best.json'):
             checkpoint.write_best(config['out_dir'], progress.step, val_loss)
 
 
@@ -698,11 +699,11 @@ def write_sample(run):
     config, tokenizer, step = run.config, run.tokenizer, run.progress.step
     start = torch.tensor([[tokenizer.eot]], device=run.process.device)
     with run.process.autocast():
-        tokens = run.model.generate(start, config['sample_tokens'], temperature=0.8, top_k=50, seed=config['seed'],
+        tokens = generate(run.model, start, config['sample_tokens'], temperature=0.8, top_k=50, seed=config['seed'],
                                     stop_tokens=(tokenizer.eot,))
     text = tokenizer.decode([token for token in tokens[0].tolist() if token != tokenizer.eot])
     path = os.path.join(config['out_dir'], 'samples', f'step_{step:07d}.txt')
-    with checkpoint.losing_at_most('the sample'), atomic_write(path) as file:
+    with warn_if_unwritable('the sample'), atomic_write(path) as file:
         file.write(text.encode())
     run.process.print0(f'--- sample at step {step:,}\n{text}\n---')
 
@@ -738,7 +739,7 @@ def summarize(run):
         done = f'stopped and saved at step {progress.step:,}' if progress.step else 'stopped before the end of the first step'
         process.print0(f'{done}; the same command resumes it: python {" ".join(sys.argv)}')
         return
-    rows = [row for row in checkpoint.read_metrics(config['out_dir']) if 'val_loss' in row]
+    rows = [row for row in read_metrics(config['out_dir']) if 'val_loss' in row]
     best = min(rows, key=lambda row: row['val_loss'])
     process.print0(f'done: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.elapsed_s / 3600:.2f} h, '
                 f'{progress.tokens / max(progress.train_s, 1e-9):,.0f} tokens/s while training, '

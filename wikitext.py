@@ -17,7 +17,7 @@ WikiText comes from and how its articles begin; the rest is corpus.py's and perp
 import os
 import re
 
-import checkpoint
+import pretrained
 import corpus
 from runtime import hardware
 import evaluate as perplexity
@@ -94,7 +94,7 @@ def evaluate(config):
         protocol = 'plain' if is_file else 'harness'
     text = read_whole(config, protocol, is_file)
     process = Process(config, float32_precision='highest')
-    model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'],
+    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'],
                                                      kernels='torch', attention='auto', dropout=0.0)
     model.to(process.device)
     reason = hardware.why_no_compile(process.device) if config['compile'] else None

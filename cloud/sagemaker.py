@@ -21,7 +21,7 @@ import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import checkpoint
+import pretrained
 import export
 from configurator import choice, configure, optional
 from runtime.errors import BadInput, one_line_errors
@@ -77,7 +77,7 @@ def check(config):
 
 def pack(config, folder):
     """Path of model.tar.gz in `folder`: the model as export.py writes it, without optimizer states."""
-    model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
+    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
     exported = os.path.join(folder, 'model')
     export.export(model, tokenizer, exported, export.hardware.DTYPES[config['dtype']])
     archive = os.path.join(folder, 'model.tar.gz')

@@ -24,7 +24,8 @@ from configurator import configure
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write
 from kernels.attention import blocks
-from model import GPT, GPTConfig, PUBLISHED_SIZES
+from model import GPT, GPTConfig
+from pretrained import PUBLISHED_SIZES
 from shards import BatchLoader
 
 DEFAULTS = {

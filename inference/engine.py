@@ -273,6 +273,30 @@ class Engine:
             cache[target, :, :length] = cache[source, :, :length]
 
 
+def stream(model, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=None, stop_tokens=()):
+    """Yields the next token of every row of (B, T) tokens, (B,) int64, up to max_new_tokens times.
+
+    Row r draws from a generator of its own seeded with seed + r. A row that has written a stop token repeats it;
+    generation ends when all rows have written one.
+    """
+    if idx.dim() != 2 or idx.numel() == 0:
+        raise BadInput(f'a prompt of shape {tuple(idx.shape)} should be (B, T) with at least one token')
+    engine = Engine(model, max_batch=len(idx))
+    sequences = [engine.add(Request(row, max_new_tokens, temperature, top_k, top_p,
+                                    None if seed is None else seed + r, tuple(stop_tokens)))[0]
+                 for r, row in enumerate(idx.tolist())]
+    for _ in range(max_new_tokens):
+        if not engine.step():
+            return
+        yield torch.tensor([sequence.tokens[-1] for sequence in sequences], device=idx.device)
+
+
+def generate(model, idx, max_new_tokens, **settings):
+    """(B, T) tokens -> (B, T + new), as `stream` continues them."""
+    new = list(stream(model, idx, max_new_tokens, **settings))
+    return torch.cat([idx, *(column[:, None] for column in new)], dim=1)
+
+
 def attend_by_products(q, k, v, visible):
     """softmax(q kᵀ / sqrt(hd)) v for one query a row, (n, nh, 1, hd) -> the same.
 

@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all, and what else is done with small files in many places.
+"""Files that are written atomically, and what else many places do with small files.
 
 A file is written under a temporary name, flushed to the disk and renamed, so that a kill, a full disk or a power cut
-leaves either the old file or the new one. This file knows nothing about what is in them.
+leaves either the old file or the new one. Knows nothing about what is in them.
 """
 import contextlib
 import errno
@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 
-from runtime.errors import BadInput
+from runtime.errors import BadInput, first_line, warn
 
 
 @contextlib.contextmanager
@@ -48,6 +48,15 @@ def make_folder(path):
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise BadInput(f'{path} cannot be made a folder ({error.strerror}); name another') from error
+
+
+@contextlib.contextmanager
+def warn_if_unwritable(what):
+    """Turns the failure to write a file into a warning, where the run can go on without that file."""
+    try:
+        yield
+    except (BadInput, OSError) as error:
+        warn(f'{what} was not written: {first_line(error)}; the run goes on')
 
 
 def sync_folder(folder):

@@ -28,7 +28,7 @@ from fractions import Fraction
 import numpy as np
 from tqdm import tqdm
 
-import checkpoint
+import pretrained
 from runtime import hardware
 import shards
 from bpe import Tokenizer
@@ -330,7 +330,7 @@ def open_model(config):
     """(engine's model, tokenizer) on the device, after a line that says what it is."""
     device = hardware.pick_device(config['device'])
     dtype = hardware.pick_dtype(config['dtype'], device)
-    model, tokenizer, source = checkpoint.load_model(config['init_from'] or config['out_dir'])
+    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
     print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {str(dtype).removeprefix("torch.")}',
           file=sys.stderr)
     return model.to(device, dtype), tokenizer

@@ -21,7 +21,7 @@ import urllib.request
 import pytest
 import yaml
 
-import checkpoint
+import pretrained
 import train
 from configurator import configure
 from runtime.errors import BadInput
@@ -410,8 +410,8 @@ def test_an_endpoint_is_created_described_and_deleted(aws, run_dir, tmp_path):
         members = tar.getmembers()
         tar.extractall(tmp_path / 'model', filter='data')
     assert {member.uid for member in members} == {0} and not any(member.uname for member in members)
-    served, _, _ = checkpoint.load_model(str(tmp_path / 'model'))
-    trained, _, _ = checkpoint.load_model(str(run_dir))
+    served, _, _ = pretrained.load(str(tmp_path / 'model'))
+    trained, _, _ = pretrained.load(str(run_dir))
     assert served.config.n_embd == trained.config.n_embd and served.n_params() == trained.n_params()
 
     deploy('--delete')

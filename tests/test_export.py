@@ -12,7 +12,8 @@ import torch
 import transformers
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-import checkpoint
+from inference.engine import generate
+import pretrained
 import export
 import sample
 import train
@@ -80,13 +81,13 @@ def sha256(path):
 def test_weights_go_to_transformers_and_back_with_the_same_logits_text_and_bytes(tmp_path, shape):
     theirs = make_theirs(shape)
     theirs.save_pretrained(tmp_path / 'theirs')
-    ours = GPT.from_pretrained(str(tmp_path / 'theirs')).eval()
-    ours.save_pretrained(str(tmp_path / 'ours'))
+    ours = pretrained.load_huggingface(str(tmp_path / 'theirs')).eval()
+    pretrained.save(ours, str(tmp_path / 'ours'))
     back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'ours').eval()
     idx = torch.randint(shape['vocab_size'], (3, shape['block_size']))
     torch.testing.assert_close(ours(idx), theirs(idx).logits, atol=1e-4, rtol=0)
     torch.testing.assert_close(back(idx).logits, ours(idx), atol=1e-4, rtol=0)
-    text = ours.generate(idx[:, :8], 200, temperature=0)
+    text = generate(ours, idx[:, :8], 200, temperature=0)
     assert text.unique().numel() > 8
     for model in (theirs, back):
         assert torch.equal(text, model.generate(idx[:, :8], attention_mask=torch.ones(3, 8), max_new_tokens=200,
@@ -95,8 +96,8 @@ def test_weights_go_to_transformers_and_back_with_the_same_logits_text_and_bytes
 
 
 def test_saved_twice_the_files_are_the_same_to_the_last_byte(tmp_path):
-    make_model().save_pretrained(str(tmp_path / 'a'), eot=7)
-    GPT.from_pretrained(str(tmp_path / 'a')).save_pretrained(str(tmp_path / 'b'), eot=7)
+    pretrained.save(make_model(), str(tmp_path / 'a'), eot=7)
+    pretrained.save(pretrained.load_huggingface(str(tmp_path / 'a')), str(tmp_path / 'b'), eot=7)
     for name in ('model.safetensors', 'config.json'):
         assert sha256(tmp_path / 'a' / name) == sha256(tmp_path / 'b' / name)
 
@@ -104,7 +105,7 @@ def test_saved_twice_the_files_are_the_same_to_the_last_byte(tmp_path):
 def test_whoever_may_read_the_folder_may_read_the_weights(tmp_path):
     before = os.umask(0o022)
     try:
-        make_model().save_pretrained(str(tmp_path / 'a'))
+        pretrained.save(make_model(), str(tmp_path / 'a'))
     finally:
         os.umask(before)
     assert {(path.name, oct(path.stat().st_mode & 0o777)) for path in (tmp_path / 'a').iterdir()} == {
@@ -128,11 +129,11 @@ def test_other_layouts_of_the_same_weights_load_too(tmp_path, layout):
         tensors['lm_head.weight'] = tensors['wte.weight'].clone()
         safetensors.torch.save_file(tensors, tmp_path / 'model.safetensors')
     idx = torch.randint(300, (2, 100))
-    torch.testing.assert_close(GPT.from_pretrained(str(tmp_path)).eval()(idx), theirs(idx).logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(pretrained.load_huggingface(str(tmp_path)).eval()(idx), theirs(idx).logits, atol=1e-4, rtol=0)
 
 
 def test_weights_load_without_transformers(folder):
-    code = ('import sys; from model import GPT; GPT.from_pretrained(sys.argv[1]); '
+    code = ('import sys; import pretrained; pretrained.load_huggingface(sys.argv[1]); '
             'sys.exit("transformers" in sys.modules)')
     assert subprocess.run([sys.executable, '-c', code, folder], cwd=ROOT, timeout=240).returncode == 0
 
@@ -143,7 +144,7 @@ def test_half_precision_weights_are_the_rounded_ones_and_load_as_float32(tmp_pat
     export.export(model, tokenizer, str(tmp_path), torch.bfloat16)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert theirs.dtype == torch.bfloat16
-    loaded = GPT.from_pretrained(str(tmp_path))
+    loaded = pretrained.load_huggingface(str(tmp_path))
     for (name, ours), (_, reloaded) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
         assert reloaded.dtype == torch.float32
         assert torch.equal(ours.bfloat16().float(), reloaded), name
@@ -184,7 +185,7 @@ def test_a_checkpoint_of_nanogpt_gives_its_logits_without_the_padding(tmp_path, 
                 parameter.zero_()
     write_nanogpt(tmp_path / 'ckpt.pt', theirs, 320, prefix, bias)
     tokenizer.save(tmp_path / 'tokenizer.json')
-    model, loaded_tokenizer, _ = checkpoint.load_model(str(tmp_path / 'ckpt.pt'))
+    model, loaded_tokenizer, _ = pretrained.load(str(tmp_path / 'ckpt.pt'))
     idx = torch.randint(300, (2, 100))
     torch.testing.assert_close(model.eval()(idx), theirs(idx).logits, atol=1e-4, rtol=0)
     assert model.config.bias == bias and loaded_tokenizer.vocab_size == 300
@@ -208,7 +209,7 @@ def test_a_checkpoint_of_nanogpt_with_gpt2s_padded_vocabulary_exports_to_transfo
 def test_a_damaged_checkpoint_of_nanogpt_is_refused_by_name(tmp_path, changes, message):
     write_nanogpt(tmp_path / 'ckpt.pt', make_theirs(SHAPES[0]), 320, **changes)
     with pytest.raises(BadInput, match=message) as error:
-        checkpoint.load_model(str(tmp_path / 'ckpt.pt'))
+        pretrained.load(str(tmp_path / 'ckpt.pt'))
     assert 'ckpt.pt' in str(error.value) and '\n' not in str(error.value)
 
 
@@ -260,7 +261,7 @@ def test_transformers_stops_an_exported_model_at_the_end_of_a_document(tmp_path,
 
 @torch.no_grad()
 def test_an_exported_model_loads_here_by_its_folder_with_its_tokenizer(folder, tokenizer):
-    model, loaded_tokenizer, _ = checkpoint.load_model(folder, dropout=0.25)
+    model, loaded_tokenizer, _ = pretrained.load(folder, dropout=0.25)
     idx = torch.randint(300, (2, 50))
     assert torch.equal(model.eval()(idx), make_model()(idx))
     assert model.config.dropout == 0.25 and loaded_tokenizer.encode('def x') == tokenizer.encode('def x')
@@ -294,7 +295,7 @@ class Planted:
 def test_a_pickle_with_code_in_it_is_refused_with_one_line_and_not_run(tmp_path, keys):
     torch.save({key: Planted(tmp_path / 'planted') for key in keys}, tmp_path / 'ckpt.pt')
     with pytest.raises(BadInput, match='ckpt.pt holds more than tensors and plain values, and is not loaded') as error:
-        checkpoint.load_model(str(tmp_path / 'ckpt.pt'))
+        pretrained.load(str(tmp_path / 'ckpt.pt'))
     assert '\n' not in str(error.value)
     assert not (tmp_path / 'planted').exists()
     torch.load(tmp_path / 'ckpt.pt', weights_only=False)
@@ -347,7 +348,7 @@ def test_a_damaged_folder_is_one_line_that_names_what_is_wrong(tmp_path, folder,
     subprocess.run(['cp', '-r', folder, copy], check=True)
     damage(copy)
     with pytest.raises(BadInput, match=message) as error:
-        checkpoint.load_model(copy)
+        pretrained.load(copy)
     assert '\n' not in str(error.value) and copy in str(error.value)
 
 
@@ -362,7 +363,7 @@ def test_whatever_is_wrong_with_a_file_of_weights_it_is_refused_or_loads(tmp_pat
     (tmp_path / 'model.safetensors').write_bytes(data)
     (tmp_path / 'config.json').write_bytes(pathlib.Path(folder, 'config.json').read_bytes())
     try:
-        GPT.from_pretrained(str(tmp_path))
+        pretrained.load_huggingface(str(tmp_path))
     except BadInput as error:
         assert '\n' not in str(error)
     else:
@@ -374,14 +375,14 @@ def test_whatever_is_wrong_with_a_file_of_weights_it_is_refused_or_loads(tmp_pat
     ('missing.pt', 'does not exist'), ('some/folder', 'does not exist')])
 def test_a_model_that_is_nowhere_is_refused_by_name(name, message):
     with pytest.raises(BadInput, match=re.escape(message)):
-        checkpoint.load_model(name)
+        pretrained.load(name)
 
 
 def test_a_published_model_that_cannot_be_fetched_says_what_to_do(monkeypatch):
     import huggingface_hub
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', refuse_connection)
     with pytest.raises(BadInput, match='gpt2 could not be fetched from the hub: ConnectionError; check the network'):
-        GPT.from_pretrained('gpt2')
+        pretrained.load_huggingface('gpt2')
 
 
 def refuse_connection(*_, **__):

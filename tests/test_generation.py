@@ -255,6 +255,6 @@ def test_under_autocast_a_model_of_float32_writes_what_its_bfloat16_products_giv
     model = make_model(block_size=32)
     idx = torch.randint(61, (1, 5))
     with torch.autocast('cpu', torch.bfloat16):
-        text = model.generate(idx, 8, temperature=0)
+        text = generation.generate(model, idx, 8, temperature=0)
         expected = uncached(model, idx, 8)
     assert torch.equal(text, expected)

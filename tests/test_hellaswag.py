@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import pretrained
 import pathlib
 import re
 import shutil
@@ -209,7 +210,7 @@ def test_one_example_has_no_standard_error(process, tokenizer):
 def folder(tmp_path_factory, tokenizer):
     """A model in Hugging Face's layout."""
     folder = tmp_path_factory.mktemp('model')
-    make_model().save_pretrained(str(folder), eot=tokenizer.eot)
+    pretrained.save(make_model(), str(folder), eot=tokenizer.eot)
     tokenizer.save(folder / 'tokenizer.json')
     return str(folder)
 
@@ -262,7 +263,7 @@ def test_lm_eval_scores_200_real_examples_the_same_one_by_one(tmp_path, test_dat
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
     tokenizer, folder, details = Tokenizer.gpt2(), str(tmp_path / 'model'), tmp_path / 'details'
-    make_model(vocab_size=50257, block_size=256).save_pretrained(folder, eot=tokenizer.eot)
+    pretrained.save(make_model(vocab_size=50257, block_size=256), folder, eot=tokenizer.eot)
     tokenizer.save(os.path.join(folder, 'tokenizer.json'))
     source = tmp_path / 'hellaswag_val.jsonl'
     source.write_text(''.join((test_data / 'hellaswag' / source.name).read_text().splitlines(keepends=True)[:200]))

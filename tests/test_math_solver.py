@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import checkpoint
+import pretrained
 from tasks import math_solver
 import sample
 import shards
@@ -73,7 +74,7 @@ def run_folder(tmp_path_factory, tokenizer):
 
 @pytest.fixture(scope='module')
 def model(run_folder):
-    return checkpoint.load_model(run_folder)[0]
+    return pretrained.load(run_folder)[0]
 
 
 def call_main(**settings):
@@ -212,7 +213,7 @@ def test_the_validation_loss_is_the_mean_over_the_targets_that_count(tmp_path):
                 'block_size': 32, 'total_batch_tokens': 96, 'max_steps': 1, 'warmup_steps': 0, 'eval_interval': 1,
                 'eval_tokens': 320, 'sample_interval': 0, 'checkpoint_interval': 1, 'device': 'cpu', 'dtype': 'float32'}
     train.main(configure(train.DEFAULTS, [f'--{key}={value}' for key, value in settings.items()]))
-    model, tokenizer, _ = checkpoint.load_model(str(tmp_path / 'out'))
+    model, tokenizer, _ = pretrained.load(str(tmp_path / 'out'))
     path = shards.find_shards(data_dir, 'val')[0]
     tokens = torch.from_numpy(shards.read_shard(path).astype(np.int64))
     counted = torch.from_numpy(np.unpackbits(shards.read_mask(path), bitorder='little')[:len(tokens)].astype(bool))

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import checkpoint
+import pretrained
 import shards
 from bpe import available_cores
 from configurator import configure
@@ -118,7 +119,7 @@ def test_the_tour_runs_from_nothing_and_shows_a_picture_for_each_thing_it_explai
 
 
 def test_its_attention_maps_are_the_weights_that_the_model_has(run, seen):
-    model, _, _ = checkpoint.load_model(str(run[1] / 'out' / 'tour'))
+    model, _, _ = pretrained.load(str(run[1] / 'out' / 'tour'))
     kept = []
     for block in model.transformer.h:
         block.attn.c_attn.register_forward_hook(lambda module, inputs, output: kept.append(output.double()))
@@ -157,7 +158,7 @@ def test_entropy_grows_with_temperature_up_to_that_of_the_vocabulary(run, seen):
     from scipy.stats import entropy
     curves = seen['entropies']  # (prompts, temperatures)
     assert (np.diff(curves, axis=1) >= -1e-5).all() and (curves[:, -1] > curves[:, 0] + 1).all()
-    model, tokenizer, _ = checkpoint.load_model(str(run[1] / 'out' / 'tour'))
+    model, tokenizer, _ = pretrained.load(str(run[1] / 'out' / 'tour'))
     with torch.no_grad():
         logits = model.eval()(torch.tensor([tokenizer.encode('def __init__(')]))[0, -1].double().numpy()
     expected = [entropy(np.exp((logits - logits.max()) / t), base=2) for t in seen['grid']]

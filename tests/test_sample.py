@@ -1,5 +1,7 @@
 """sample.py as people run it: flags, pipes, and a chat in a terminal."""
 import os
+from inference.engine import generate
+import pretrained
 import pty
 import re
 import select
@@ -28,7 +30,7 @@ def folder(tmp_path_factory, texts):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    model.save_pretrained(str(folder), eot=tokenizer.eot)
+    pretrained.save(model, str(folder), eot=tokenizer.eot)
     return folder
 
 
@@ -39,11 +41,11 @@ def run_sample(folder, *flags, **how):
 
 def expected_texts(folder, prompt, n, seed, max_new_tokens=12, **how):
     """What the engine writes, one text at a time, up to the end of the document."""
-    model, tokenizer = GPT.from_pretrained(str(folder)), Tokenizer.load(folder / 'tokenizer.json')
+    model, tokenizer = pretrained.load_huggingface(str(folder)), Tokenizer.load(folder / 'tokenizer.json')
     texts = []
     for i in range(n):
         idx = torch.tensor([tokenizer.encode(prompt)])
-        new = model.generate(idx, max_new_tokens, seed=seed + i, stop_tokens=(tokenizer.eot,), **how)[0].tolist()
+        new = generate(model, idx, max_new_tokens, seed=seed + i, stop_tokens=(tokenizer.eot,), **how)[0].tolist()
         texts.append(tokenizer.decode([token for token in new if token != tokenizer.eot]))
     return texts
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings, strategies
 
-import checkpoint
+from inference.engine import generate
+import pretrained
 import export
 import serve
 from configurator import configure
@@ -131,7 +132,7 @@ def served(folder):
 
 @pytest.fixture(scope='module')
 def reference(folder):
-    return checkpoint.load_model(folder)[:2]
+    return pretrained.load(folder)[:2]
 
 
 def write_greedily(reference, ids, n):
@@ -271,7 +272,7 @@ def test_an_empty_prompt_is_a_new_document(served, reference):
 def test_text_goes_on_past_the_models_block(served, reference):
     model, tokenizer = reference
     ids = tokenizer.encode('def ')
-    expected = model.generate(torch.tensor([ids]), 150, temperature=0)[0, len(ids):].tolist()
+    expected = generate(model, torch.tensor([ids]), 150, temperature=0)[0, len(ids):].tolist()
     assert complete(served, max_tokens=150, temperature=0).choices[0].text == tokenizer.decode(expected)
 
 

@@ -16,6 +16,8 @@ from conftest import ROOT, run_script
 from torch.nn import functional as F
 
 import checkpoint
+from inference.engine import generate
+import pretrained
 import hellaswag
 import plot
 import shards
@@ -93,7 +95,7 @@ def test_losses_do_not_depend_on_the_micro_batch(run):
 def test_the_loss_of_the_first_steps_is_that_of_a_plain_loop_over_the_same_sequences(run, data_dir):
     rows = run('ours', max_steps=3, warmup_steps=0, schedule='constant', weight_decay=0.1)
     torch.manual_seed(1337)
-    model = GPT(checkpoint.model_config({**configure(train.DEFAULTS, []), **TINY, 'vocab_size': 300}))
+    model = GPT(pretrained.model_config({**configure(train.DEFAULTS, []), **TINY, 'vocab_size': 300}))
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() != 2]
     optimizer = torch.optim.AdamW([{'params': matrices, 'weight_decay': 0.1}, {'params': vectors, 'weight_decay': 0.0}],
@@ -113,7 +115,7 @@ def test_the_loss_of_the_first_steps_is_that_of_a_plain_loop_over_the_same_seque
 def test_validation_is_the_mean_over_the_same_sequences_whatever_the_micro_batch(run, tmp_path, data_dir):
     rows = [run(f'v{micro_batch}', micro_batch=micro_batch)[-1] for micro_batch in (1, 8)]
     assert rows[0]['val_loss'] == pytest.approx(rows[1]['val_loss'], abs=1e-5)
-    model, tokenizer, _ = checkpoint.load_model(str(tmp_path / 'v8'))
+    model, tokenizer, _ = pretrained.load(str(tmp_path / 'v8'))
     tokens = torch.from_numpy(shards.read_shard(os.path.join(data_dir, 'tiny_val_000000.bin')).astype('int64'))
     n = 700 // 32
     x, y = tokens[:n * 32].view(n, 32), tokens[1:n * 32 + 1].view(n, 32)
@@ -144,7 +146,7 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule():
 
 def test_weight_decay_is_for_matrices_alone_and_muon_for_those_of_the_blocks():
     config = {**configure(train.DEFAULTS, []), **TINY, 'vocab_size': 300, 'optimizer': 'muon'}
-    model = GPT(checkpoint.model_config(config))
+    model = GPT(pretrained.model_config(config))
     thirds = train.split_qkv(model)
     adamw, muon = train.build_optimizers(model, thirds, config, train.Process(config))
     names = {id(p): name for name, p in model.named_parameters()}
@@ -160,7 +162,7 @@ def test_weight_decay_is_for_matrices_alone_and_muon_for_those_of_the_blocks():
 
 def test_muon_makes_the_updates_of_queries_keys_and_values_orthogonal_each_for_itself():
     config = {**configure(train.DEFAULTS, []), **TINY, 'vocab_size': 300, 'optimizer': 'muon', 'weight_decay': 0.0}
-    model = GPT(checkpoint.model_config(config))
+    model = GPT(pretrained.model_config(config))
     thirds = train.split_qkv(model)
     muon = train.build_optimizers(model, thirds, config, train.Process(config))[1]
     model(torch.randint(300, (4, 32)), torch.randint(300, (4, 32))).backward()
@@ -226,8 +228,8 @@ def test_training_starts_from_given_weights_with_a_shorter_block(run, tmp_path):
     first = run('a')
     again = run('b', init_from=str(tmp_path / 'a'), max_steps=1, learning_rate=1e-9, min_lr=0.0)
     assert again[0]['val_loss'] == pytest.approx(first[-1]['val_loss'], abs=1e-6)
-    model, tokenizer, _ = checkpoint.load_model(str(tmp_path / 'a'))
-    model.save_pretrained(str(tmp_path / 'hf'))
+    model, tokenizer, _ = pretrained.load(str(tmp_path / 'a'))
+    pretrained.save(model, str(tmp_path / 'hf'))
     tokenizer.save(tmp_path / 'hf' / 'tokenizer.json')
     shorter = run('c', init_from=str(tmp_path / 'hf'), block_size=16, max_steps=1)
     assert abs(shorter[0]['val_loss'] - first[-1]['val_loss']) < 0.5
@@ -244,7 +246,7 @@ def test_hellaswag_is_scored_at_intervals_as_by_its_own_script(run, tmp_path, da
     settings = {'hellaswag_interval': 8, 'hellaswag_source': source, 'hellaswag_examples': 10, 'block_size': 64}
     rows = run('a', **settings)
     assert [row['step'] for row in rows if 'hellaswag_acc' in row] == [0, 8, 12]
-    model, tokenizer, _ = checkpoint.load_model(str(tmp_path / 'a'))
+    model, tokenizer, _ = pretrained.load(str(tmp_path / 'a'))
     questions = hellaswag.prepare(hellaswag.load(str(source), 10), tokenizer, 64, ['harness'])
     process = train.Process({'device': 'cpu', 'dtype': 'float32'})
     assert rows[-1]['hellaswag_acc_norm'] == hellaswag.evaluate(model, questions, process)['acc_norm']
@@ -385,7 +387,7 @@ def test_every_config_is_short_says_what_it_is_for_and_fits(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 26 and text.startswith('# ')
     config = configure(train.DEFAULTS, [str(path)])
-    checkpoint.model_config({**config, 'vocab_size': 50257})
+    pretrained.model_config({**config, 'vocab_size': 50257})
     assert config['total_batch_tokens'] % config['block_size'] == 0
     assert config['warmup_steps'] < config['max_steps'] and config['min_lr'] <= config['learning_rate']
 
@@ -395,9 +397,9 @@ def test_sampling_writes_what_the_model_generates_and_the_same_for_a_seed(run, t
     flags = [f'--out_dir={tmp_path / "a"}', '--prompt=def ', '--seed=3', '--max_new_tokens=20', '--device=cpu', '--dtype=float32']
     code, out, err = command('sample.py', *flags)
     assert code == 0 and out.startswith('def ') and 'tokens/s' in err
-    model, tokenizer, _ = checkpoint.load_model(str(tmp_path / 'a'))
+    model, tokenizer, _ = pretrained.load(str(tmp_path / 'a'))
     idx = torch.tensor([tokenizer.encode('def ')])
-    tokens = model.generate(idx, 20, temperature=0.8, top_k=50, seed=3, stop_tokens=(tokenizer.eot,))[0].tolist()
+    tokens = generate(model, idx, 20, temperature=0.8, top_k=50, seed=3, stop_tokens=(tokenizer.eot,))[0].tolist()
     assert out == tokenizer.decode([token for token in tokens if token != tokenizer.eot]) + '\n'
     assert command('sample.py', *flags)[1] == out
     piped = subprocess.run([sys.executable, 'sample.py', *flags[:1], *flags[2:], '--prompt_file=-'], cwd=ROOT, text=True,
@@ -447,7 +449,7 @@ def test_a_smoothed_curve_is_the_mean_of_neighbours_and_never_leaves_their_range
 
 def test_a_run_that_is_not_there_is_refused_with_those_that_are(run, tmp_path):
     with pytest.raises(BadInput, match='config/demo.py'):
-        checkpoint.load_model(str(tmp_path / 'nope'))
+        pretrained.load(str(tmp_path / 'nope'))
     run('a', max_steps=4)
     with pytest.raises(BadInput, match=f'nope does not exist; there are checkpoints in {re.escape(str(tmp_path / "a"))}'):
-        checkpoint.load_model(str(tmp_path / 'nope'))
+        pretrained.load(str(tmp_path / 'nope'))

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import pretrained
 import pathlib
 import re
 import shutil
@@ -139,7 +140,7 @@ def write_model(folder, tokenizer, **fields):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
-    model.save_pretrained(str(folder), eot=tokenizer.eot)
+    pretrained.save(model, str(folder), eot=tokenizer.eot)
     tokenizer.save(folder / 'tokenizer.json')
     return str(folder)
 

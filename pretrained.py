@@ -1,0 +1,250 @@
+"""Weights in and out: Hugging Face's layout, checkpoints of train.py, checkpoints of nanoGPT.
+
+    model, tokenizer, source = pretrained.load('gpt2')             # OpenAI's weights, fetched from the hub on first use
+    model, tokenizer, source = pretrained.load('out/demo')         # the newest checkpoint of a run
+    model = pretrained.load_huggingface('FOLDER', dropout=0.1)     # config.json and model.safetensors
+    pretrained.save(model, 'FOLDER', eot=tokenizer.eot)            # the same, as transformers.GPT2LMHeadModel reads it
+
+Nothing of a file is ever executed: safetensors holds tensors alone, and checkpoints are read with weights_only=True.
+All functions raise BadInput that names the file and what is wrong with it. Knows nothing about training.
+"""
+import json
+import os
+
+import torch
+import torch.nn as nn
+
+import checkpoint
+from bpe import Tokenizer
+from model import GPT, GPTConfig
+from runtime.errors import BadInput
+from runtime.files import atomic_write, make_folder, sha256_of, write_json
+
+PUBLISHED_SIZES = {  # (n_layer, n_head, n_embd), from table 2 of the paper; block_size 1024 and 50,257 tokens for all
+    'gpt2': (12, 12, 768), 'gpt2-medium': (24, 16, 1024), 'gpt2-large': (36, 20, 1280), 'gpt2-xl': (48, 25, 1600)}
+MAX_PADDING = 1024  # rows that other programs add to an embedding for the sake of the hardware
+NANOGPT_FIELDS = ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd', 'bias')
+
+
+def load(path: str, **overrides) -> tuple[GPT, Tokenizer, str]:
+    """(model, tokenizer, source) of a run's folder, a checkpoint file, a folder in Hugging Face's layout or a GPT-2 name.
+
+    A checkpoint is train.py's, or nanoGPT's, whose files hold `model_args`. Embedding rows beyond the tokenizer's
+    vocabulary are padding and are dropped. overrides: fields of GPTConfig that hold no weights. source: what was loaded.
+    """
+    if is_huggingface(path):
+        model, tokenizer = load_huggingface(path, **overrides), load_tokenizer(path)
+    elif os.path.isfile(path) and 'model_args' in (state := checkpoint.read_archive(path)):
+        model, tokenizer = from_nanogpt(state, path, overrides), load_tokenizer(os.path.dirname(path))
+    elif os.path.isdir(path) and not checkpoint.list_checkpoints(path):
+        raise BadInput(f'{path} has neither a checkpoint such as ckpt_0001000.pt, as train.py writes them, nor a config.json')
+    else:
+        path, state = checkpoint.find(path)
+        model = assign_weights(GPT(model_config({**state['config'], **overrides})), state['model'], path)
+        tokenizer = load_tokenizer(os.path.dirname(path))
+    return fit_vocabulary(model, tokenizer, path), tokenizer, path
+
+
+def is_huggingface(path):
+    """Whether a path is a folder in Hugging Face's layout, or the name of a published model."""
+    if os.path.isdir(path):
+        return os.path.exists(os.path.join(path, 'config.json'))
+    return not os.path.exists(path) and path.startswith('gpt2') and os.sep not in path and not path.endswith('.pt')
+
+
+def model_config(config: dict) -> GPTConfig:
+    """GPTConfig from a config dict, which may have other keys too. Raises BadInput."""
+    try:
+        return GPTConfig(**{key: config[key] for key in GPTConfig.__dataclass_fields__ if key in config})
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+
+
+def load_tokenizer(folder):
+    """The tokenizer beside a model: tokenizer.json, or GPT-2's where there is none."""
+    path = os.path.join(folder, 'tokenizer.json')
+    return Tokenizer.load(path) if os.path.exists(path) else Tokenizer.gpt2()
+
+
+def tokenizer_sha256(path):
+    """The hash of the tokenizer.json beside a model, as meta.json of its data has it; None stands for GPT-2's."""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    file = os.path.join(folder, 'tokenizer.json')
+    return sha256_of(file) if os.path.exists(file) else None
+
+
+def from_nanogpt(state, path, overrides):
+    """The GPT of a checkpoint of nanoGPT. Its linear layers are stored as ours; names may have torch.compile's prefix."""
+    arguments, weights = state['model_args'], state.get('model')
+    if not isinstance(arguments, dict) or not isinstance(weights, dict):
+        raise BadInput(f'{path}: model and model_args should be dicts, as nanoGPT writes them')
+    for key in NANOGPT_FIELDS[:-1]:
+        if type(arguments.get(key)) is not int:
+            raise BadInput(f'{path}: its model_args have no whole number for {key}')
+    config = model_config({**{key: arguments[key] for key in NANOGPT_FIELDS if key in arguments}, **overrides})
+    return assign_weights(GPT(config), {str(name).removeprefix('_orig_mod.'): tensor for name, tensor in weights.items()}, path)
+
+
+def assign_weights(model, state, source):
+    """Gives a model the tensors of a state dict with its names and shapes. Raises BadInput naming what differs.
+
+    Leaves out what is no weight of its own: the head, which is the embedding, and the masks of attention.
+    """
+    state = {name: tensor for name, tensor in state.items()
+             if name != 'lm_head.weight' and not name.endswith(('.attn.bias', '.attn.masked_bias'))}
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(wanted.keys() | state.keys(), key=str):
+        if name not in state:
+            raise BadInput(f'{source} lacks the tensor {name}')
+        if name not in wanted:
+            raise BadInput(f'{source} has a tensor {name} that a model of its config does not have')
+        if not isinstance(state[name], torch.Tensor) or tuple(state[name].shape) != wanted[name]:
+            raise BadInput(f'{source}: {name} has shape {tuple(getattr(state[name], "shape", ()))}, but a model of its config '
+                           f'has {wanted[name]}')
+    if model.transformer.wte.weight.is_meta:
+        model.to_empty(device='cpu')
+    model.load_state_dict(state)
+    return model
+
+
+def fit_vocabulary(model, tokenizer, path):
+    """Drops padding rows. Raises BadInput if the model does not belong to this tokenizer."""
+    rows, tokens = model.config.vocab_size, tokenizer.vocab_size
+    if tokens > rows or rows >= tokens + MAX_PADDING:
+        raise BadInput(f'{path} has a vocabulary of {rows} tokens, but its tokenizer has {tokens}; put the tokenizer.json it '
+                       f'was trained with beside it')
+    if tokens < rows:
+        model.config.vocab_size = tokens
+        weight = torch.zeros(model.config.padded_vocab_size, model.config.n_embd)
+        weight[:tokens] = model.transformer.wte.weight[:tokens].detach()
+        model.transformer.wte = nn.Embedding.from_pretrained(weight, freeze=False)
+    return model
+
+
+def crop_block_size(model, block_size):
+    """Drops position embeddings beyond block_size, for training and generation with a shorter context."""
+    model.config.block_size = block_size
+    model.transformer.wpe.weight = nn.Parameter(model.transformer.wpe.weight[:block_size].detach().clone())
+    model.transformer.wpe.num_embeddings = block_size
+
+
+# ---------------------------------------------------------------------------- Hugging Face's layout
+
+def load_huggingface(path: str, **overrides) -> GPT:
+    """The model of a folder with config.json and model.safetensors, or a published one by its name ('gpt2', 'gpt2-xl', ...).
+
+    Files are mapped into memory, so that the weights are in memory once.
+    """
+    folder = path if os.path.isdir(path) else download(path)
+    config = read_config(os.path.join(folder, 'config.json'), overrides)
+    with torch.device('meta'):
+        model = GPT(config)
+    return assign_weights(model, read_weights(folder), folder)
+
+
+def download(name):
+    """The folder of a published model, fetched from the hub on first use."""
+    if name not in PUBLISHED_SIZES:
+        raise BadInput(f'no folder {name!r}, and no published GPT-2 of that name; there are {", ".join(PUBLISHED_SIZES)}')
+    from huggingface_hub import snapshot_download
+    try:
+        return snapshot_download(f'openai-community/{name}', allow_patterns=['config.json', '*.safetensors'])
+    except OSError as error:  # the base class of what requests, httpx and the hub's library raise
+        raise BadInput(f'{name} could not be fetched from the hub: {type(error).__name__}; '
+                       f'check the network, or name a folder with config.json and model.safetensors') from error
+
+
+def read_config(path, overrides):
+    """GPTConfig from Hugging Face's config.json. Refuses variants of GPT-2 that this model does not compute."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            config = json.load(file)
+        sizes = {'block_size': config['n_positions'],
+                 **{key: config[key] for key in ('vocab_size', 'n_layer', 'n_head', 'n_embd')}}
+    except FileNotFoundError:
+        raise BadInput(f'{os.path.dirname(path)} has no config.json; a folder saved by transformers or export.py has') from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise BadInput(f'{path} is not JSON') from None
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{path} has no {error}, as a GPT-2's has") from None
+    for key, value in sizes.items():
+        if type(value) is not int:
+            raise BadInput(f'{path}: {key} is {value!r}, but should be a whole number')
+    expected = {'model_type': 'gpt2', 'activation_function': 'gelu_new', 'layer_norm_epsilon': 1e-5,
+                'scale_attn_weights': True, 'scale_attn_by_inverse_layer_idx': False, 'tie_word_embeddings': True}
+    for key, value in expected.items():
+        if config.get(key, value) != value:
+            raise BadInput(f'{path}: {key} is {config[key]!r}, but GPT-2 has {value!r}')
+    if config.get('n_inner') not in (None, 4 * sizes['n_embd']):
+        raise BadInput(f'{path}: n_inner is {config["n_inner"]!r}, but GPT-2 has 4 times n_embd')
+    try:
+        return model_config({**sizes, 'bias': True, **overrides})
+    except BadInput as error:
+        raise BadInput(f'{path}: {error}') from None
+
+
+def read_weights(folder):
+    """{our name: tensor} of the safetensors in a folder, one file or several."""
+    from safetensors import SafetensorError, safe_open
+    state = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework='pt') as file:
+                for key in file.keys():
+                    name = key if key.startswith(('transformer.', 'lm_head.')) else 'transformer.' + key
+                    tensor = file.get_tensor(key)  # a view of the file, not read yet
+                    state[name] = tensor.t() if is_transposed(name) and tensor.dim() == 2 else tensor
+        except FileNotFoundError:
+            raise BadInput(f'{folder} has no {os.path.basename(path)}') from None
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f'{path} cannot be read: {error}') from None
+    return state
+
+
+def weight_files(folder):
+    """Paths of a folder's safetensors: one file, or those that its index names."""
+    single = os.path.join(folder, 'model.safetensors')
+    index = single + '.index.json'
+    if os.path.exists(single) or not os.path.exists(index):
+        return [single]
+    try:
+        with open(index, encoding='utf-8') as file:
+            names = sorted(set(json.load(file)['weight_map'].values()))
+        return [os.path.join(folder, os.path.basename(name)) for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f'{index} is not an index of safetensors ({type(error).__name__}: {error})') from None
+
+
+def is_transposed(name):
+    """Whether Hugging Face's GPT-2 stores this matrix as (in, out), where a linear layer has (out, in)."""
+    return name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight'))
+
+
+def save(model: GPT, folder: str, eot: int | None = None, dtype: torch.dtype | None = None):
+    """Writes config.json and model.safetensors as transformers.GPT2LMHeadModel reads them.
+
+    eot: id of the token that ends a document, for transformers to start and stop at. dtype: of the weights in the file.
+    """
+    from safetensors.torch import save_file
+    make_folder(folder)
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        tensor = (tensor.t() if is_transposed(name) else tensor).to('cpu', dtype)
+        tensors[name] = tensor.contiguous()
+        if not model.config.bias and name.endswith('.weight') and not name.endswith(('wte.weight', 'wpe.weight')):
+            tensors[name.replace('.weight', '.bias')] = torch.zeros(tensor.size(-1), dtype=tensor.dtype)
+    with atomic_write(os.path.join(folder, 'model.safetensors')) as file:
+        save_file(tensors, file.name, metadata={'format': 'pt'})
+        with open(file.name, 'rb') as written:  # save_file makes a new file, which only its owner could read
+            os.chmod(file.name, os.fstat(file.fileno()).st_mode & 0o777)
+            os.fsync(written.fileno())
+    c = model.config
+    write_json(os.path.join(folder, 'config.json'), {
+        'model_type': 'gpt2', 'architectures': ['GPT2LMHeadModel'], 'activation_function': 'gelu_new',
+        'n_positions': c.block_size, 'n_ctx': c.block_size, 'vocab_size': c.vocab_size,
+        'n_layer': c.n_layer, 'n_head': c.n_head, 'n_embd': c.n_embd,
+        'layer_norm_epsilon': 1e-5, 'initializer_range': 0.02,
+        'embd_pdrop': c.dropout, 'attn_pdrop': c.dropout, 'resid_pdrop': c.dropout,
+        'bos_token_id': eot, 'eos_token_id': eot, 'tie_word_embeddings': True,
+        'torch_dtype': str(tensors['transformer.wte.weight'].dtype).removeprefix('torch.'),
+    })

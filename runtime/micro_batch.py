@@ -1,0 +1,77 @@
+"""How many sequences go through the model at once: the micro-batch, as set or as large as fits into memory.
+
+Knows a model only as a function from (B, T) tokens and targets to a loss.
+"""
+import contextlib
+
+import torch
+
+from runtime.errors import BadInput
+
+CPU_MICRO_BATCH_TOKENS = 8192  # what a CPU's caches and threads are fastest with
+
+
+def choose_micro_batch(forward, config: dict, process) -> int:
+    """Sequences in a forward pass: as set, or the largest divisor of this process's share that fits into memory."""
+    n_sequences = sequences_per_process(config, process)
+    if config['micro_batch']:
+        return config['micro_batch']
+    if process.device.type != 'cuda':
+        return largest_divisor(n_sequences, max(1, CPU_MICRO_BATCH_TOKENS // config['block_size']))
+    micro_batch = largest_divisor(n_sequences, 64)
+    while not fits(forward, micro_batch, config, process):
+        if micro_batch == 1:
+            raise BadInput(f'out of memory even with one sequence of {config["block_size"]} tokens; '
+                           f'try --activation_checkpointing=True, or a smaller --block_size or --n_layer')
+        smaller = largest_divisor(n_sequences, micro_batch // 2)
+        process.print0(f'micro_batch {micro_batch} does not fit into memory; trying {smaller}')
+        micro_batch = smaller
+    return micro_batch
+
+
+def sequences_per_process(config, process):
+    """Sequences of an optimizer step that each process computes. Raises BadInput if they cannot be shared out evenly."""
+    total, block_size, micro_batch = config['total_batch_tokens'], config['block_size'], config['micro_batch']
+    if micro_batch < 0:
+        raise BadInput(f'micro_batch={micro_batch} should be at least 1, or 0 for the largest that fits')
+    unit = block_size * process.world_size * max(1, micro_batch)
+    if total < 1 or total % unit:
+        nearest = max(1, round(total / unit)) * unit
+        raise BadInput(f'total_batch_tokens={total} does not divide by block_size {block_size} x {process.world_size} '
+                       f'processes x micro_batch {max(1, micro_batch)} = {unit}; the nearest that does is '
+                       f'--total_batch_tokens={nearest}')
+    return total // block_size // process.world_size
+
+
+def largest_divisor(n, limit):
+    return max(d for d in range(1, min(n, limit) + 1) if n % d == 0)
+
+
+def fits(forward, micro_batch, config, process):
+    """Whether all processes get through a forward and backward pass, with room left for AdamW's two moments."""
+    failed = False
+    parameters = list(forward.parameters())
+    try:
+        moments = torch.empty(2 * sum(p.numel() for p in parameters), device=process.device)
+        idx = torch.zeros(micro_batch, config['block_size'], dtype=torch.long, device=process.device)
+        with process.autocast():
+            loss = forward(idx, idx)
+        loss.backward()
+        del moments, loss
+    except torch.OutOfMemoryError:
+        failed = True
+    for parameter in parameters:
+        parameter.grad = None
+    torch.cuda.empty_cache()
+    return process.sum([failed])[0] == 0
+
+
+@contextlib.contextmanager
+def suggest_smaller(micro_batch):
+    """Turns running out of memory in training into a line that says which settings need less."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        smaller = largest_divisor(micro_batch, max(1, micro_batch // 2))
+        raise BadInput(f'out of memory with micro_batch={micro_batch}; --micro_batch={smaller} needs less, and '
+                       f'--activation_checkpointing=True less still') from None

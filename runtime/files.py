@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 
 from runtime.errors import BadInput, first_line, warn
 
@@ -67,6 +68,12 @@ def sync_folder(folder):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def copy_file(source, target):
+    """A copy of a file, written atomically."""
+    with open(source, 'rb') as original, atomic_write(target) as copy:
+        shutil.copyfileobj(original, copy)
 
 
 def write_json(path, value, writer=''):

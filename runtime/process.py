@@ -45,6 +45,10 @@ class Process:
             dist.all_reduce(values)
         return values.tolist()
 
+    def gather(self, value):
+        """A number of each process, by rank, as a list of floats on every process."""
+        return self.sum([value if rank == self.rank else 0 for rank in range(self.world_size)])
+
     def autocast(self):
         return hardware.autocast(self.device, self.dtype)
 

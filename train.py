@@ -92,7 +92,7 @@ DEFAULTS = {
     'activation_checkpointing': False,  # recompute each block in the backward pass: a third more time, far less memory
     'zero': False,  # several processes: each keeps the optimizer states of its share of the weights alone (ZeRO-1)
 }
-MAX_BAD_STEPS = 5  # steps in a row without a finite loss and gradient before the run ends
+MAX_SKIPPED_STEPS = 5  # in a row, as their loss or gradient is not finite, before the run ends
 
 
 def main(config):
@@ -100,18 +100,20 @@ def main(config):
     process = Process(config)
     data = open_data(config, process)
     state = checkpoint.resume(config, data.meta)  # None for a fresh run
-    weights = None if state else load_weights(config, data.meta)  # None where init_from names none
+    weights = None
+    if state is None and config['init_from'] not in ('auto', 'scratch'):
+        weights = pretrained.load_to_train(config, data.meta)
     config = complete_config(config, data.meta, state, weights)
-    model = build_model(config, state, weights).to(process.device)
-    forward = compile_model(model, config, process)
+    model = build_model(config, state, weights, process.device)
+    forward = process.compile(model, process.device.type == 'cuda' if config['compile'] is None else config['compile'])
     data.train.batch_size = data.val.batch_size = choose_micro_batch(forward, config, process)
     if process.world_size > 1:
         forward = DistributedDataParallel(forward, gradient_as_bucket_view=True)
     optimizers = Optimizers(model, config, process)
     progress = restore(state, optimizers, data.train)
     check_same_step(progress.step, process)
-    report.announce(config, process, model.n_params(), data.train.n_tokens, n_val_sequences(config, data.val) * config['block_size'],
-                    data.train.batch_size, progress.step)
+    n_val_tokens = n_val_sequences(config, data.val) * config['block_size']
+    report.announce(config, process, model.n_params(), data.train, n_val_tokens, progress.step)
     if is_done(config, progress.step):
         limit = '--max_steps' if progress.step >= config['max_steps'] else '--patience'
         process.print0(f'{config["out_dir"]} is at its end, step {progress.step:,}; a larger {limit} trains on')
@@ -120,11 +122,7 @@ def main(config):
         del state, weights  # their memory is the run's
         prepare_out_dir(config, data.meta, progress.step, process)  # nothing is written before everything has been checked
         train(config, process, model, forward, optimizers, data, progress)
-        if is_done(config, progress.step):
-            report.summarize(config, process, progress, data.meta.get('val_xz_bits_per_byte'))
-        else:
-            where = f'stopped and saved at step {progress.step:,}' if progress.step else 'stopped before the end of the first step'
-            process.print0(f'{where}; the same command resumes it: python {" ".join(sys.argv)}')
+        report.summarize(config, process, progress, is_done(config, progress.step), data.meta.get('val_xz_bits_per_byte'))
     process.end()
 
 
@@ -165,22 +163,6 @@ def open_data(config, process):
     return Data(train, val, meta, tokenizer, questions)
 
 
-def load_weights(config, meta):
-    """The model that init_from names, with this run's block_size, or None. Raises BadInput if it does not fit the data."""
-    if config['init_from'] in ('auto', 'scratch'):
-        return None
-    model, _, source = pretrained.load(config['init_from'], dropout=config['dropout'], kernels=config['kernels'],
-                                       attention=config['attention'])
-    if pretrained.tokenizer_sha256(source) != meta['tokenizer_sha256'] or model.config.vocab_size != meta['vocab_size']:
-        raise BadInput(f'{source} has another tokenizer than the data in {config["data_dir"]}; '
-                       f'tokenize the text with its own (corpus.py --tokenizer=...)')
-    if config['block_size'] > model.config.block_size:
-        raise BadInput(f'block_size={config["block_size"]} is more than the {model.config.block_size} of {source}; '
-                       f'--block_size={model.config.block_size} or less')
-    pretrained.crop_block_size(model, config['block_size'])
-    return model
-
-
 def complete_config(config, meta, state, weights):
     """The config with what the data, the checkpoint or the given weights determine."""
     config = {**config, 'vocab_size': meta['vocab_size']}
@@ -191,8 +173,10 @@ def complete_config(config, meta, state, weights):
     return config
 
 
-def build_model(config, state, weights):
-    """The GPT of this run on the CPU: the given weights, those of the checkpoint, or fresh ones."""
+def build_model(config, state, weights, device):
+    """The GPT of this run: with the given weights, those of the checkpoint, or fresh ones."""
+    if config['kernels'] == 'triton' and kernels.unavailable(device):
+        raise BadInput(f'kernels=triton: {kernels.unavailable(device)}; --kernels=torch runs everywhere')
     if weights:
         model = weights
     else:
@@ -201,18 +185,7 @@ def build_model(config, state, weights):
         if state:
             model.load_state_dict(state['model'])
     model.activation_checkpointing = config['activation_checkpointing']
-    return model
-
-
-def compile_model(model, config, process):
-    """The model, compiled if that is wanted and possible."""
-    if config['kernels'] == 'triton' and kernels.unavailable(process.device):
-        raise BadInput(f'kernels=triton: {kernels.unavailable(process.device)}; --kernels=torch runs everywhere')
-    wanted = process.device.type == 'cuda' if config['compile'] is None else config['compile']
-    reason = hardware.why_no_compile(process.device) if wanted else None
-    if reason:
-        process.print0(f'not compiled: {reason}')
-    return torch.compile(model) if wanted and not reason else model
+    return model.to(device)
 
 
 @dataclass
@@ -225,6 +198,14 @@ class Progress:
     train_s: float = 0.0  # of which in optimizer steps
     best_val_loss: float = math.inf
     best_step: int = 0  # where it was
+
+    def advance(self, config, train_data, step_s, elapsed_s):
+        """Counts a step that was made."""
+        self.step += 1
+        self.tokens += config['total_batch_tokens']
+        self.sequence_index = train_data.sequence_index
+        self.train_s += step_s
+        self.elapsed_s = elapsed_s
 
 
 def restore(state, optimizers, train_data):
@@ -258,13 +239,13 @@ def prepare_out_dir(config, meta, step, process):
 
 
 def train(config, process, model, forward, optimizers, data, progress):
-    """The loop. Each turn saves, evaluates and samples where that is due, and then makes the next optimizer step."""
+    """The loop. Each turn saves, evaluates and samples where that is due, and then makes an optimizer step."""
     stop = StopSignals(process)
     writer = checkpoint.BackgroundWriter(config['out_dir'], progress.step)
-    metrics = Metrics(config, progress.step) if process.is_first else None
+    metrics = Metrics(config, progress.step, process.is_first)
     peak_flops = hardware.measure_peak_flops(process.device, process.dtype) * process.world_size
     report.warn_if_slow(config, process, model.flops_per_token(), peak_flops)
-    started, bad_steps = time.perf_counter() - progress.elapsed_s, 0
+    started, n_skipped = time.perf_counter() - progress.elapsed_s, 0
     bar = tqdm(total=config['max_steps'], initial=progress.step, unit='step', dynamic_ncols=True,
                disable=not process.is_first, mininterval=0.2 if sys.stderr.isatty() else 15)
     try:
@@ -273,12 +254,12 @@ def train(config, process, model, forward, optimizers, data, progress):
             if last or is_due(step, config['checkpoint_interval']):
                 save(writer, model, optimizers, config, data, progress, process)
             if last or is_due(step, config['eval_interval']):
-                validation = evaluate(forward, data, config, process, stop)
+                scores = evaluate(forward, data, config, process, stop)
                 if data.questions and (last or is_due(step, config['hellaswag_interval'])):
-                    scores = hellaswag.accuracies(model, data.questions, process, check_stop=stop.check)
-                    validation |= {f'hellaswag_{name}': scores[name] for name in ('acc', 'acc_norm', 'acc_norm_stderr')}
-                update_best(validation['val_loss'], config, progress, writer, process)
-                report_validation(validation, metrics, config, progress, process)
+                    scores |= evaluate_hellaswag(model, data.questions, process, stop)
+                metrics.log(step=step, tokens=progress.tokens, **scores)
+                report_scores(scores, config, step, process)
+                update_best(scores['val_loss'], config, progress, writer, process)
                 if out_of_patience(step, progress.best_step, config):
                     save(writer, model, optimizers, config, data, progress, process)
                     break
@@ -286,30 +267,39 @@ def train(config, process, model, forward, optimizers, data, progress):
                 write_sample(model, data.tokenizer, config, step, process)
             if last:
                 break
-            factor = learning_rate_factor(step, config)
+            factor, began = learning_rate_factor(step, config), time.perf_counter()
             optimizers.set_learning_rate(factor)
-            began = time.perf_counter()
-            loss, grad_norm, finite = train_step(model, forward, optimizers, data.train, config, process, stop)
-            step_s = time.perf_counter() - began
-            advance(progress, config, data.train, step_s, time.perf_counter() - started)
-            tokens_per_s = config['total_batch_tokens'] / step_s
-            mfu = tokens_per_s * model.flops_per_token() / peak_flops
-            if process.is_first and (is_due(progress.step, config['log_interval']) or progress.step == config['max_steps']):
-                metrics.log(step=progress.step, tokens=progress.tokens, loss=loss, lr=config['learning_rate'] * factor,
-                            grad_norm=grad_norm, tokens_per_s=round(tokens_per_s, 1), mfu=round(mfu, 4),
-                            memory_gb=round(hardware.peak_memory(process.device) / 1e9, 3),
-                            elapsed_s=round(progress.elapsed_s, 3))
+            row = train_step(model, forward, optimizers, data.train, config, process, stop)
+            progress.advance(config, data.train, time.perf_counter() - began, time.perf_counter() - started)
+            tokens_per_s = config['total_batch_tokens'] / (time.perf_counter() - began)
+            row |= {'lr': config['learning_rate'] * factor, 'tokens_per_s': round(tokens_per_s, 1),
+                    'mfu': round(tokens_per_s * model.flops_per_token() / peak_flops, 4),
+                    'memory_gb': round(hardware.peak_memory(process.device) / 1e9, 3), 'elapsed_s': round(progress.elapsed_s, 3)}
+            if is_due(progress.step, config['log_interval']) or progress.step == config['max_steps']:
+                metrics.log(step=progress.step, tokens=progress.tokens, **row)
             bar.update()
-            bar.set_postfix_str(f'loss {loss:.3f}, {tokens_per_s:,.0f} tok/s, MFU {mfu:.0%}', refresh=False)
-            bad_steps = 0 if finite else bad_steps + 1
-            check_finite(bad_steps, config, progress, writer, process)
+            bar.set_postfix_str(f'loss {row["loss"]:.3f}, {tokens_per_s:,.0f} tok/s, MFU {row["mfu"]:.0%}', refresh=False)
+            n_skipped = n_skipped + 1 if 'skipped' in row else 0
+            if n_skipped:
+                process.print0(f'step {progress.step:,}: loss or gradient is not finite; the step was skipped')
+            if n_skipped == MAX_SKIPPED_STEPS:
+                writer.wait()
+                raise Diverged(n_skipped, checkpoint.list_checkpoints(config['out_dir']))
             stop.check()
-    except Stopped:  # in the middle of a step or an evaluation, which is left out
+    except Stopped:  # perhaps in the middle of a step or an evaluation, which is left out
         model.zero_grad(set_to_none=True)
         data.train.seek(progress.sequence_index)
         save(writer, model, optimizers, config, data, progress, process)
     bar.close()
     writer.wait()
+
+
+class Diverged(Exception):
+    """Training cannot continue."""
+
+    def __init__(self, n_skipped, checkpoints):
+        super().__init__(f'{n_skipped} steps in a row without a finite loss and gradient; the last good checkpoint is '
+                         f'{checkpoints[0] if checkpoints else "none"}. Try a lower --learning_rate or --dtype=float32')
 
 
 def is_due(step, interval):
@@ -331,11 +321,12 @@ def learning_rate_factor(step, config):
 
 
 def train_step(model, forward, optimizers, train_data, config, process, stop):
-    """One optimizer step over all processes -> (loss, norm of the gradient before clipping, whether both were finite).
+    """One optimizer step over all processes -> {'loss', 'grad_norm'}, the start of its row in metrics.jsonl.
 
     Micro-batch by micro-batch, with one exchange of gradients after the last. Loss and gradient are averaged over all
-    non-ignored targets of the global batch. If they are not finite, the weights stay as they are. Raises Stopped
-    between two micro-batches on a CPU, where a step may take minutes.
+    non-ignored targets of the global batch; grad_norm is the gradient's before clipping. If either is not finite, the
+    weights stay as they are and the row says 'skipped'. Raises Stopped between two micro-batches on a CPU, where a step
+    may take minutes.
     """
     n_micro = sequences_per_process(config, process) // train_data.batch_size
     n_targets = max(1, train_data.count_targets(config['total_batch_tokens'] // config['block_size']))
@@ -352,11 +343,13 @@ def train_step(model, forward, optimizers, train_data, config, process, stop):
             loss += micro_loss.detach()
     grad_norm = optimizers.clip_gradients(config['grad_clip'])
     loss, grad_norm = (total / process.world_size for total in process.sum([loss, grad_norm]))
-    finite = math.isfinite(loss) and (math.isfinite(grad_norm) or optimizers.skips_overflow())
-    if finite:
+    row = {'loss': loss, 'grad_norm': grad_norm}
+    if math.isfinite(loss) and (math.isfinite(grad_norm) or optimizers.skips_overflow()):
         optimizers.step()
+    else:
+        row['skipped'] = True
     model.zero_grad(set_to_none=True)
-    return loss, grad_norm, finite
+    return row
 
 
 def next_batch(train_data, config, process):
@@ -368,29 +361,6 @@ def next_batch(train_data, config, process):
     if process.device.type == 'cuda':
         x, y = x.pin_memory(), y.pin_memory()
     return x.to(process.device, non_blocking=True), y.to(process.device, non_blocking=True)
-
-
-def advance(progress, config, train_data, step_s, elapsed_s):
-    progress.step += 1
-    progress.tokens += config['total_batch_tokens']
-    progress.sequence_index = train_data.sequence_index
-    progress.train_s += step_s
-    progress.elapsed_s = elapsed_s
-
-
-class Diverged(Exception):
-    """Training cannot continue; the message says why and which checkpoint to go back to."""
-
-
-def check_finite(bad_steps, config, progress, writer, process):
-    """Says that a step was skipped. Raises Diverged after MAX_BAD_STEPS in a row."""
-    if bad_steps:
-        process.print0(f'step {progress.step:,}: loss or gradient is not finite; the step was skipped')
-    if bad_steps == MAX_BAD_STEPS:
-        writer.wait()
-        good = checkpoint.list_checkpoints(config['out_dir'])
-        raise Diverged(f'{bad_steps} steps in a row without a finite loss and gradient; the last good checkpoint is '
-                       f'{good[0] if good else "none"}. Try a lower --learning_rate or --dtype=float32')
 
 
 def n_val_sequences(config, val_data):
@@ -439,13 +409,17 @@ def update_best(val_loss, config, progress, writer, process):
                 checkpoint.write_best(config['out_dir'], progress.step, val_loss)
 
 
-def report_validation(validation, metrics, config, progress, process):
-    """Prints and logs the scores of a validation, and draws the curves anew."""
-    hellaswag_words = f', HellaSwag acc_norm {validation["hellaswag_acc_norm"]:.4f}' if 'hellaswag_acc_norm' in validation else ''
-    process.print0(f'step {progress.step:,}: validation loss {validation["val_loss"]:.4f}, perplexity {validation["val_ppl"]:.2f}, '
-                   f'{validation["val_bpb"]:.4f} bits per byte{hellaswag_words}')
+def evaluate_hellaswag(model, questions, process, stop):
+    scores = hellaswag.accuracies(model, questions, process, check_stop=stop.check)
+    return {f'hellaswag_{name}': scores[name] for name in ('acc', 'acc_norm', 'acc_norm_stderr')}
+
+
+def report_scores(scores, config, step, process):
+    """Prints the scores of an evaluation, and draws the curves anew."""
+    of_hellaswag = f', HellaSwag acc_norm {scores["hellaswag_acc_norm"]:.4f}' if 'hellaswag_acc_norm' in scores else ''
+    process.print0(f'step {step:,}: validation loss {scores["val_loss"]:.4f}, perplexity {scores["val_ppl"]:.2f}, '
+                   f'{scores["val_bpb"]:.4f} bits per byte{of_hellaswag}')
     if process.is_first:
-        metrics.log(step=progress.step, tokens=progress.tokens, **validation)
         with warn_if_unwritable('the plot'):
             plot.draw_if_possible(config['out_dir'])
 

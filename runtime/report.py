@@ -17,8 +17,9 @@ OVERFITTING_PASSES = 100
 LONG_STEP_S = 60
 
 
-def announce(config: dict, process, n_params: int, train_tokens: int, val_tokens: int, micro_batch: int, step: int):
+def announce(config: dict, process, n_params: int, train_data, n_val_tokens: int, step: int):
     """Says in a few lines what runs, so that no choice that the machine made is silent."""
+    micro_batch, train_tokens = train_data.batch_size, train_data.n_tokens
     origin = 'scratch' if config['init_from'] == 'auto' else config['init_from']
     n_micro = config['total_batch_tokens'] // (config['block_size'] * process.world_size * micro_batch)
     passes = config['max_steps'] * config['total_batch_tokens'] / train_tokens
@@ -29,7 +30,7 @@ def announce(config: dict, process, n_params: int, train_tokens: int, val_tokens
     process.print0(f'batch: {config["total_batch_tokens"]:,} tokens = {process.world_size} processes x {n_micro} '
                    f'micro-batches x {micro_batch} sequences x {config["block_size"]} tokens')
     process.print0(f'data: {train_tokens:,} tokens to train on, seen {f"{passes:,.0f}" if passes >= 100 else f"{passes:.3g}"} '
-                   f'times; {val_tokens:,} to validate on')
+                   f'times; {n_val_tokens:,} to validate on')
     if passes >= OVERFITTING_PASSES:
         process.print0(f'the data repeats {passes:,.0f} times; expect overfitting '
                        f'(--max_steps={math.ceil(config["max_steps"] * 10 / passes)} repeats it 10 times)')
@@ -63,8 +64,12 @@ def git(*arguments):
         return None
 
 
-def summarize(config: dict, process, progress, xz_bits_per_byte: float | None):
-    """The finished run in a few lines. progress: its step, tokens, elapsed_s and train_s."""
+def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: float | None):
+    """Says how the run ended, in a few lines. progress: its step, tokens, elapsed_s and train_s."""
+    if not done:
+        where = f'stopped and saved at step {progress.step:,}' if progress.step else 'stopped before the end of the first step'
+        process.print0(f'{where}; the same command resumes it: python {" ".join(sys.argv)}')
+        return
     rows = [row for row in read_metrics(config['out_dir']) if 'val_loss' in row]
     best, last = min(rows, key=lambda row: row['val_loss']), rows[-1]
     process.print0(f'done: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.elapsed_s / 3600:.2f} h, '

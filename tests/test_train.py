@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -217,6 +218,29 @@ def test_samples_and_a_plot_are_left_in_the_folder(run, tmp_path, capsys):
     assert (tmp_path / 'a' / 'loss.png').read_bytes().startswith(b'\x89PNG')
     output = capsys.readouterr().out
     assert '--- sample at step 12' in output and 'best validation loss' in output and 'bits per byte' in output
+
+
+def test_every_start_leaves_what_it_can_be_traced_by(run, tmp_path):
+    run('a', max_steps=4)
+    run('a', max_steps=6)
+    starts = [json.loads((tmp_path / 'a' / name).read_text()) for name in ('run_0000000.json', 'run_0000004.json')]
+    assert [start['config']['max_steps'] for start in starts] == [4, 6]
+    assert f'torch=={torch.__version__}'.split('+')[0] in ' '.join(starts[0]['packages'])
+    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert starts[1]['commit'] == (commit or None)
+
+
+def test_a_signal_during_an_evaluation_saves_and_the_evaluation_is_repeated(run, monkeypatch, tmp_path):
+    whole, real = run('whole'), shards.BatchLoader.next
+
+    def next_batch(loader):
+        if loader.split == 'val' and len(checkpoint.list_checkpoints(str(tmp_path / 'parts'))):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(loader)
+    monkeypatch.setattr(shards.BatchLoader, 'next', next_batch)
+    assert 'val_loss' not in run('parts')[-1]
+    monkeypatch.undo()
+    assert run('parts') == whole
 
 
 def test_training_starts_from_given_weights_with_a_shorter_block(run, tmp_path):

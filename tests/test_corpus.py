@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import corpus
+import data_folder
 import shards
 import sources
 from bpe import Tokenizer
@@ -294,11 +295,11 @@ def test_a_killed_run_leaves_nothing_that_is_taken_for_data_and_can_be_repeated(
 
 def test_a_run_killed_again_and_again_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch, kill_at, capsys):
     folder = write_folder(tmp_path / 'in', TEXTS)
-    in_pieces, encode = corpus.in_pieces, corpus.encode_documents
-    monkeypatch.setattr(corpus, 'in_pieces', lambda documents: in_pieces(documents, 700))
+    encode = data_folder.encode_document
+    monkeypatch.setattr(data_folder, 'PIECE_CHARACTERS', 700)
     run(folder, tmp_path / 'whole' / 'x', shard_tokens=1000, vocab_size=280)
     encoded = []
-    monkeypatch.setattr(corpus, 'encode_documents', lambda tokenizer, texts: encoded.extend(texts) or encode(tokenizer, texts))
+    monkeypatch.setattr(data_folder, 'encode_document', lambda tokenizer, text: encoded.append(text) or encode(tokenizer, text))
     for _ in range(100):
         kill_at(6)
         try:
@@ -326,6 +327,13 @@ def test_what_a_killed_run_left_of_other_settings_or_lost_a_shard_of_is_not_gone
         assert files_of(tmp_path / 'x') == files_of(tmp_path / 'whole' / 'x')
         shutil.rmtree(tmp_path / 'x')
         shutil.rmtree(tmp_path / 'whole')
+
+
+def test_progress_of_another_version_is_one_clear_error(tmp_path):
+    (tmp_path / 'x').mkdir()
+    (tmp_path / 'x' / 'x_unfinished.json').write_text('{"shards": {}}')
+    with pytest.raises(BadInput, match='x_unfinished.json is not of this version; delete it'):
+        run(write_folder(tmp_path / 'in', TEXTS), tmp_path / 'x')
 
 
 # ---------------------------------------------------------------------------- bad input

@@ -106,6 +106,26 @@ def test_surplus_bytes_another_magic_and_another_version_are_refused(tmp_path):
             read_shard(path)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.integers(1, 25), st.booleans())
+def test_cutting_goes_on_from_the_place_behind_any_shard(lengths, shard_tokens, masked):
+    generator = np.random.default_rng(len(lengths))
+    texts = [generator.integers(0, 300, n).astype(np.uint16) for n in lengths]
+
+    def documents(number=0, skip=0):
+        for n, tokens in enumerate(texts[number:], number):
+            yield tokens, tokens % 2 == 0 if masked else None, {'number': n, 'skip': skip if n == number else 0}
+
+    def cut(documents):
+        return [(tokens.tolist(), counted.tolist() if masked else None, place)
+                for tokens, counted, place in shards.cut_into_shards(documents, shard_tokens, masked)]
+
+    whole = cut(documents())
+    assert list(itertools.chain(*(tokens for tokens, _, _ in whole))) == list(itertools.chain(*(t.tolist() for t in texts)))
+    for i, (_, _, place) in enumerate(whole):
+        assert cut(documents(**place)) == whole[i + 1:]
+
+
 def test_wider_tokens_are_refused_rather_than_wrapped_around(tmp_path):
     with pytest.raises(TypeError):
         write_shards([np.array([70_000])], tmp_path, 'x')
@@ -293,9 +313,12 @@ def test_progress_files_of_several_jobs_add_up_to_one_data_set(tmp_path):
     meta = {'tokenizer': 'gpt2', 'tokenizer_sha256': None, 'vocab_size': 300, 'eot': 299}
     for part in (1, 2):
         (tmp_path / f'x_part{part}of2_train_000001.bin').write_bytes(llmc_file(range(100 * part, 100 * part + 50)))
-        shard = {'file': f'x_part{part}of2_train_000001.bin', 'tokens': 50, 'sha256': str(part)}
+        shard = {'file': f'x_part{part}of2_train_000001.bin', 'tokens': 50, 'sha256': str(part), 'mask_sha256': 'm', 'next': {}}
         (tmp_path / f'x_part{part}of2_progress.json').write_text(json.dumps({'meta': meta, 'shards': [shard]}))
-    assert list(load_meta(str(tmp_path))['shards']) == ['x_part1of2_train_000001.bin', 'x_part2of2_train_000001.bin']
+    assert load_meta(str(tmp_path))['shards'] == {f'x_part{part}of2_train_000001.bin': {
+        'tokens': 50, 'sha256': str(part), 'mask_sha256': 'm'} for part in (1, 2)}
+    for part in (1, 2):
+        (tmp_path / f'x_part{part}of2_train_000001.mask').write_bytes(b'\xff' * 7)
     loader = BatchLoader(str(tmp_path), 'train', 49, 1, seed=0)
     assert loader.n_tokens == 100 and loader.vocab_size == 300
     other = json.loads((tmp_path / 'x_part2of2_progress.json').read_text())
@@ -441,7 +464,7 @@ def test_a_mask_holds_a_bit_a_token_the_first_being_the_lowest(tmp_path):
     (lambda path: path.unlink(), 'is missing'), (lambda path: path.write_bytes(path.read_bytes()[:-1]), 'cut short'),
     (lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]), 'has changed')])
 def test_a_mask_that_is_missing_cut_or_changed_is_found(masked, damage, word, test_data, monkeypatch):
-    monkeypatch.setattr(shards, 'load_tokenizer', lambda data_dir: Tokenizer.gpt2(test_data / 'gpt2'))
+    monkeypatch.setattr(shards, 'load_tokenizer', lambda *_: Tokenizer.gpt2(test_data / 'gpt2'))
     data_dir, _, counted = masked
     assert f'{counted.sum():,}' in shards.check_folder(data_dir)
     damage(pathlib.Path(data_dir) / 'x_train_000002.mask')

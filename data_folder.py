@@ -177,7 +177,10 @@ def make_tokenizer(train_texts: Iterable[str], config: dict) -> tuple[Tokenizer,
 
 def encode_document(tokenizer: Tokenizer, text: str) -> np.ndarray:
     """<|endoftext|> and the tokens of a text: (n,) uint16."""
-    return np.concatenate([np.array([tokenizer.eot], dtype=np.uint16), tokenizer.encode_array(text)])
+    ids = tokenizer.encode_array(text)
+    tokens = np.empty(1 + len(ids), dtype=np.uint16)
+    tokens[0], tokens[1:] = tokenizer.eot, ids
+    return tokens
 
 
 def describe(tokenizer: Tokenizer, tokenizer_file: bytes | None) -> dict:

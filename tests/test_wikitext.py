@@ -42,7 +42,7 @@ def documents_of(out_dir, split):
 
 
 @pytest.mark.parametrize('name', ['{}.txt', 'wiki.{}.raw', 'wiki.{}.tokens'])
-def test_the_official_splits_are_kept_and_each_article_is_a_document(tmp_path, name):
+def test_official_splits_are_kept_and_articles_are_documents(tmp_path, name):
     run(source=write_folder(tmp_path / 'in', name), out_dir=str(tmp_path / 'out'))
     assert ''.join(documents_of(tmp_path / 'out', 'train')) == SPLITS['train']
     assert ''.join(documents_of(tmp_path / 'out', 'val')) == SPLITS['valid']
@@ -52,7 +52,7 @@ def test_the_official_splits_are_kept_and_each_article_is_a_document(tmp_path, n
     assert found == [[str(i)] for i in range(40, 45)]
 
 
-def test_the_hubs_tables_of_lines_give_the_same_text_as_the_raw_files(tmp_path, monkeypatch):
+def test_tables_of_the_hub_give_the_text_of_raw_files(tmp_path, monkeypatch):
     repository = tmp_path / 'Salesforce' / 'wikitext' / 'wikitext-2-raw-v1'
     repository.mkdir(parents=True)
     config = ['---\nconfigs:\n- config_name: wikitext-2-raw-v1\n  data_files:']
@@ -80,7 +80,7 @@ def test_articles_are_the_same_whatever_pieces_the_text_comes_in():
         assert list(wikitext.articles(pieces)) == whole
 
 
-def test_real_wikitext_keeps_every_character_in_60_validation_articles(tmp_path, test_data):
+def test_real_wikitext_has_60_validation_articles(tmp_path, test_data):
     text = (test_data / 'wikitext-2' / 'valid.txt').read_text()
     articles = list(wikitext.articles([text]))
     assert len(articles) == 60

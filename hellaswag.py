@@ -31,7 +31,7 @@ import pretrained
 from runtime import hardware
 from configurator import choice, configure, optional
 from runtime.errors import BadInput, one_line_errors
-from corpus import ask_hub
+from sources import ask_hub
 from runtime.files import atomic_write
 from runtime.process import Process
 

@@ -1,27 +1,17 @@
 import json
-import math
 import os
-import pretrained
-import pathlib
 import re
-import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-import torch
 
-from runtime import hardware
 import shards
+import sources
 import wikitext
-from bpe import Tokenizer
 from runtime.errors import BadInput
-from model import GPT, GPTConfig
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEFAULTS = {key: getattr(value, 'default', value) for key, value in wikitext.DEFAULTS.items()}
 
 
@@ -52,7 +42,7 @@ def documents_of(out_dir, split):
 
 
 @pytest.mark.parametrize('name', ['{}.txt', 'wiki.{}.raw', 'wiki.{}.tokens'])
-def test_the_official_splits_are_kept_and_each_article_is_a_document(tmp_path, name):
+def test_official_splits_are_kept_and_articles_are_documents(tmp_path, name):
     run(source=write_folder(tmp_path / 'in', name), out_dir=str(tmp_path / 'out'))
     assert ''.join(documents_of(tmp_path / 'out', 'train')) == SPLITS['train']
     assert ''.join(documents_of(tmp_path / 'out', 'val')) == SPLITS['valid']
@@ -62,7 +52,7 @@ def test_the_official_splits_are_kept_and_each_article_is_a_document(tmp_path, n
     assert found == [[str(i)] for i in range(40, 45)]
 
 
-def test_the_hubs_tables_of_lines_give_the_same_text_as_the_raw_files(tmp_path, monkeypatch):
+def test_tables_of_the_hub_give_the_text_of_raw_files(tmp_path, monkeypatch):
     repository = tmp_path / 'Salesforce' / 'wikitext' / 'wikitext-2-raw-v1'
     repository.mkdir(parents=True)
     config = ['---\nconfigs:\n- config_name: wikitext-2-raw-v1\n  data_files:']
@@ -90,7 +80,7 @@ def test_articles_are_the_same_whatever_pieces_the_text_comes_in():
         assert list(wikitext.articles(pieces)) == whole
 
 
-def test_real_wikitext_keeps_every_character_in_60_validation_articles(tmp_path, test_data):
+def test_real_wikitext_has_60_validation_articles(tmp_path, test_data):
     text = (test_data / 'wikitext-2' / 'valid.txt').read_text()
     articles = list(wikitext.articles([text]))
     assert len(articles) == 60
@@ -130,110 +120,19 @@ def test_meta_names_the_source_and_the_tokenizer(tmp_path):
     assert meta['val_bytes'] == len(SPLITS['valid'].encode())
 
 
-# ---- evaluation -------------------------------------------------------------------------------------
+def test_a_lost_test_text_is_written_again(tmp_path):
+    source = write_folder(tmp_path / 'in')
+    run(source=source, out_dir=str(tmp_path / 'out'))
+    (tmp_path / 'out' / 'test.txt').unlink()
+    run(source=source, out_dir=str(tmp_path / 'out'))
+    assert (tmp_path / 'out' / 'test.txt').read_text() == SPLITS['test']
 
 
-def write_model(folder, tokenizer, **fields):
-    """A random model in Hugging Face's layout, with weights large enough for its guesses to differ."""
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(**{'block_size': 64, 'vocab_size': tokenizer.vocab_size, 'n_layer': 2, 'n_head': 2, 'n_embd': 32, **fields}))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
-    pretrained.save(model, str(folder), eot=tokenizer.eot)
-    tokenizer.save(folder / 'tokenizer.json')
-    return str(folder)
-
-
-@pytest.fixture(scope='module')
-def model_folder(tmp_path_factory, texts):
-    return write_model(tmp_path_factory.mktemp('model'), Tokenizer.train(texts, 300, progress=False))
-
-
-def evaluate(capsys, model_folder, **changes):
-    """What it prints: (counts, figures, everything)."""
-    capsys.readouterr()
-    wikitext.main({**DEFAULTS, 'eval': True, 'init_from': model_folder, 'device': 'cpu', **changes})
-    return read_figures(capsys.readouterr().out)
-
-
-def read_figures(text):
-    tokens, words, n_bytes, *figures = [float(number.replace(',', '')) for number in re.findall(
-        r'([\d,]+) tokens, ([\d,]+) words, ([\d,]+) bytes\n.*perplexity ([\d.]+), word perplexity ([\d.]+), ([\d.]+) bits', text)[0]]
-    return (tokens, words, n_bytes), figures, text
-
-
-def test_a_split_is_scored_as_the_harness_does_and_any_file_as_it_is(tmp_path, capsys, model_folder):
-    folder = write_folder(tmp_path / 'in')
-    counts, _, text = evaluate(capsys, model_folder, source=folder)
-    assert 'protocol harness' in text and counts[2] == len(SPLITS['test'].encode()) - 2 - 4  # the blank line, and ends of pages
-    counts, plain, text = evaluate(capsys, model_folder, source=os.path.join(folder, 'test.txt'))
-    assert 'protocol plain' in text and counts[1:] == (len(SPLITS['test'].split()), len(SPLITS['test'].encode()))
-    for count, perplexity in zip(counts, plain[:2]):
-        assert math.log2(perplexity) * count == pytest.approx(plain[2] * counts[2], rel=1e-4)
-    assert evaluate(capsys, model_folder, source=folder, split='val')[0] != counts
-    sliding = evaluate(capsys, model_folder, source=os.path.join(folder, 'test.txt'), stride=16)
-    assert sliding[0] == counts and sliding[1] != plain and 'move on by 16' in sliding[2]
-
-
-def test_a_folder_with_the_wanted_split_alone_is_enough_to_evaluate(tmp_path, capsys, model_folder):
+def test_shards_in_a_folder_are_not_taken_for_its_splits(tmp_path):
     (tmp_path / 'wiki.test.tokens').write_text(SPLITS['test'])
     (tmp_path / 'x_val_000000.bin').write_bytes(b'no text')
-    assert evaluate(capsys, model_folder, source=str(tmp_path))[0][0] > 100
+    files = sources.wikitext_files(source=str(tmp_path))
+    assert files == {'test': [str(tmp_path / 'wiki.test.tokens')]}
+    assert ''.join(sources.read_split(files['test'])) == SPLITS['test']
     with pytest.raises(BadInput, match='has no file for the val split, such as valid.txt'):
-        evaluate(capsys, model_folder, source=str(tmp_path), split='val')
-
-
-@pytest.mark.parametrize('changes, message', [
-    (dict(init_from=None), 'needs a model'), (dict(batch_size=0), 'batch_size=0'), (dict(stride=65), 'stride=65 should be 1 to 64'),
-    (dict(source='missing'), 'no folder'), (dict(init_from='gpt7'), 'gpt7')])
-def test_bad_evaluations_are_one_line(tmp_path, capsys, model_folder, changes, message):
-    with pytest.raises(BadInput, match=message) as error:
-        evaluate(capsys, model_folder, **{'source': write_folder(tmp_path / 'in'), **changes})
-    assert '\n' not in str(error.value)
-
-
-def test_two_processes_under_torchrun_and_other_batches_give_the_figures_of_one(tmp_path, capsys, model_folder):
-    source = write_folder(tmp_path / 'in')
-    source = os.path.join(source, 'test.txt')
-    counts, figures, _ = evaluate(capsys, model_folder, source=source, stride=16)
-    assert evaluate(capsys, model_folder, source=source, stride=16, batch_size=3)[1] == pytest.approx(figures, rel=1e-4)
-    settings = {'eval': True, 'init_from': model_folder, 'source': source, 'stride': 16, 'device': 'cpu'}
-    spread = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-                             ROOT / 'wikitext.py', *[f'--{key}={value}' for key, value in settings.items()]],
-                            capture_output=True, text=True, timeout=240, cwd=tmp_path)
-    assert spread.returncode == 0, spread.stderr
-    assert read_figures(spread.stdout)[0] == counts
-    assert read_figures(spread.stdout)[1] == pytest.approx(figures, rel=1e-4)
-
-
-@pytest.mark.skipif(hardware.why_no_compile(torch.device('cpu')) is not None, reason='torch.compile needs a C++ compiler')
-def test_compiled_it_gives_the_same_figures(tmp_path, capsys, model_folder):
-    source = write_folder(tmp_path / 'in')
-    figures = evaluate(capsys, model_folder, source=source)[1]
-    assert evaluate(capsys, model_folder, source=source, compile=True)[1] == pytest.approx(figures, rel=1e-4)
-
-
-def test_lm_eval_measures_the_same_on_real_pages(tmp_path, capsys, test_data):
-    lm_eval = pytest.importorskip('lm_eval', reason='pip install lm-eval')
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-    folder = write_model(tmp_path / 'model', Tokenizer.gpt2(), block_size=256, n_embd=16)
-    text = (test_data / 'wikitext-2-raw' / 'test.txt').read_text()[:60_000]
-    (tmp_path / 'test.txt').write_text(text)
-    _, ours, _ = evaluate(capsys, folder, source=str(tmp_path))
-    titles = [match.start() for match in re.finditer(r'^ = [^=].*[^=] = $', text, re.MULTILINE)]
-    pages = [text[begin:end].removesuffix('\n') for begin, end in zip(titles, [*titles[1:], len(text) + 1])]
-    (tmp_path / 'pages.jsonl').write_text(''.join(json.dumps({'page': page}) + '\n' for page in pages))
-    their_task = pathlib.Path(lm_eval.__file__).parent / 'tasks' / 'wikitext'
-    shutil.copy(their_task / 'preprocess_wikitext.py', tmp_path)
-    settings = (their_task / 'wikitext.yaml').read_text()
-    settings = re.sub(r'^(dataset_path|dataset_name|training_split|validation_split|test_split|dataset_kwargs|task):.*\n', '', settings,
-                      flags=re.MULTILINE)
-    (tmp_path / 'task.yaml').write_text(f'task: from_a_file\ndataset_path: json\ntest_split: train\n'
-                                        f'dataset_kwargs: {{data_files: {tmp_path / "pages.jsonl"}}}\n' + settings)
-    theirs = lm_eval.simple_evaluate(
-        HFLM(pretrained=folder, device='cpu', dtype='float32', batch_size=8), tasks=['from_a_file'], bootstrap_iters=0,
-        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False))['results']['from_a_file']
-    assert len(pages) > 1
-    assert ours[1:] == pytest.approx([theirs['word_perplexity,none'], theirs['bits_per_byte,none']], rel=1e-3)
+        sources.check_split(files, 'val', str(tmp_path))

@@ -38,7 +38,7 @@ from runtime.errors import BadInput, one_line_errors
 from corpus import ask_hub, describe, open_tokenizer, prepare_folder
 from runtime.files import atomic_write, write_json
 from inference.engine import Engine, Request
-from tasks.word_problems import problems
+from tasks.word_problems import generate_problems
 
 DEFAULTS = {
     'do': choice('solve', 'score', 'prepare'),  # what to do
@@ -87,7 +87,7 @@ def read_problems(source, split, n, seed):
     split: 'train' or 'test', of generated problems and of the hub's. Raises BadInput on what is no such file.
     """
     if source == 'generated':
-        return list(tqdm(itertools.islice(problems(split, seed), n), total=n, desc=f'making {split} problems', unit=' problems'))
+        return list(tqdm(itertools.islice(generate_problems(split, seed), n), total=n, desc=f'making {split} problems', unit=' problems'))
     if source == 'gsm8k':
         rows = hub_rows(split)
     else:

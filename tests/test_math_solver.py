@@ -24,7 +24,7 @@ from runtime.errors import BadInput
 from inference.engine import Engine, Request
 from tasks.math_solver import CALL, Calculator, answer_of, encode_problem, encode_question, encode_solution
 from model import GPT, GPTConfig
-from tasks.word_problems import problems
+from tasks.word_problems import generate_problems
 
 JANET = {'question': 'Janet has 16 eggs and eats 3. She sells the rest for $2 each. What does she get?',
          'answer': 'She has 16-3=<<16-3=13>>13 left.\nShe gets $<<13*2=26>>26.\n#### 26'}
@@ -36,7 +36,7 @@ SUMS = [{'question': f'What is {a} + {b}?', 'answer': f'It is <<{a}+{b}={a + b}>
 
 @pytest.fixture(scope='module')
 def tokenizer():
-    made = math_solver.make_tokenizer(list(itertools.islice(problems('train'), 300)), {'tokenizer': None, 'vocab_size': 400})
+    made = math_solver.make_tokenizer(list(itertools.islice(generate_problems('train'), 300)), {'tokenizer': None, 'vocab_size': 400})
     return made
 
 
@@ -164,7 +164,7 @@ def test_generated_problems_become_checked_masked_shards(tmp_path):
     tokens = shards.read_shard(tmp_path / 'math' / 'math_train_000001.bin')
     texts = tokenizer.decode(tokens).split('<|endoftext|>')[1:]
     held_out = tokenizer.decode(shards.read_shard(tmp_path / 'math' / 'math_val_000000.bin')).split('<|endoftext|>')[1:]
-    generated = [f'{problem["question"]}\n{problem["answer"]}' for problem in itertools.islice(problems('train'), 320)]
+    generated = [f'{problem["question"]}\n{problem["answer"]}' for problem in itertools.islice(generate_problems('train'), 320)]
     assert sorted(texts) == sorted(generated[:300]) and held_out == generated[300:]
     x, y = shards.BatchLoader(data_dir, 'val', 128, 4, seed=0).next()
     assert tokenizer.decode(y[y != -1].tolist()).count('####') >= 4

@@ -46,6 +46,7 @@ def main(config):
     problems = read_splits(config)
     tokenizer = open_or_train_tokenizer(problems['train'], config)
     tokenizer_file = None if config['tokenizer'] == 'gpt2' else tokenizer.to_json().encode()
+    description = corpus.describe(tokenizer, tokenizer_file)  # refuses a tokenizer that has no <|endoftext|>
     corpus.prepare_folder(out_dir, name, tokenizer_file)
     written = {}
     for split, first in (('train', 1), ('val', 0)):
@@ -54,7 +55,7 @@ def main(config):
         written |= shards.write_shards(documents, out_dir, name, split, first=first, masked=True)
     n_train, n_val = len(problems['train']), len(problems['val'])
     write_json(os.path.join(out_dir, 'meta.json'), {
-        **corpus.describe(tokenizer, tokenizer_file), 'source': config['source'], 'train_documents': n_train,
+        **description, 'source': config['source'], 'train_documents': n_train,
         'val_documents': n_val, 'settings': settings, 'shards': written})
     n_tokens = sum(entry['tokens'] for entry in written.values())
     print(f'{out_dir}: {n_train:,} problems to train on and {n_val:,} to validate on, {n_tokens:,} tokens, '
@@ -102,9 +103,7 @@ def report_calls(source, problems):
 def open_or_train_tokenizer(problems, config):
     """The tokenizer that is named, or a new one that never joins digits."""
     if config['tokenizer']:
-        tokenizer = open_tokenizer(config['tokenizer'])
-        tokenizer.eot  # one without <|endoftext|> is refused before anything is written
-        return tokenizer
+        return open_tokenizer(config['tokenizer'])
     texts = (problem[key] for problem in problems for key in ('question', 'answer'))
     between_numbers = (piece for text in texts for piece in NUMBERS.split(text))
     return Tokenizer.train(between_numbers, config['vocab_size'], progress=False, processes=1)

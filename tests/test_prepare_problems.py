@@ -36,7 +36,8 @@ def write_lines(path, rows):
 
 @pytest.mark.parametrize('text, number', [
     ('so\n#### 26', 26), ('#### 1,080', 1080), ('#### $4.50', Fraction(9, 2)), ('####-5', -5), ('#### 1/3', Fraction(1, 3)),
-    ('#### 5.', 5), ('#### 1\n#### 2', 2), ('26', None), ('#### many', None), ('####', None), ('#### 1/0', None), ('#### ٣x', None)])
+    ('#### 5.', 5), ('#### 1\n#### 2', 2), ('26', None), ('#### many', None), ('####', None), ('#### 1/0', None),
+    ('#### ٣x', None)])
 def test_the_answer_is_the_number_behind_the_last_mark(text, number):
     assert answer_of(text) == number
 
@@ -61,8 +62,8 @@ def test_problems_of_a_file_get_their_number_of_steps_as_kind(tmp_path):
 
 
 @pytest.mark.parametrize('content, word', [
-    ('', 'no problems'), ('{"question": "a"', 'not a .jsonl'), ('[1]\n', 'line 1'), ('{"question": "a", "answer": 5}\n', 'line 1'),
-    ('{"question": "a", "answer": "5"}\n', '####')])
+    ('', 'no problems'), ('{"question": "a"', 'not a .jsonl'), ('[1]\n', 'line 1'),
+    ('{"question": "a", "answer": 5}\n', 'line 1'), ('{"question": "a", "answer": "5"}\n', '####')])
 def test_a_file_without_problems_gives_one_line_and_leaves_nothing(tmp_path, content, word):
     (tmp_path / 'bad.jsonl').write_text(content)
     with pytest.raises(BadInput, match=re.escape(word)) as caught:
@@ -132,10 +133,10 @@ def test_the_loss_on_masked_data_does_not_depend_on_the_micro_batch(tmp_path):
     curves = []
     for micro_batch in (1, 2, 8):
         out_dir = tmp_path / f'out{micro_batch}'
-        settings = {'data_dir': data_dir, 'out_dir': out_dir, 'micro_batch': micro_batch, 'n_layer': 1, 'n_head': 2, 'n_embd': 32,
-                    'block_size': 16, 'total_batch_tokens': 128, 'max_steps': 6, 'warmup_steps': 1, 'learning_rate': 3e-3,
-                    'eval_interval': 3, 'eval_tokens': 500, 'sample_interval': 0, 'checkpoint_interval': 0, 'device': 'cpu',
-                    'dtype': 'float32'}
+        settings = {'data_dir': data_dir, 'out_dir': out_dir, 'micro_batch': micro_batch, 'n_layer': 1, 'n_head': 2,
+                    'n_embd': 32, 'block_size': 16, 'total_batch_tokens': 128, 'max_steps': 6, 'warmup_steps': 1,
+                    'learning_rate': 3e-3, 'eval_interval': 3, 'eval_tokens': 500, 'sample_interval': 0,
+                    'checkpoint_interval': 0, 'device': 'cpu', 'dtype': 'float32'}
         train.main(configure(train.DEFAULTS, [f'--{key}={value}' for key, value in settings.items()]))
         curves.append([[row.get(key, 0) for key in ('loss', 'grad_norm', 'val_loss', 'val_bpb')]
                        for row in merged_metrics(out_dir)])

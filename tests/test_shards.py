@@ -250,7 +250,8 @@ def test_more_shards_than_may_be_open_at_once_are_read_all_the_same(tmp_path, mo
 # ---------------------------------------------------------------------------- bad data
 
 @pytest.mark.parametrize('name, command', [
-    ('stdlib', 'corpus.py --source=stdlib --vocab_size=4096 --out_dir='), ('gsm8k', '--source=gsm8k --tokenizer=gpt2 --data_dir='),
+    ('stdlib', 'corpus.py --source=stdlib --vocab_size=4096 --out_dir='),
+    ('gsm8k', '-m tasks.prepare_problems --source=gsm8k --tokenizer=gpt2 --out_dir='),
     ('fineweb', 'fineweb.py --out_dir='), ('poems', 'corpus.py --source=TEXTS --vocab_size=4096 --out_dir=')])
 def test_a_missing_folder_and_a_missing_split_name_the_script_that_makes_them(tmp_path, name, command):
     for made in (False, True):

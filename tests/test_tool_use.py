@@ -119,9 +119,9 @@ def test_in_a_vocabulary_of_our_own_every_digit_is_a_token(tokenizer):
 # ---------------------------------------------------------------------------- the calculator in the loop
 
 @pytest.mark.parametrize('text, result', [
-    ('It is <<48/2=', '24'), ('<<2+2=4>>4 and <<4*3=', '12'), ('<<solve(3*x+5=20, x)=', '5'), ('<<solve(3*x+5=', None), ('48/2=', None),
-    ('<<48/2', None), ('<<48/2=24>>24=', None), ('<<9**9**9=', None), ("<<__import__('os')=", None), ('<<1/0=', None), ('<<=', None),
-    ('<<' + '(' * 10_000 + '=', None), ('<<<<2+3=', '5'), ('<<٣+٤=', None), ('<<1/3=', '1/3')])
+    ('It is <<48/2=', '24'), ('<<2+2=4>>4 and <<4*3=', '12'), ('<<solve(3*x+5=20, x)=', '5'), ('<<solve(3*x+5=', None),
+    ('48/2=', None), ('<<48/2', None), ('<<48/2=24>>24=', None), ('<<9**9**9=', None), ("<<__import__('os')=", None),
+    ('<<1/0=', None), ('<<=', None), ('<<' + '(' * 10_000 + '=', None), ('<<<<2+3=', '5'), ('<<٣+٤=', None), ('<<1/3=', '1/3')])
 def test_calls_that_can_be_worked_out_are_answered_and_no_others(tokenizer, text, result):
     ids = Calculator(tokenizer)(SimpleNamespace(text=tokenizer.encode(text), finish_reason=None))
     assert (ids and tokenizer.decode(ids)) == (result and result + '>>')
@@ -132,8 +132,8 @@ def test_a_finished_text_gets_nothing_more(tokenizer):
 
 
 def requests(tokenizer, tool, seeds, temperature=0.8):
-    return [Request(encode_question(problem['question'], tokenizer), 40, temperature, seed=seed, stop_tokens=(tokenizer.eot,), tool=tool)
-            for problem, seed in zip(SUMS, seeds)]
+    return [Request(encode_question(problem['question'], tokenizer), 40, temperature, seed=seed,
+                    stop_tokens=(tokenizer.eot,), tool=tool) for problem, seed in zip(SUMS, seeds)]
 
 
 def solutions(model, tokenizer, tool, max_batch, seeds, temperature=0.8):
@@ -178,15 +178,16 @@ def test_solve_streams_the_reasoning_and_prints_the_answer_last(run_folder, caps
     out = capsys.readouterr().out
     assert out == 'It is <<2+6=8>>8.\n#### 8\n\nanswer: 8\n'
     run(solve, out_dir=run_folder, question='What is 2 + 6?', calculator=False, device='cpu', dtype='float32')
-    assert re.fullmatch(r'It is <<2\+6=(\d)>>\1\.\n#### \1\n\nanswer: \1\n', plain := capsys.readouterr().out) and '8' not in plain
+    plain = capsys.readouterr().out
+    assert re.fullmatch(r'It is <<2\+6=(\d)>>\1\.\n#### \1\n\nanswer: \1\n', plain) and '8' not in plain
     run(solve, out_dir=run_folder, question='What is 2 + 6?', max_new_tokens=3, device='cpu', dtype='float32')
     assert capsys.readouterr().out.endswith('no answer: the solution was not finished after 3 tokens\n')
 
 
 def test_sample_answers_calls_too(run_folder, capsys):
     def calls(*more):
-        sample.main(configure(sample.DEFAULTS, [f'--out_dir={run_folder}', '--prompt=What is 2 + 6?\n', '--temperature=0.5', '--seed=1',
-                                                '--num_samples=6', '--device=cpu', '--dtype=float32', *more]))
+        sample.main(configure(sample.DEFAULTS, [f'--out_dir={run_folder}', '--prompt=What is 2 + 6?\n', '--temperature=0.5',
+                                                '--seed=1', '--num_samples=6', '--device=cpu', '--dtype=float32', *more]))
         return CALL.findall(capsys.readouterr().out)
     answered, plain = calls('--calculator=True'), calls()
     assert answered and all(check_call(*call)[0] for call in answered)
@@ -241,9 +242,10 @@ def test_solve_rates_count_right_answers_with_without_and_by_vote(run_folder, tm
     for kind, chosen in (('sum', results[:9]), ('other', results[9:]), ('all', results)):
         rates = [sum(answer_of(result[column]) == answer_of(result['reference']) for result in chosen) / len(chosen)
                  for column in ('with', 'without')]
-        votes = [collections.Counter(answer_of(sample) for sample in result['samples']).most_common(1)[0][0] for result in chosen]
+        votes = [collections.Counter(map(answer_of, result['samples'])).most_common(1)[0][0] for result in chosen]
         rates.append(sum(vote == answer_of(result['reference']) for vote, result in zip(votes, chosen)) / len(chosen))
-        assert [float(rate) for rate in re.findall(r'([\d.]+)%', table[kind])] == pytest.approx([100 * rate for rate in rates], abs=0.06)
+        printed = [float(rate) for rate in re.findall(r'([\d.]+)%', table[kind])]
+        assert printed == pytest.approx([100 * rate for rate in rates], abs=0.06)
     assert '100.0%' in table['sum'] and ' 0.0%' in table['sum'] and '75.0%' in table['all']
 
 
@@ -254,14 +256,16 @@ def test_the_vote_goes_to_the_first_of_the_most_frequent_answers():
 
 
 @pytest.mark.parametrize('text, reason', [
-    ('no end', 'no answer'), ('<<2+2=5>>5\n#### 5', 'bad call'), ('<<2+=5>>5\n#### 5', 'bad call'), ('<<2+2=4>>4\n#### 4', 'wrong number')])
+    ('no end', 'no answer'), ('<<2+2=5>>5\n#### 5', 'bad call'), ('<<2+=5>>5\n#### 5', 'bad call'),
+    ('<<2+2=4>>4\n#### 4', 'wrong number')])
 def test_failures_are_told_apart(text, reason):
     assert solve_rate.find_failure(text) == reason
 
 
 @pytest.mark.parametrize('script, settings, word', [
     (solve_rate, {'batch_size': 0}, 'batch_size'), (solve_rate, {'source': 'nowhere.jsonl'}, 'nowhere.jsonl'),
-    (solve, {'question': 'a', 'out_dir': 'nowhere'}, 'nowhere'), (solve, {'question': 'a', 'max_new_tokens': 0}, 'max_new_tokens')])
+    (solve, {'question': 'a', 'out_dir': 'nowhere'}, 'nowhere'),
+    (solve, {'question': 'a', 'max_new_tokens': 0}, 'max_new_tokens')])
 def test_bad_input_gives_one_line(script, settings, word, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match=word) as caught:

@@ -54,14 +54,16 @@ def test_numbers_of_a_solution_come_from_question_results_or_constants(split):
 
 
 def test_no_number_is_in_questions_of_both_splits():
-    train, test = (set(NUMERAL.findall(' '.join(problem['question'] for problem in take(split, 1500)))) for split in ('train', 'test'))
+    train, test = ({numeral for problem in take(split, 1500) for numeral in NUMERAL.findall(problem['question'])}
+                   for split in ('train', 'test'))
     assert not train & test
     assert len(train) > 300 and len(test) > 150
     assert all(not is_test_number(numeral) for numeral in train) and all(map(is_test_number, test))
 
 
 def test_no_test_question_is_a_training_question_with_other_names():
-    train, test = ({skeleton(problem['question']) for problem in take(split, n)} for split, n in (('train', 6000), ('test', 1500)))
+    train, test = ({skeleton(problem['question']) for problem in take(split, n)}
+                   for split, n in (('train', 6000), ('test', 1500)))
     assert len(train) > 1000 and len(test) > 100
     assert not train & test
 
@@ -110,7 +112,7 @@ def test_all_kinds_and_one_to_several_steps_occur():
 
 
 @pytest.mark.parametrize('numeral, expected', [
-    ('4', True), ('7', True), ('5', False), ('23', False), ('24', True), ('27', True), ('28', False), ('4.60', True), ('240', True),
-    ('239', False), ('0.25', True), ('1000', False), ('8300', True)])
+    ('4', True), ('7', True), ('5', False), ('23', False), ('24', True), ('27', True), ('28', False), ('4.60', True),
+    ('240', True), ('239', False), ('0.25', True), ('1000', False), ('8300', True)])
 def test_a_numbers_first_two_digits_decide_its_split(numeral, expected):
     assert is_test_number(numeral) == expected

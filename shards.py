@@ -202,11 +202,10 @@ def find_shards(data_dir: str, split: str) -> list[str]:
 def how_to_make(data_dir):
     """The command for a folder of this name."""
     commands = {'stdlib': 'corpus.py --source=stdlib --vocab_size=4096', 'fineweb': 'fineweb.py', 'wikitext': 'wikitext.py',
-                'gsm8k': 'math_solver.py --do=prepare --source=gsm8k --tokenizer=gpt2', 'math': 'math_solver.py --do=prepare'}
+                'gsm8k': '-m tasks.prepare_problems --source=gsm8k --tokenizer=gpt2', 'math': '-m tasks.prepare_problems'}
     command = next((command for name, command in commands.items() if name in os.path.basename(os.path.normpath(data_dir))),
                    'corpus.py --source=TEXTS --vocab_size=4096')
-    out = 'data_dir' if 'math_solver' in command else 'out_dir'
-    return f'`python {command} --{out}={data_dir}` makes it, or let `make demo` show the whole way'
+    return f'`python {command} --out_dir={data_dir}` makes it, or let `make demo` show the whole way'
 
 
 def load_meta(data_dir: str, quiet: bool = False) -> dict:

@@ -269,7 +269,7 @@ def test_more_shards_than_may_be_open_are_read(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name, command', [
     ('stdlib', 'corpus.py --source=stdlib --vocab_size=4096 --out_dir='),
-    ('gsm8k', '--source=gsm8k --tokenizer=gpt2 --data_dir='),
+    ('gsm8k', '-m tasks.prepare_problems --source=gsm8k --tokenizer=gpt2 --out_dir='),
     ('fineweb', 'fineweb.py --out_dir='), ('poems', 'corpus.py --source=TEXTS --vocab_size=4096 --out_dir=')])
 def test_missing_data_names_the_script_that_makes_it(tmp_path, name, command):
     for made in (False, True):

@@ -23,12 +23,9 @@ from typing import Iterable
 
 import shards
 import sources
-from bpe import open_tokenizer  # noqa: F401  this line and the two below go once tasks/ imports these names from their modules
 from configurator import configure, optional
 from data_folder import check_vocabulary_settings, fingerprint, is_made, make_data_folder, name_and_folder
-from data_folder import describe, prepare_folder  # noqa: F401
 from runtime.errors import BadInput, one_line_errors
-from sources import ask_hub  # noqa: F401
 
 DEFAULTS = {
     'source': 'stdlib',                   # stdlib, SYNTH, files, folders, globs (commas between), a name on the hub

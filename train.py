@@ -128,6 +128,8 @@ def main(config):
 
 def check_config(config):
     """Checks what can be checked before anything is loaded. Raises BadInput."""
+    for split in ('train', 'val'):
+        shards.find_shards(config['data_dir'], split)
     for key in ('tensorboard', 'wandb'):
         if config[key] and importlib.util.find_spec(key) is None:
             raise BadInput(f'{key}=True needs a package that is not here: pip install {key}')
@@ -152,10 +154,10 @@ class Data(NamedTuple):
 
 def open_data(config, process):
     """The training and validation data. Raises BadInput where it cannot be used."""
-    train, val = (shards.BatchLoader(config['data_dir'], split, config['block_size'], 1, config['seed'],
-                                     process.rank, process.world_size) for split in ('train', 'val'))
     meta = shards.load_meta(config['data_dir'], quiet=not process.is_first)
-    tokenizer = shards.load_tokenizer(config['data_dir'])
+    tokenizer = shards.load_tokenizer(config['data_dir'], meta)
+    train, val = (shards.BatchLoader(config['data_dir'], split, config['block_size'], 1, config['seed'],
+                                     process.rank, process.world_size, meta) for split in ('train', 'val'))
     questions = {}
     if config['hellaswag_interval']:
         examples = hellaswag.load(config['hellaswag_source'], config['hellaswag_examples'])

@@ -15,7 +15,7 @@ from fractions import Fraction
 
 from tqdm import tqdm
 
-import corpus
+import sources
 from runtime.errors import BadInput
 from tasks.tool_use import CALL, check_call
 from tasks.word_problems import generate_problems
@@ -67,7 +67,7 @@ def read_jsonl(path):
 
 def fetch_gsm8k(split):
     import datasets
-    corpus.ask_hub(HUB_NAME)
+    sources.ask_hub(HUB_NAME)
     try:
         return list(datasets.load_dataset(HUB_NAME, 'main', split=split))
     except Exception as error:  # the hub, the network and the library raise dozens of kinds

@@ -13,7 +13,7 @@ import re
 import numpy as np
 from tqdm import tqdm
 
-import corpus
+import data_folder
 import shards
 from bpe import Tokenizer, open_tokenizer
 from configurator import configure, optional
@@ -39,15 +39,15 @@ def main(config):
     for key in ('n_problems', 'n_val'):
         if config[key] < 1:
             raise BadInput(f'{key}={config[key]} should be at least 1')
-    name, out_dir = corpus.name_and_folder(config['out_dir'], 'math')
+    name, out_dir = data_folder.name_and_folder(config['out_dir'], 'math')
     settings = {key: value for key, value in config.items() if key != 'out_dir'}
-    if is_prepared(out_dir, settings):
+    if data_folder.is_made(out_dir, settings):
         return
     problems = read_splits(config)
     tokenizer = open_or_train_tokenizer(problems['train'], config)
     tokenizer_file = None if config['tokenizer'] == 'gpt2' else tokenizer.to_json().encode()
-    description = corpus.describe(tokenizer, tokenizer_file)  # refuses a tokenizer that has no <|endoftext|>
-    corpus.prepare_folder(out_dir, name, tokenizer_file)
+    description = data_folder.describe(tokenizer, tokenizer_file)  # refuses a tokenizer that has no <|endoftext|>
+    data_folder.prepare_folder(out_dir, name, tokenizer_file)
     written = {}
     for split, first in (('train', 1), ('val', 0)):
         bar = tqdm(problems[split], desc=f'encoding {split}', unit=' problems')
@@ -60,18 +60,6 @@ def main(config):
     n_tokens = sum(entry['tokens'] for entry in written.values())
     print(f'{out_dir}: {n_train:,} problems to train on and {n_val:,} to validate on, {n_tokens:,} tokens, '
           f'{n_tokens / (n_train + n_val):.0f} a problem; vocabulary {tokenizer.vocab_size:,}')
-
-
-def is_prepared(out_dir, settings):
-    """True, after saying so, if the folder holds what these settings make; BadInput if it holds something else."""
-    if not os.path.exists(os.path.join(out_dir, 'meta.json')):
-        return False
-    meta = shards.load_meta(out_dir)
-    corpus.check_same_settings(out_dir, meta.get('settings', {}), settings)
-    if not all(os.path.exists(os.path.join(out_dir, name)) for name in meta['shards']):
-        return False
-    print(f'{out_dir} is already made, with the same settings: {meta["train_documents"]:,} problems to train on')
-    return True
 
 
 def read_splits(config):

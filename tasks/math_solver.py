@@ -272,7 +272,7 @@ class Calculator:
             if ids := calculator(sequence):
                 engine.force(sequence, ids)
 
-    It keeps nothing between calls, so one serves any number of sequences. Any object does as a sequence that has `text`,
+    It keeps nothing between calls, so one serves any number of sequences. Any object does as a sequence that has `ids`,
     all tokens so far with the prompt's, and `finish_reason`, None while it is being written.
     """
 
@@ -283,9 +283,9 @@ class Calculator:
 
     def __call__(self, sequence):
         """The tokens of the result and `>>` if the text now ends in a call up to its =, else None."""
-        if sequence.finish_reason is not None or sequence.text[-1] not in self.ends_in_equals:
+        if sequence.finish_reason is not None or sequence.ids[-1] not in self.ends_in_equals:
             return None
-        result = self.result(self.tokenizer.decode(sequence.text[-MAX_CHARACTERS - 8:]))
+        result = self.result(self.tokenizer.decode(sequence.ids[-MAX_CHARACTERS - 8:]))
         return None if result is None else self.tokenizer.encode(f'{result}>>')
 
     def result(self, text):

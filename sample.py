@@ -27,7 +27,7 @@ from tasks.math_solver import Calculator
 DEFAULTS = {
     # model
     'out_dir': 'out',  # a run's folder: its newest checkpoint is taken
-    'init_from': optional(str),  # instead of out_dir: a checkpoint file, a folder in Hugging Face's layout, or gpt2[-medium|-large|-xl]
+    'init_from': optional(str),  # instead of out_dir: a checkpoint file, Hugging Face folder, or gpt2[-medium|-large|-xl]
     # text
     'prompt': '',  # what the text begins with; empty: a new document
     'prompt_file': optional(str),  # read the prompt from this file; - reads standard input

@@ -57,7 +57,7 @@ from tasks.math_solver import Calculator
 DEFAULTS = {
     # model
     'out_dir': 'out',  # a run's folder: its newest checkpoint is taken
-    'init_from': optional(str),  # instead of out_dir: a checkpoint file, a folder in Hugging Face's layout, or gpt2[-medium|-large|-xl]
+    'init_from': optional(str),  # instead of out_dir: a checkpoint file, Hugging Face folder, or gpt2[-medium|-large|-xl]
     'model_name': optional(str),  # what clients call it; the name of its folder if None
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of the weights and the arithmetic
@@ -261,8 +261,8 @@ def read_page():
         page = file.read()
     script = re.search('<script>(.*?)</script>', page, re.S).group(1)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; " \
-             "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; " \
+             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     return page, {'Content-Security-Policy': policy, 'Cache-Control': 'no-cache', 'X-Content-Type-Options': 'nosniff'}
 
 

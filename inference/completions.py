@@ -57,7 +57,8 @@ def encode_prompt(service, prompt: str | list[int]) -> list[int]:
         try:
             size = len(prompt.encode())
         except UnicodeEncodeError as error:
-            raise ApiError(400, f'the prompt is not Unicode text: character {error.start} is half of a pair', 'prompt') from None
+            message = f'the prompt is not Unicode text: character {error.start} is half of a pair'
+            raise ApiError(400, message, 'prompt') from None
         prompt = service.tokenizer.encode(prompt) if size <= limit * service.longest_token else range(size)
     else:
         wrong = next((i for i in prompt if not 0 <= i < service.tokenizer.vocab_size), None)
@@ -65,7 +66,8 @@ def encode_prompt(service, prompt: str | list[int]) -> list[int]:
             raise ApiError(400, f'token id {wrong} is not in the vocabulary of {service.tokenizer.vocab_size}', 'prompt')
     if len(prompt) > limit:
         size = '' if isinstance(prompt, range) else f'it has {len(prompt):,} tokens, and '
-        raise ApiError(400, f'the prompt is too long: {size}at most {limit:,} tokens are taken', 'prompt', 'context_length_exceeded')
+        message = f'the prompt is too long: {size}at most {limit:,} tokens are taken'
+        raise ApiError(400, message, 'prompt', 'context_length_exceeded')
     return list(prompt)
 
 
@@ -94,17 +96,17 @@ async def updates(service, jobs):
 
 
 def new_choices(service, jobs, given: dict) -> list[Choice]:
-    """What each text has got since the last call, which `given` remembers: {index: (characters, tokens, finished)}."""
+    """What the texts have got since the last call, which `given` remembers as {index: progress of a TextStream}."""
     choices = []
     for number, job in enumerate(jobs):
         for index, text in enumerate(job.texts, number * job.n):
-            n_characters, n_tokens, finished = given.get(index, (0, 0, False))
-            reason = text.finish_reason  # first: once it is set, the text is complete
-            new, tokens = text.text[n_characters:], text.tokens[n_tokens:]
-            if (new or tokens or reason) and not finished:
-                given[index] = n_characters + len(new), n_tokens + len(tokens), reason is not None
-                logprobs = None if job.request.logprobs is None else make_logprobs(service.tokenizer, tokens)
-                choices.append(Choice(index=index, text=new, logprobs=logprobs, finish_reason=reason))
+            before, now = given.get(index, (0, 0, None)), text.progress
+            if now != before:
+                given[index] = now
+                logprobs = None
+                if job.request.logprobs is not None:
+                    logprobs = make_logprobs(service.tokenizer, text.tokens[before[1]:now[1]])
+                choices.append(Choice(index=index, text=text.text[before[0]:now[0]], logprobs=logprobs, finish_reason=now[2]))
     return choices
 
 

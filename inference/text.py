@@ -27,6 +27,8 @@ class TextStream:
     tokens: [Token] of these characters, if the request asks for log-probabilities
     n_read: how many of the sequence's tokens were read
     finish_reason: None while the text goes on; 'stop' after a stop string or token, 'length' after max_new_tokens
+    progress: (characters of text, number of tokens, finish_reason) after the last read, for readers in another thread:
+        it is set last and at once, while text and tokens only grow
     """
 
     def __init__(self, sequence, tokenizer, stops=(), echo: bool = False, n_hidden: int = 0):
@@ -35,14 +37,12 @@ class TextStream:
         self.sequence, self.tokenizer, self.stops, self.echo, self.n_hidden = sequence, tokenizer, stops, echo, n_hidden
         self.decoder = codecs.getincrementaldecoder('utf-8')(errors='replace')  # a character may take several tokens
         self.text, self.tokens, self.n_read, self.finish_reason = '', [], 0, None
+        self.progress = 0, 0, None
         self.held, self.held_tokens = '', []  # not certain yet
         self.started = False
 
     def read(self):
-        """Takes in the sequence's new tokens.
-
-        Another thread may be reading the attributes: `finish_reason` is set last, when the text is complete.
-        """
+        """Takes in the sequence's new tokens."""
         if not self.started:
             self.read_prompt()
         if self.finish_reason is not None:
@@ -58,6 +58,7 @@ class TextStream:
             reason = self.cut_at_stop() or sequence.finish_reason
         self.release(final=reason is not None)
         self.finish_reason = reason
+        self.progress = len(self.text), len(self.tokens), reason
 
     def read_prompt(self):
         """The prompt's last bytes may be the beginning of a character that the first new tokens complete."""

@@ -39,7 +39,7 @@ class Draining(Exception):
 
 @dataclass(eq=False)
 class Job:
-    """A prompt and n texts that continue it. `texts` may be read while they grow, by the rules of TextStream."""
+    """A prompt and n texts that continue it. Other threads read `texts` by their `progress`."""
     request: Request
     wake: asyncio.Event  # set, in the event loop, when there is something new
     n: int = 1
@@ -102,7 +102,7 @@ class Worker:
             self.changed.notify()
 
     def cancel(self, jobs: list[Job]):
-        """Takes the jobs out of the queue at once, and out of the batch after the current step. Finished ones are left alone."""
+        """Takes jobs out of the queue at once, and out of the batch after the current step. Finished ones are left alone."""
         with self.changed:
             for job in jobs:
                 job.finished = True

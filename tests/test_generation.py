@@ -257,7 +257,8 @@ def test_a_tiny_temperature_is_greedy_without_overflow():
 
 
 @pytest.mark.parametrize('how, word', [
-    (dict(ids=[]), 'prompt'), (dict(ids=[61]), '61'), (dict(ids=[-1]), 'vocabulary'), (dict(max_new_tokens=-1), 'max_new_tokens'),
+    (dict(ids=[]), 'prompt'), (dict(ids=[61]), '61'), (dict(ids=[-1]), 'vocabulary'),
+    (dict(max_new_tokens=-1), 'max_new_tokens'),
     (dict(temperature=-0.1), 'temperature'), (dict(temperature=float('nan')), 'temperature'), (dict(top_k=0), 'top_k'),
     (dict(top_p=0.0), 'top_p'), (dict(top_p=1.1), 'top_p'), (dict(repetition_penalty=0.0), 'repetition_penalty'),
     (dict(seed=2**80), 'seed'), (dict(logprobs=-1), 'logprobs')])

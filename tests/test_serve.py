@@ -367,7 +367,8 @@ def test_openais_client_raises_its_own_errors(served):
 def test_everything_but_health_and_the_page_asks_for_the_key(folder):
     with serving(folder, key='open sesame') as served:
         assert complete(served).choices
-        for headers in ({}, {'Authorization': 'Bearer wrong'}, {'Authorization': 'open sesame'}, {'Authorization': 'Bearer é'.encode()}):
+        for shown in (None, 'Bearer wrong', 'open sesame', 'Bearer é'.encode()):
+            headers = {} if shown is None else {'Authorization': shown}
             with httpx.Client(base_url=served.url, headers=headers, timeout=200) as client:
                 for path in ('v1/models', 'metrics'):
                     answer = client.get(path)
@@ -477,7 +478,8 @@ def test_sigterm_finishes_what_runs_and_refuses_what_is_new(folder):
                '--model_name=small', '--device=cpu']
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        url = next(re.search(r'small at (http://127\.0\.0\.1:\d+/)', line) for line in process.stderr if ' at http' in line).group(1)
+        line = next(line for line in process.stderr if ' at http' in line)
+        url = re.search(r'small at (http://127\.0\.0\.1:\d+/)', line).group(1)
         client = openai.OpenAI(base_url=url + 'v1', api_key='none', max_retries=0, timeout=200)
         with httpx.Client(base_url=url, timeout=200) as http, client.completions.create(
                 model='small', prompt='def ', max_tokens=1500, stream=True) as stream:
@@ -528,7 +530,8 @@ def test_metrics_are_prometheus_text_whose_counts_add_up(served):
     answer = served.http.get('metrics')
     assert answer.headers['Content-Type'].startswith('text/plain; version=0.0.4')
     for line in answer.text.splitlines():
-        assert re.fullmatch(r'# (HELP|TYPE) scratchgpt_\w+ .+|scratchgpt_\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? [0-9.e+-]+', line), line
+        assert re.fullmatch(r'# (HELP|TYPE) scratchgpt_\w+ .+|'
+                            r'scratchgpt_\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? [0-9.e+-]+', line), line
     buckets = [float(line.rsplit(' ', 1)[1]) for line in answer.text.splitlines() if 'request_seconds_bucket' in line]
     assert buckets == sorted(buckets) and buckets[-1] == served.metric('request_seconds_count')
 

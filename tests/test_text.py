@@ -40,9 +40,7 @@ def stream(pieces, stops=(), n_at_once=1, prompt=(), echo=False, n_hidden=0, log
 
 def write(pieces, stops=(), **how):
     """The finished text."""
-    for text in stream(pieces, stops, **how):
-        pass
-    return text
+    return list(stream(pieces, stops, **how))[-1]
 
 
 def pieces_of(pieces, stops=(), **how):
@@ -71,7 +69,8 @@ def cut_bytes(draw, data):
 
 
 TEXTS = st.text(alphabet='ab\né€🙂', max_size=30).map(str.encode)
-ANY_BYTES = st.lists(st.sampled_from([b'a', b'b', b'\n', b'\xc3', b'\xa9', b'\xe2', b'\x82\xac', b'\xff']), max_size=30).map(b''.join)
+ANY_BYTES = st.lists(st.sampled_from([b'a', b'b', b'\n', b'\xc3', b'\xa9', b'\xe2', b'\x82\xac', b'\xff']),
+                     max_size=30).map(b''.join)
 STOPS = st.lists(st.text(alphabet='ab\né🙂\ufffd', min_size=1, max_size=4), max_size=3)
 
 

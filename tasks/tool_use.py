@@ -68,11 +68,11 @@ class Calculator:
     def __call__(self, sequence) -> list[int] | None:
         """The tokens of the result and `>>` if the text now ends in a call up to its =, else None.
 
-        sequence: has `text`, all token ids including the prompt's, and `finish_reason`, None while it is being written
+        sequence: has `ids`, all token ids including the prompt's, and `finish_reason`, None while it is being written
         """
-        if sequence.finish_reason is not None or sequence.text[-1] not in self.ends_in_equals:
+        if sequence.finish_reason is not None or sequence.ids[-1] not in self.ends_in_equals:
             return None
-        _, opening, expression = self.tokenizer.decode(sequence.text[-MAX_CHARACTERS - 8:]).rpartition('<<')
+        _, opening, expression = self.tokenizer.decode(sequence.ids[-MAX_CHARACTERS - 8:]).rpartition('<<')
         if not opening or not expression.endswith('='):
             return None
         try:

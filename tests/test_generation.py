@@ -8,10 +8,12 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 from test_model import make_model, uncached
 
+from inference import sampling
+from inference.cpu_layout import can_pack
+from inference.engine import Engine, Full, Request, Sequence, generate, window_start
+from inference.sampling import penalize, sample
 from runtime import hardware
-from inference import engine as generation
 from runtime.errors import BadInput
-from inference.engine import Engine, Full, Request, choose, penalize
 
 
 def run(engine):
@@ -41,12 +43,12 @@ def random_requests(n, seed, **how):
     return [Request([rng.randrange(61) for _ in range(rng.randint(1, 40))], rng.randint(1, 40), **how) for _ in range(n)]
 
 
-def test_greedy_texts_of_a_busy_batch_are_token_for_token_the_uncached_ones_also_past_the_block_size():
+def test_greedy_texts_of_a_busy_batch_equal_the_uncached_ones():
     model = make_model(block_size=16)
     requests = random_requests(20, seed=1, temperature=0)
     for sequence in write_busily(Engine(model, max_batch=4), requests):
         expected = uncached(model, torch.tensor([sequence.request.ids]), sequence.request.max_new_tokens)
-        assert sequence.text == expected[0].tolist() and sequence.finish_reason == 'length'
+        assert sequence.ids == expected[0].tolist() and sequence.finish_reason == 'length'
 
 
 SETTINGS = [dict(temperature=0.7), dict(top_k=5), dict(top_p=0.8), dict(top_k=20, top_p=0.5, temperature=1.5),
@@ -63,33 +65,33 @@ def mixed_requests(n):
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.skipif(
-    not hardware.cpu_has_bf16_units() or not generation.can_pack(torch.bfloat16), reason='no bf16 units in this CPU'))])
-def test_a_seeded_text_is_the_same_alone_and_among_others_with_other_settings(dtype):
+    not hardware.cpu_has_bf16_units() or not can_pack(torch.bfloat16), reason='no bf16 units in this CPU'))])
+def test_a_seeded_text_is_the_same_alone_and_among_others(dtype):
     model = make_model(block_size=32).to(dtype)
     requests = mixed_requests(18)
     together = write_busily(Engine(model, max_batch=5), requests)
     assert [sequence.tokens for sequence in together] == [write_alone(model, request).tokens for request in requests]
 
 
-def test_samples_of_one_prompt_share_its_computation_and_sample_i_is_that_of_seed_plus_i(monkeypatch):
+def test_samples_share_the_prefill_and_sample_i_has_seed_plus_i(monkeypatch):
     model, filled = make_model(block_size=64), []
-    fill = Engine.fill
-    monkeypatch.setattr(Engine, 'fill', lambda self, *args: (filled.append(args), fill(self, *args)))
+    prefill_slot = Engine.prefill_slot
+    monkeypatch.setattr(Engine, 'prefill_slot', lambda self, *args: (filled.append(args), prefill_slot(self, *args)))
     engine = Engine(model, max_batch=4)
     samples = engine.add(Request([5, 6, 7, 8], 20, seed=10), n=4)
     run(engine)
     assert len(filled) == 1
-    for i, sample in enumerate(samples):
-        assert sample.tokens == write_alone(model, Request([5, 6, 7, 8], 20, seed=10 + i)).tokens
-    assert len({tuple(sample.tokens) for sample in samples}) == 4
+    for i, sequence in enumerate(samples):
+        assert sequence.tokens == write_alone(model, Request([5, 6, 7, 8], 20, seed=10 + i)).tokens
+    assert len({tuple(sequence.tokens) for sequence in samples}) == 4
 
 
-def test_a_full_engine_says_so_and_a_removed_sequence_frees_its_place_without_harm_to_the_others():
+def test_removing_a_sequence_frees_its_slot_and_changes_no_other():
     model = make_model(block_size=32)
     requests = [Request([i, i + 1, i + 2], 20, temperature=0) for i in range(4)]
     engine = Engine(model, max_batch=3)
     first, second, third = (engine.add(request)[0] for request in requests[:3])
-    with pytest.raises(Full, match='1 places are needed, 0 of 3'):
+    with pytest.raises(Full, match='1 slots are needed, 0 of 3'):
         engine.add(requests[3])
     for _ in range(5):
         assert engine.step() == [first, second, third]
@@ -98,12 +100,12 @@ def test_a_full_engine_says_so_and_a_removed_sequence_frees_its_place_without_ha
     (fourth,) = engine.add(requests[3])
     run(engine)
     for sequence, request in zip((second, third, fourth), requests[1:]):
-        assert sequence.text == uncached(model, torch.tensor([request.ids]), 20)[0].tolist()
+        assert sequence.ids == uncached(model, torch.tensor([request.ids]), 20)[0].tolist()
 
 
 @settings(max_examples=15, deadline=None)
 @given(before=st.integers(0, 12), forced=st.lists(st.integers(0, 60), min_size=1, max_size=20))
-def test_forced_tokens_are_read_as_if_the_sequence_had_written_them(before, forced):
+def test_forced_tokens_are_read_as_if_they_had_been_sampled(before, forced):
     model = make_model(block_size=16)
     engine = Engine(model, max_batch=2)
     sequence, other = (engine.add(Request(ids, 40, temperature=0, logprobs=0))[0] for ids in ([1, 2, 3], [9]))
@@ -112,8 +114,8 @@ def test_forced_tokens_are_read_as_if_the_sequence_had_written_them(before, forc
     engine.force(sequence, forced)
     run(engine)
     start = uncached(model, torch.tensor([[1, 2, 3]]), before)[0].tolist() + forced
-    assert sequence.text == uncached(model, torch.tensor([start]), 40 - before - len(forced))[0].tolist()
-    assert other.text == uncached(model, torch.tensor([[9]]), 40)[0].tolist()
+    assert sequence.ids == uncached(model, torch.tensor([start]), 40 - before - len(forced))[0].tolist()
+    assert other.ids == uncached(model, torch.tensor([[9]]), 40)[0].tolist()
     assert sequence.forced == set(range(before, before + len(forced)))
     assert [i for i, entry in enumerate(sequence.logprobs) if entry is None] == sorted(sequence.forced)
 
@@ -126,26 +128,41 @@ def test_forcing_up_to_the_limit_ends_a_sequence():
     assert sequence.finish_reason == 'length' and engine.free == 1 and sequence.tokens[1:] == [4, 5]
 
 
-def test_a_text_ends_with_its_stop_token_and_the_reason_is_told():
+def test_a_tool_is_asked_after_each_step_and_its_tokens_are_appended():
+    engine = Engine(make_model(), max_batch=1)
+    (sequence,) = engine.add(Request([1], 6, tool=lambda sequence: [4, 5] if len(sequence.tokens) == 2 else None))
+    run(engine)
+    assert sequence.tokens[2:4] == [4, 5] and sequence.forced == {2, 3} and len(sequence.tokens) == 6
+
+
+def test_removing_a_sequence_that_has_ended_does_nothing():
+    engine = Engine(make_model(), max_batch=2)
+    short, long = engine.add(Request([1], 1))[0], engine.add(Request([2], 5))[0]
+    engine.step()
+    engine.remove(short)
+    assert short.finish_reason == 'length' and engine.running == [long]
+
+
+def test_a_stop_token_ends_a_text_and_is_the_finish_reason():
     model = make_model()
     free = write_alone(model, Request([3, 4], 40, seed=1))
     stopped = write_alone(model, Request([3, 4], 40, seed=1, stop_tokens=(free.tokens[7],)))
     assert stopped.tokens == free.tokens[:free.tokens.index(free.tokens[7]) + 1] and stopped.finish_reason == 'stop'
 
 
-def test_logprobs_are_those_of_log_softmax_of_the_models_own_logits():
+def test_logprobs_are_log_softmax_of_the_models_own_logits():
     model, ids = make_model(block_size=64), [7, 8, 9, 10]
     sequence = write_alone(model, Request(ids, 12, temperature=0.5, top_k=3, seed=2, logprobs=4, echo_logprobs=True))
-    expected = model(torch.tensor([sequence.text[:-1]]))[0].double().log_softmax(dim=-1)
+    expected = model(torch.tensor([sequence.ids[:-1]]))[0].double().log_softmax(dim=-1)
     reported = sequence.prompt_logprobs + sequence.logprobs
     assert reported[0] is None and len(sequence.prompt_logprobs) == 4 and len(sequence.logprobs) == 12
-    for row, token, (logprob, top) in zip(expected, sequence.text[1:], reported[1:]):
+    for row, token, (logprob, top) in zip(expected, sequence.ids[1:], reported[1:]):
         assert logprob == pytest.approx(row[token].item(), abs=1e-4)
         assert [id for id, _ in top] == row.topk(4).indices.tolist()
         assert [value for _, value in top] == pytest.approx(row.topk(4).values.tolist(), abs=1e-4)
 
 
-def test_logprobs_of_a_prompt_come_without_any_new_token_too():
+def test_a_prompts_logprobs_come_without_any_new_token():
     sequence = write_alone(make_model(), Request([1, 2, 3], 0, logprobs=1, echo_logprobs=True))
     assert sequence.tokens == [] and sequence.finish_reason == 'length'
     assert sequence.prompt_logprobs[0] is None and len(sequence.prompt_logprobs) == 3
@@ -153,16 +170,16 @@ def test_logprobs_of_a_prompt_come_without_any_new_token_too():
     assert write_alone(make_model(), Request([1], 0)).finish_reason == 'length'
 
 
-def test_of_a_prompt_longer_than_the_block_the_window_has_logprobs():
+def test_only_the_window_of_a_long_prompt_has_logprobs():
     sequence = write_alone(make_model(block_size=16), Request(list(range(30)), 0, logprobs=0, echo_logprobs=True))
-    start = generation.window_start(30, 16)
+    start = window_start(30, 16)
     assert [i for i, entry in enumerate(sequence.prompt_logprobs) if entry is None] == list(range(start + 1))
 
 
-def test_a_penalty_changes_logits_as_that_of_transformers_does():
+def test_a_repetition_penalty_equals_that_of_transformers():
     torch.manual_seed(0)
     logits, texts = torch.randn(3, 61), [[1, 2, 2, 5], [60], [0, 9]]
-    sequences = [generation.Sequence(Request(text, 5, repetition_penalty=penalty), None)
+    sequences = [Sequence(Request(text, 5, repetition_penalty=penalty), None)
                  for text, penalty in zip(texts, (1.3, 0.7, 1.0))]
     changed = penalize(logits, sequences)
     for row, text, penalty, before in zip(changed, texts, (1.3, 0.7, 1.0), logits):
@@ -183,7 +200,7 @@ def test_a_compiled_engine_writes_the_same(monkeypatch):
 def frequencies(logits, n=40_000, **how):
     """How often each token is drawn, n times, by rows of one batch."""
     uniforms = torch.rand(n, generator=torch.Generator().manual_seed(0))
-    tokens = choose(logits.expand(n, -1), [Request([0], 1, **how)] * n, uniforms)
+    tokens = sample(logits.expand(n, -1), [Request([0], 1, **how)] * n, uniforms)
     return torch.bincount(tokens, minlength=logits.numel()), n
 
 
@@ -211,15 +228,15 @@ def test_top_k_samples_from_exactly_the_k_likeliest():
 
 @pytest.mark.parametrize('extra', [0, 3000])  # with a long tail of tokens that are all but impossible
 @pytest.mark.parametrize('p, kept', [(0.3, 1), (0.5, 2), (0.69, 2), (0.75, 3), (0.9, 4), (1.0, 5)])
-def test_top_p_samples_from_exactly_the_smallest_set_that_reaches_p(p, kept, extra):
+def test_top_p_samples_from_the_smallest_set_that_reaches_p(p, kept, extra):
     probabilities = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05])
     logits = torch.cat([probabilities.log(), torch.full((extra,), -80.0)])
     assert_drawn_from(*frequencies(logits, 4000, top_p=p), torch.arange(kept), probabilities[:kept])
     assert_drawn_from(*frequencies(logits, 4000, top_p=p, top_k=5), torch.arange(kept), probabilities[:kept])
 
 
-def test_a_nucleus_wider_than_what_is_looked_at_first_is_exact_too():
-    n_tokens = 2 * generation.NUCLEUS_AT_MOST
+def test_a_nucleus_wider_than_the_first_sort_is_exact():
+    n_tokens = 2 * sampling.NUCLEUS_AT_FIRST
     logits = torch.linspace(0, -0.5, n_tokens)[torch.randperm(n_tokens, generator=torch.Generator().manual_seed(0))]
     probabilities = logits.softmax(dim=0)
     kept = (probabilities.sort(descending=True).values.double().cumsum(0) < 0.9).sum().item() + 1
@@ -228,33 +245,34 @@ def test_a_nucleus_wider_than_what_is_looked_at_first_is_exact_too():
     assert counts[allowed].sum() == n and (counts[allowed] > 0).float().mean() > 0.99
     narrow = torch.zeros(n_tokens).index_fill(0, torch.tensor([5]), 20.0)  # a row of each kind in one batch
     rows = torch.stack([logits, narrow])
-    both = [choose(rows, [Request([0], 1, top_p=0.9)] * 2, torch.tensor([u, u])) for u in torch.linspace(0, 0.999, 50)]
+    both = [sample(rows, [Request([0], 1, top_p=0.9)] * 2, torch.tensor([u, u])) for u in torch.linspace(0, 0.999, 50)]
     assert {row[1].item() for row in both} == {5} and len({row[0].item() for row in both}) > 40
 
 
-def test_the_coldest_temperature_is_greedy_and_no_number_overflows():
+def test_a_tiny_temperature_is_greedy_without_overflow():
     logits = torch.randn(50, generator=torch.Generator().manual_seed(3)) * 100
     for how in (dict(), dict(top_k=7), dict(top_p=0.9)):
-        assert set(choose(logits[None], [Request([0], 1, temperature=1e-30, **how)], torch.tensor([0.7])).tolist()) == {
+        assert set(sample(logits[None], [Request([0], 1, temperature=1e-30, **how)], torch.tensor([0.7])).tolist()) == {
             logits.argmax().item()}
 
 
 @pytest.mark.parametrize('how, word', [
-    (dict(ids=[]), 'prompt'), (dict(ids=[61]), '61'), (dict(ids=[-1]), 'vocabulary'), (dict(max_new_tokens=-1), 'max_new_tokens'),
+    (dict(ids=[]), 'prompt'), (dict(ids=[61]), '61'), (dict(ids=[-1]), 'vocabulary'),
+    (dict(max_new_tokens=-1), 'max_new_tokens'),
     (dict(temperature=-0.1), 'temperature'), (dict(temperature=float('nan')), 'temperature'), (dict(top_k=0), 'top_k'),
     (dict(top_p=0.0), 'top_p'), (dict(top_p=1.1), 'top_p'), (dict(repetition_penalty=0.0), 'repetition_penalty'),
     (dict(seed=2**80), 'seed'), (dict(logprobs=-1), 'logprobs')])
-def test_a_request_that_cannot_be_is_refused_by_name_and_takes_no_place(how, word):
+def test_a_wrong_setting_is_refused_by_name_and_takes_no_slot(how, word):
     engine = Engine(make_model(), max_batch=1)
     with pytest.raises(BadInput, match=word):
         engine.add(Request(**{'ids': [1], 'max_new_tokens': 5, **how}))
     assert engine.free == 1
 
 
-def test_under_autocast_a_model_of_float32_writes_what_its_bfloat16_products_give():
+def test_autocast_decides_the_type_that_generation_computes_in():
     model = make_model(block_size=32)
     idx = torch.randint(61, (1, 5))
     with torch.autocast('cpu', torch.bfloat16):
-        text = generation.generate(model, idx, 8, temperature=0)
+        text = generate(model, idx, 8, temperature=0)
         expected = uncached(model, idx, 8)
     assert torch.equal(text, expected)

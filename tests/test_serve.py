@@ -16,14 +16,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings, strategies
 
-from inference.engine import generate
-import pretrained
+from conftest import ROOT
+
 import export
+import pretrained
 import serve
 from configurator import configure
-from runtime.errors import BadInput
-from conftest import ROOT
+from inference.completions import token_name
+from inference.engine import generate
 from model import GPT, GPTConfig
+from runtime.errors import BadInput
 
 
 @pytest.fixture(scope='session')
@@ -166,7 +168,7 @@ def test_a_greedy_completion_is_the_models_own_text(served, reference):
     assert answer.object == 'text_completion' and answer.model == 'tiny'
 
 
-def test_a_prompt_may_be_a_text_or_ids_or_a_list_of_either_with_the_same_result(served, reference):
+def test_a_prompt_may_be_text_or_ids_or_a_list_of_either(served, reference):
     texts = ['def ', 'import os', 'é']
     ids = [reference[1].encode(text) for text in texts]
     expected = [complete(served, text, temperature=0).choices[0].text for text in texts]
@@ -177,7 +179,7 @@ def test_a_prompt_may_be_a_text_or_ids_or_a_list_of_either_with_the_same_result(
         assert [choice.index for choice in answer.choices] == [0, 1, 2]
 
 
-def test_a_stream_gives_the_same_text_in_pieces_and_its_usage_at_the_end(served):
+def test_a_stream_gives_the_same_text_and_its_usage_last(served):
     whole = complete(served, max_tokens=25, n=2, seed=5)
     chunks = list(complete(served, max_tokens=25, n=2, seed=5, stream=True, stream_options={'include_usage': True}))
     assert chunks[-1].usage == whole.usage and chunks[-1].choices == []
@@ -197,7 +199,7 @@ def test_a_stream_arrives_while_the_text_is_being_written(served):
     served.wait_until_idle()
 
 
-def test_a_seed_gives_the_same_texts_alone_and_among_others_and_n_gives_different_ones(served):
+def test_a_seed_gives_the_same_texts_alone_and_among_others(served):
     alone = [choice.text for choice in complete(served, n=4, seed=11, max_tokens=20).choices]
     assert len(set(alone)) == 4
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
@@ -208,11 +210,11 @@ def test_a_seed_gives_the_same_texts_alone_and_among_others_and_n_gives_differen
     assert complete(served, max_tokens=20).choices[0].text != complete(served, max_tokens=20).choices[0].text
 
 
-def test_logprobs_are_the_models_own_and_say_where_each_token_stands(served, reference):
+def test_logprobs_are_the_models_own_with_each_tokens_offset(served, reference):
     model, tokenizer = reference
     answer = complete(served, 'def ', max_tokens=12, logprobs=3, seed=2, temperature=0.7).choices[0]
     logprobs, ids = answer.logprobs, tokenizer.encode('def ')
-    new = [next(i for i in range(300) if serve.token_name(tokenizer.token_bytes(i)) == name) for name in logprobs.tokens]
+    new = [next(i for i in range(300) if token_name(tokenizer.token_bytes(i)) == name) for name in logprobs.tokens]
     with torch.no_grad():
         rows = model(torch.tensor([ids + new]))[0].log_softmax(-1)[len(ids) - 1:-1]
     assert logprobs.token_logprobs == pytest.approx([row[i].item() for row, i in zip(rows, new)], abs=1e-4)
@@ -243,7 +245,7 @@ def test_echo_with_no_new_tokens_measures_a_prompt(served, reference):
     assert logprobs.token_logprobs[1:] == pytest.approx([row[i].item() for row, i in zip(rows, ids[1:])], abs=1e-4)
 
 
-def test_text_ends_before_a_stop_string_that_lies_across_tokens(served):
+def test_text_ends_before_a_stop_string_across_tokens(served):
     text = complete(served, max_tokens=40, temperature=0).choices[0].text
     stop = next(text[i:i + 7] for i in range(12, 30) if text.find(text[i:i + 7]) == i and '\ufffd' not in text[i:i + 7])
     for stream in (False, True):
@@ -341,7 +343,7 @@ def test_a_body_that_is_not_proper_json_is_refused(served, body):
     assert answer.status_code == 400 and answer.json()['error']['message']
 
 
-def test_a_body_of_10_mb_is_refused_with_413_and_the_connection_survives_to_say_so(served):
+def test_a_body_that_is_too_large_is_answered_with_413(served):
     answer = served.post({'prompt': 'a' * 10_000_000})
     assert answer.status_code == 413 and 'bytes' in answer.json()['error']['message']
     chunks = (b'a' * 100_000 for _ in range(100))  # of a length that is not said in advance
@@ -349,7 +351,7 @@ def test_a_body_of_10_mb_is_refused_with_413_and_the_connection_survives_to_say_
     assert complete(served).choices
 
 
-def test_a_path_or_method_that_is_not_there_is_refused_in_the_same_shape(served):
+def test_an_unknown_path_or_method_is_refused_in_the_same_shape(served):
     for method, path, status in (('GET', 'v1/chat/completions', 404), ('GET', 'v1/completions', 405), ('POST', 'ping', 405)):
         answer = served.http.request(method, path)
         assert answer.status_code == status and answer.json()['error']['message']
@@ -365,7 +367,8 @@ def test_openais_client_raises_its_own_errors(served):
 def test_everything_but_health_and_the_page_asks_for_the_key(folder):
     with serving(folder, key='open sesame') as served:
         assert complete(served).choices
-        for headers in ({}, {'Authorization': 'Bearer wrong'}, {'Authorization': 'open sesame'}, {'Authorization': 'Bearer é'.encode()}):
+        for shown in (None, 'Bearer wrong', 'open sesame', 'Bearer é'.encode()):
+            headers = {} if shown is None else {'Authorization': shown}
             with httpx.Client(base_url=served.url, headers=headers, timeout=200) as client:
                 for path in ('v1/models', 'metrics'):
                     answer = client.get(path)
@@ -381,7 +384,7 @@ def test_everything_but_health_and_the_page_asks_for_the_key(folder):
 # -- load, clients that leave, time
 
 
-def test_many_clients_at_once_get_what_each_would_get_alone(served):
+def test_many_clients_at_once_get_what_each_gets_alone(served):
     prompts = [f'def f{i}(self' + ', x' * (i % 7) for i in range(24)]
     alone = [complete(served, prompt, max_tokens=10 + i, temperature=0).choices[0].text for i, prompt in enumerate(prompts)]
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
@@ -389,7 +392,7 @@ def test_many_clients_at_once_get_what_each_would_get_alone(served):
     assert [answer.choices[0].text for answer in answers] == alone
 
 
-def test_what_goes_beyond_the_queue_is_answered_with_429_and_when_to_come_again(folder):
+def test_a_full_queue_is_answered_with_429_and_retry_after(folder):
     with serving(folder, max_batch=1, max_waiting=3) as served, concurrent.futures.ThreadPoolExecutor(4) as pool:
         with served.standing_still():
             running = pool.submit(complete, served, temperature=0)
@@ -426,7 +429,7 @@ def test_clients_that_disconnect_leave_no_work_behind(served):
     assert served.service.engine.n_running == 0
 
 
-def test_a_request_that_runs_out_of_time_is_ended_and_frees_its_place(folder):
+def test_a_request_that_runs_out_of_time_frees_its_slot(folder):
     with serving(folder, max_batch=1, timeout_s=0.5) as served:
         with served.standing_still():
             with pytest.raises(openai.InternalServerError) as late:
@@ -455,7 +458,7 @@ def test_a_body_that_does_not_arrive_is_given_up(folder):
         assert served.service.metrics.requests['/v1/completions', 408] == 1
 
 
-def test_an_engine_that_fails_answers_500_says_so_in_its_health_and_recovers(served, monkeypatch, capfd):
+def test_an_engine_that_fails_shows_in_health_and_recovers(served, monkeypatch, capfd):
     def fail():
         raise RuntimeError('on purpose')
     with monkeypatch.context() as patch:
@@ -475,7 +478,8 @@ def test_sigterm_finishes_what_runs_and_refuses_what_is_new(folder):
                '--model_name=small', '--device=cpu']
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        url = next(re.search(r'small at (http://127\.0\.0\.1:\d+/)', line) for line in process.stderr if ' at http' in line).group(1)
+        line = next(line for line in process.stderr if ' at http' in line)
+        url = re.search(r'small at (http://127\.0\.0\.1:\d+/)', line).group(1)
         client = openai.OpenAI(base_url=url + 'v1', api_key='none', max_retries=0, timeout=200)
         with httpx.Client(base_url=url, timeout=200) as http, client.completions.create(
                 model='small', prompt='def ', max_tokens=1500, stream=True) as stream:
@@ -500,7 +504,7 @@ def test_sigterm_finishes_what_runs_and_refuses_what_is_new(folder):
     (['--host=no.such.host.invalid'], {}, 'cannot listen'),
     ([], {'SCRATCHGPT_API_KEY': ''}, 'SCRATCHGPT_API_KEY is empty'),
 ])
-def test_settings_that_cannot_work_are_refused_before_a_model_is_loaded(flags, environment, message, monkeypatch):
+def test_wrong_settings_are_refused_before_a_model_is_loaded(flags, environment, message, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=re.escape(message)):
@@ -526,12 +530,13 @@ def test_metrics_are_prometheus_text_whose_counts_add_up(served):
     answer = served.http.get('metrics')
     assert answer.headers['Content-Type'].startswith('text/plain; version=0.0.4')
     for line in answer.text.splitlines():
-        assert re.fullmatch(r'# (HELP|TYPE) scratchgpt_\w+ .+|scratchgpt_\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? [0-9.e+-]+', line), line
+        assert re.fullmatch(r'# (HELP|TYPE) scratchgpt_\w+ .+|'
+                            r'scratchgpt_\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? [0-9.e+-]+', line), line
     buckets = [float(line.rsplit(' ', 1)[1]) for line in answer.text.splitlines() if 'request_seconds_bucket' in line]
     assert buckets == sorted(buckets) and buckets[-1] == served.metric('request_seconds_count')
 
 
-def test_random_requests_of_the_openapi_document_find_no_answer_that_it_does_not_describe(folder):
+def test_random_requests_get_only_answers_that_openapi_json_describes(folder):
     schemathesis = pytest.importorskip('schemathesis')
     from schemathesis import GenerationMode
     from schemathesis.specs.openapi.checks import positive_data_acceptance

@@ -104,7 +104,7 @@ def test_what_the_calculator_writes_are_the_tokens_seen_in_training(tokenizer, p
     tokens, calculator = encode_solution(problem['answer'], tokenizer), Calculator(tokenizer)
     found = 0
     for length in range(1, len(tokens)):
-        ids = calculator(SimpleNamespace(text=tokens[:length], finish_reason=None))
+        ids = calculator(SimpleNamespace(ids=tokens[:length], finish_reason=None))
         if ids:
             assert tokens[length:length + len(ids)] == ids
             found += 1
@@ -123,12 +123,12 @@ def test_in_a_vocabulary_of_our_own_every_digit_is_a_token(tokenizer):
     ('48/2=', None), ('<<48/2', None), ('<<48/2=24>>24=', None), ('<<9**9**9=', None), ("<<__import__('os')=", None),
     ('<<1/0=', None), ('<<=', None), ('<<' + '(' * 10_000 + '=', None), ('<<<<2+3=', '5'), ('<<٣+٤=', None), ('<<1/3=', '1/3')])
 def test_calls_that_can_be_worked_out_are_answered_and_no_others(tokenizer, text, result):
-    ids = Calculator(tokenizer)(SimpleNamespace(text=tokenizer.encode(text), finish_reason=None))
+    ids = Calculator(tokenizer)(SimpleNamespace(ids=tokenizer.encode(text), finish_reason=None))
     assert (ids and tokenizer.decode(ids)) == (result and result + '>>')
 
 
 def test_a_finished_text_gets_nothing_more(tokenizer):
-    assert Calculator(tokenizer)(SimpleNamespace(text=tokenizer.encode('<<1+1='), finish_reason='stop')) is None
+    assert Calculator(tokenizer)(SimpleNamespace(ids=tokenizer.encode('<<1+1='), finish_reason='stop')) is None
 
 
 def requests(tokenizer, tool, seeds, temperature=0.8):
@@ -147,7 +147,7 @@ def test_up_to_the_first_call_the_calculator_changes_nothing(model, tokenizer):
     differ = 0
     for tokens, others in zip(plain, helped):
         calls = [end for end in range(1, len(tokens) + 1)
-                 if Calculator(tokenizer)(SimpleNamespace(text=tokens[:end], finish_reason=None))]
+                 if Calculator(tokenizer)(SimpleNamespace(ids=tokens[:end], finish_reason=None))]
         until = calls[0] if calls else len(tokens)
         assert tokens[:until] == others[:until]
         differ += bool(calls) and tokens != others
@@ -210,7 +210,7 @@ def test_the_server_answers_calls_of_requests_that_ask_for_it(model, tokenizer):
             while not all(job.finished for job in jobs):
                 await asyncio.sleep(0.01)
             worker.stop()
-            return [''.join(piece.text for piece in job.pieces) for job in jobs]
+            return [job.texts[0].text for job in jobs]
 
     answered, plain = asyncio.run(write())
     assert answered == 'It is <<2+6=8>>8.\n#### 8'

@@ -1,0 +1,201 @@
+"""A completion from start to end: a request becomes jobs, and their texts become an answer, in one or as a stream.
+
+`service` is serve.Service: the settings, the tokenizer and the worker that all requests share.
+"""
+import asyncio
+import time
+
+from sse_starlette import EventSourceResponse
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from inference.engine import Request
+from inference.http_types import ApiError, Choice, Completion, CompletionRequest, Logprobs, Usage
+from inference.worker import Job
+
+
+def make_jobs(service, body: CompletionRequest) -> list[Job]:
+    """The jobs of a request, one for each prompt. Raises ApiError for what the types do not rule out."""
+    if body.model is not None and body.model != service.name:
+        raise unknown_model(service, body.model)
+    if body.n > service.max_n:
+        raise ApiError(400, f'n={body.n}: at most {service.max_n} texts of a prompt fit here', 'n')
+    limit = service.config['max_new_tokens']
+    max_tokens = min(16, limit) if body.max_tokens is None else body.max_tokens
+    if max_tokens > limit:
+        raise ApiError(400, f'max_tokens={max_tokens} should be at most {limit}', 'max_tokens')
+    if body.best_of not in (None, body.n):
+        raise ApiError(400, f'best_of={body.best_of} should be left out: all n={body.n} texts are returned', 'best_of')
+    if body.stream_options and not body.stream:
+        raise ApiError(400, 'stream_options only goes with stream=true', 'stream_options')
+    prompts = [body.prompt] if isinstance(body.prompt, str) or body.prompt and isinstance(body.prompt[0], int) else body.prompt
+    if not prompts:
+        raise ApiError(400, 'prompt is an empty list; send a text, or token ids', 'prompt')
+    limit = service.config['max_waiting'] // body.n
+    if len(prompts) > limit:
+        raise ApiError(400, f'{len(prompts)} prompts with n={body.n}: at most {limit} in one request', 'prompt')
+    wake, eot, jobs = asyncio.Event(), service.tokenizer.eot, []
+    for prompt in prompts:
+        ids = encode_prompt(service, prompt)
+        request = Request(
+            ids or [eot], max_tokens, body.temperature, body.top_k, body.top_p, body.seed, (eot,), body.repetition_penalty,
+            body.logprobs, echo_logprobs=body.echo and body.logprobs is not None,
+            tool=service.calculator if body.tools else None)
+        stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+        jobs.append(Job(request, wake, body.n, stops, body.echo, body.stream, n_hidden=0 if ids else 1))
+    return jobs
+
+
+def unknown_model(service, name):
+    return ApiError(404, f'there is no model {name!r}; this server has {service.name!r}', 'model', 'model_not_found')
+
+
+def encode_prompt(service, prompt: str | list[int]) -> list[int]:
+    """Token ids of a prompt. One that is certain to be too long is refused without being encoded."""
+    limit = service.max_prompt_tokens
+    if isinstance(prompt, str):
+        try:
+            size = len(prompt.encode())
+        except UnicodeEncodeError as error:
+            message = f'the prompt is not Unicode text: character {error.start} is half of a pair'
+            raise ApiError(400, message, 'prompt') from None
+        prompt = service.tokenizer.encode(prompt) if size <= limit * service.longest_token else range(size)
+    else:
+        wrong = next((i for i in prompt if not 0 <= i < service.tokenizer.vocab_size), None)
+        if wrong is not None:
+            raise ApiError(400, f'token id {wrong} is not in the vocabulary of {service.tokenizer.vocab_size}', 'prompt')
+    if len(prompt) > limit:
+        size = '' if isinstance(prompt, range) else f'it has {len(prompt):,} tokens, and '
+        message = f'the prompt is too long: {size}at most {limit:,} tokens are taken'
+        raise ApiError(400, message, 'prompt', 'context_length_exceeded')
+    return list(prompt)
+
+
+async def updates(service, jobs):
+    """Yields whenever the jobs' texts may have grown, for the last time when all are finished. Raises ApiError."""
+    wake, timeout_s = jobs[0].wake, service.config['timeout_s']
+    deadline = time.monotonic() + timeout_s
+    while True:
+        wake.clear()
+        finished = all(job.finished for job in jobs)
+        error = next((job.error for job in jobs if job.error), None)
+        if isinstance(error, ValueError):
+            raise ApiError(400, str(error))
+        if error:
+            raise ApiError(500, 'the engine failed at this request; the server has logged why')
+        yield
+        if finished:
+            return
+        try:
+            await asyncio.wait_for(wake.wait(), deadline - time.monotonic())
+        except (asyncio.TimeoutError, TimeoutError):  # two classes before Python 3.11
+            if not any(job.started_at for job in jobs):
+                raise ApiError(429, f'still waiting for a place after {timeout_s:g} s; try again later', code='queue_timeout',
+                               headers={'Retry-After': '10'}) from None
+            raise ApiError(504, f'not finished after {timeout_s:g} s; ask for fewer tokens', code='timeout') from None
+
+
+def new_choices(service, jobs, given: dict) -> list[Choice]:
+    """What the texts have got since the last call, which `given` remembers as {index: progress of a TextStream}."""
+    choices = []
+    for number, job in enumerate(jobs):
+        for index, text in enumerate(job.texts, number * job.n):
+            before, now = given.get(index, (0, 0, None)), text.progress
+            if now != before:
+                given[index] = now
+                logprobs = None
+                if job.request.logprobs is not None:
+                    logprobs = make_logprobs(service.tokenizer, text.tokens[before[1]:now[1]])
+                choices.append(Choice(index=index, text=text.text[before[0]:now[0]], logprobs=logprobs, finish_reason=now[2]))
+    return choices
+
+
+def make_logprobs(tokenizer, tokens):
+    def name(i):
+        return token_name(tokenizer.token_bytes(i))
+
+    return Logprobs(
+        tokens=[name(token.id) for token in tokens], token_logprobs=[token.logprob for token in tokens],
+        top_logprobs=[None if token.logprob is None else
+                      {name(i): value for i, value in [*token.alternatives, (token.id, token.logprob)]} for token in tokens],
+        text_offset=[token.offset for token in tokens])
+
+
+def token_name(token: bytes) -> str:
+    """A token as text; one that is a part of a character as OpenAI writes it, 'bytes:\\xe2\\x80'."""
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return 'bytes:' + ''.join(f'\\x{byte:02x}' for byte in token)
+
+
+def make_completion(service, identity, choices, usage=None):
+    return Completion(id=identity, created=int(time.time()), model=service.name, choices=choices, usage=usage)
+
+
+def count_usage(jobs):
+    prompt, new = sum(len(job.request.ids) for job in jobs), sum(job.n_new_tokens for job in jobs)
+    return Usage(prompt_tokens=prompt, completion_tokens=new, total_tokens=prompt + new)
+
+
+async def answer_whole(service, request: HttpRequest, jobs: list[Job], identity: str) -> Response:
+    """The answer in one; nothing more is done once the client has gone."""
+    async def until_finished():
+        async for _ in updates(service, jobs):
+            pass
+
+    async def until_gone():
+        while (await request.receive())['type'] != 'http.disconnect':
+            pass
+
+    finished, gone = asyncio.ensure_future(until_finished()), asyncio.ensure_future(until_gone())
+    try:
+        await asyncio.wait([finished, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not finished.done():
+            return Response(status_code=499)  # for the metrics: nobody reads it
+        finished.result()  # raises what it raised
+        completion = make_completion(service, identity, new_choices(service, jobs, {}), count_usage(jobs))
+        return Response(completion.model_dump_json(), media_type='application/json')
+    finally:
+        finished.cancel()
+        gone.cancel()
+        close(service, jobs)
+
+
+class Stream(EventSourceResponse):
+    """The answer as server-sent events. Its jobs end with it, even if that is before the first event."""
+
+    def __init__(self, service, body: CompletionRequest, jobs: list[Job], identity: str):
+        self.service, self.jobs = service, jobs
+        super().__init__(write_events(service, body, jobs, identity), sep='\n', send_timeout=service.config['body_timeout_s'])
+
+    async def __call__(self, scope, receive, send):
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            close(self.service, self.jobs)
+
+
+async def write_events(service, body, jobs, identity):
+    """The events of a stream as bytes; an error on the way is an event too."""
+    def event(data):
+        return f'data: {data}\n\n'.encode()
+
+    given = {}
+    try:
+        async for _ in updates(service, jobs):
+            if choices := new_choices(service, jobs, given):
+                yield event(make_completion(service, identity, choices).model_dump_json())
+    except ApiError as error:
+        yield event(error.body().model_dump_json())
+        return
+    if body.stream_options and body.stream_options.include_usage:
+        yield event(make_completion(service, identity, [], count_usage(jobs)).model_dump_json())
+    yield event('[DONE]')
+
+
+def close(service, jobs):
+    """Frees what the jobs still hold, and counts what they were."""
+    given_up = not all(job.finished for job in jobs)
+    service.worker.cancel(jobs)
+    service.metrics.count_jobs(jobs, given_up)

@@ -291,15 +291,11 @@ def trimmed(coefficients):
 
 def format_number(value):
     """A Fraction as text: 24, -0.75 or 1/3."""
-    for places in range(MAX_PLACES + 1):
-        scaled = value * 10**places
-        if scaled.denominator == 1:
-            digits = str(abs(scaled.numerator)).rjust(places + 1, '0')
-            text = digits if places == 0 else f'{digits[:-places]}.{digits[-places:]}'
-            text = f'-{text}' if value < 0 else text
-            break
-    else:
-        text = f'{value.numerator}/{value.denominator}'
+    text = str(value)
+    places = next((n for n in range(1, MAX_PLACES + 1) if 10**n % value.denominator == 0), None)
+    if value.denominator > 1 and places:
+        whole, decimals = divmod(int(abs(value) * 10**places), 10**places)
+        text = f'{"-" if value < 0 else ""}{whole}.{decimals:0{places}}'
     if len(text) > MAX_RESULT:
         raise ValueError(f'a result of more than {MAX_RESULT} characters')
     return text

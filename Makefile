@@ -12,10 +12,10 @@ demo: $(VENV)/runtime
 
 # Generates word problems, trains a small GPT to solve them with a calculator, and scores it on others. Run again, it resumes.
 math: $(VENV)/runtime
-	$(PY) math_solver.py --do=prepare --data_dir=data/math
+	$(PY) -m tasks.prepare_problems --out_dir=data/math
 	$(PY) train.py config/math_small.py
-	$(PY) math_solver.py --do=solve --out_dir=out/math --question='Ben has 486 shells. On Friday he finds 47 more. He puts them into 13 boxes, the same number in each. How many shells are in each?'
-	$(PY) math_solver.py --do=score --out_dir=out/math
+	$(PY) -m tasks.solve --out_dir=out/math --question='Ben has 486 shells. On Friday he finds 47 more. He puts them into 13 boxes, the same number in each. How many shells are in each?'
+	$(PY) -m tasks.solve_rate --out_dir=out/math
 
 # The fast half of the tests, for the minute after an edit.
 check: $(VENV)/dev

@@ -17,14 +17,20 @@ if 'SCRATCHGPT_TEST_DATA' in os.environ:
 
 
 def run_script(script, *arguments, folder=ROOT):
-    """The exit code of `python SCRIPT ARGUMENTS` in a folder, run in this process: importing torch anew takes seconds."""
+    """The exit code of `python SCRIPT ARGUMENTS` in a folder, run in this process: importing torch anew takes seconds.
+
+    script: a path such as train.py, or the name of a module such as tasks.solve for `python -m tasks.solve`.
+    """
     import torch
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     argv, path, before, precision = sys.argv, list(sys.path), os.getcwd(), torch.get_float32_matmul_precision()
     sys.argv = [script, *arguments]
     os.chdir(folder)
     try:
-        runpy.run_path(os.path.join(folder, script), run_name='__main__')
+        if script.endswith('.py'):
+            runpy.run_path(os.path.join(folder, script), run_name='__main__')
+        else:
+            runpy.run_module(script, run_name='__main__', alter_sys=True)
         return 0
     except SystemExit as end:
         return end.code or 0

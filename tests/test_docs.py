@@ -34,9 +34,11 @@ SMALLER = {
     'train.py': ['--max_steps=2', '--eval_tokens=2048', '--eval_interval=2', '--checkpoint_interval=2', '--sample_interval=0'],
     'sample.py': ['--max_new_tokens=3'],
     'tests/load_serve.py': ['--seconds=1', '--rate_seconds=0.5', '--new_tokens=5'],
-    'math_solver.py': ['--n_problems=2000', '--n_val=50', '--limit=2', '--votes=2', '--max_new_tokens=5'],
+    'tasks.prepare_problems': ['--n_problems=2000', '--n_val=50'],
+    'tasks.solve': ['--max_new_tokens=5'],
+    'tasks.solve_rate': ['--limit=2', '--votes=2', '--max_new_tokens=5'],
 }
-RUN_IN = {'bench.py': 'test_bench.py'}  # a test of its own
+RUN_IN = {'bench': 'test_bench.py'}  # a test of its own
 
 
 def relative(path):
@@ -79,7 +81,10 @@ def parts(command):
 
 
 def script_of(words):
-    """(script, its arguments) of a command that starts one of ours, else (None, [])."""
+    """(script or module, its arguments) of a command that starts one of ours, else (None, [])."""
+    if '-m' in words and (ROOT / words[words.index('-m') + 1].split('.')[0]).is_dir():
+        i = words.index('-m') + 1
+        return words[i], words[i + 1:]
     for i, word in enumerate(words):
         if word.endswith('.py') and not word.startswith(('-', 'config/', 'tests/test_')):
             return word, words[i + 1:]
@@ -94,18 +99,27 @@ def all_commands():
             for command, _ in commands(text) for part in parts(command)]
 
 
+def module_of(script, arguments):
+    """The module in which the settings of a script stand."""
+    if script == 'bench':
+        return importlib.import_module(f'bench.{next((word for word in arguments if not word.startswith("--")), "__main__")}')
+    if not script.endswith('.py'):
+        return importlib.import_module(script)
+    assert (ROOT / script).is_file(), f'no script {script}'
+    folder, name = os.path.split(script)
+    sys.path.insert(0, str(ROOT / folder))
+    try:
+        return importlib.import_module(name.removesuffix('.py'))
+    finally:
+        sys.path.pop(0)
+
+
 @pytest.mark.parametrize('command', all_commands())
 def test_every_script_config_and_flag_in_a_command_exists(command):
     script, arguments = script_of(shlex.split(command))
     if script is None:
         return
-    assert (ROOT / script).is_file(), f'no script {script}'
-    folder, name = os.path.split(script)
-    sys.path.insert(0, str(ROOT / folder))
-    try:
-        module = importlib.import_module(name.removesuffix('.py'))
-    finally:
-        sys.path.pop(0)
+    module = module_of(script, arguments)
     flags = [argument if '=' in argument else f'{argument}=True' for argument in arguments if argument.startswith('--')]
     configs = [str(ROOT / argument) for argument in arguments if argument.startswith('config/')]
     if hasattr(module, 'DEFAULTS') and '--help=True' not in flags:
@@ -185,8 +199,8 @@ def run(command, folder):
     script, arguments = script_of(words)
     if program == 'pytest' or words[1:3] == ['-m', 'pytest']:
         return  # what runs this
-    if script and os.path.basename(script) in RUN_IN:
-        assert os.path.basename(script).removesuffix('.py') in (ROOT / 'tests' / RUN_IN[os.path.basename(script)]).read_text()
+    if script in RUN_IN:
+        assert script in (ROOT / 'tests' / RUN_IN[script]).read_text()
     elif program == 'torchrun':
         subprocess.run([sys.executable, '-m', 'torch.distributed.run', *words[1:], *SMALLER[script]], cwd=folder, check=True, timeout=300)
     elif program == 'bash':

@@ -902,8 +902,8 @@ def bench_bpe(config):
 
 def read_bench_texts(patterns):
     import bpe
-    import corpus
-    paths = bpe.find_files(patterns)[0] if patterns else corpus.stdlib_files()
+    import sources
+    paths = bpe.find_files(patterns)[0] if patterns else sources.stdlib_files()
     texts = []
     for path in paths:
         with open(path, encoding='utf-8', errors='replace', newline='') as file:

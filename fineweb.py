@@ -29,10 +29,12 @@ from tqdm import tqdm
 
 import corpus
 import shards
+import sources
 from bpe import open_tokenizer
 from configurator import choice, configure, optional
-from runtime.errors import BadInput, one_line_errors
+from runtime.errors import BadInput, first_line, one_line_errors
 from runtime.files import make_folder, read_json, sha256_of, atomic_write, write_json
+from runtime.parallel import ordered_map
 
 DEFAULTS = {
     'out_dir': 'data/fineweb',                    # folder for the shards
@@ -116,26 +118,21 @@ def write_meta(out_dir, name, progress, part):
 def find_input(config):
     """(name of the shards, paths or URLs of the input files)"""
     if config['source']:
-        found = corpus.find_source({**corpus_defaults(), 'source': config['source']})
-        if found['kind'] != 'table':
+        found = sources.find_source(config['source'])
+        if found.kind != 'table':
             raise BadInput(f"{config['source']} holds no parquet, jsonl or json.gz files; corpus.py takes text files")
-        return re.sub(r'[^A-Za-z0-9.-]+', '_', found['name']).strip('_') or 'data', found['files']
+        return re.sub(r'[^A-Za-z0-9.-]+', '_', found.name).strip('_') or 'data', found.files
     name = f"HuggingFaceFW/{config['dataset']}"
     sample = 'default' if config['sample'] == 'all' else f"sample-{config['sample']}"
-    wanted = {**corpus_defaults(), 'dataset_config': sample}
     revision = recorded_revision(config['out_dir'])
-    found = with_retries(lambda: corpus.hub_source(name, wanted, revision), min(config['retries'], 2))
-    return config['dataset'].replace('-', '_'), found['files']
+    found = with_retries(lambda: sources.hub_source(name, sample, 'train', revision), min(config['retries'], 2))
+    return config['dataset'].replace('-', '_'), found.files
 
 
 def recorded_revision(out_dir):
     """The commit of the data set that a folder's shards came from, or None: a run goes on with what it began with."""
     found = [read_json(path) for path in metadata_paths(out_dir)]
     return next((meta.get('meta', meta).get('settings', {}).get('revision') for meta in found), None)
-
-
-def corpus_defaults():
-    return {key: getattr(value, 'default', value) for key, value in corpus.DEFAULTS.items()}
 
 
 def tokenized(files, part, position, tokenizer, progress, config):
@@ -145,7 +142,7 @@ def tokenized(files, part, position, tokenizer, progress, config):
     bar_format = '{desc}{percentage:5.1f}%|{bar}| {elapsed}<{remaining}{postfix}'
     with tqdm(total=100, desc=f'part {part[0]} of {part[1]} ' if part[1] > 1 else '', bar_format=bar_format) as bar:
         tokenize = functools.partial(tokenize_piece, tokenizer)
-        for piece in corpus.ordered_map(tokenize, read_pieces(files, part, position, config), config['workers']):
+        for piece in ordered_map(tokenize, read_pieces(files, part, position, config), config['workers']):
             if n_bytes == 0:
                 bar.initial = bar.n = 100 * piece.done
             n_tokens += len(piece.tokens)
@@ -189,11 +186,11 @@ def read_pieces(files, part, position, config):
 
 
 def read_with_retries(path, first_row, share, config):
-    """corpus.read_table, which goes on at the row where the network failed."""
+    """sources.read_table, which goes on at the row where the network failed."""
     failures = 0
     while True:
         try:
-            for rows, texts, done in corpus.read_table(path, config['text_column'], first_row, share):
+            for rows, texts, done in sources.read_table(path, config['text_column'], first_row, share):
                 yield rows, texts, done
                 first_row, failures = rows[-1] + 1, 0
             return
@@ -216,13 +213,12 @@ def wait_after(error, failures, retries, local=False):
     """Waits before another try if it was the network's fault; otherwise raises the error."""
     if local or not is_network_trouble(error):
         raise error
-    name = type(error.__cause__ or error).__name__  # the network's own, not that of what we made of it
+    trouble = error.__cause__ or error  # the network's own error, not what we made of it
     if failures > retries:
-        raise BadInput(f'the hub cannot be reached, even after {retries} more tries ({name}: '
-                       f'{corpus.first_line(error)}); run again to resume after the last whole shard') from error
+        raise BadInput(f'the hub cannot be reached, even after {retries} more tries ('
+                       f'{first_line(trouble)}); run again to resume after the last whole shard') from error
     seconds = min(60, 2 ** (failures - 1))
-    tqdm.write(f'{name} from the hub, trying again in {seconds} s ({failures} of {retries})',
-               file=sys.stderr)
+    tqdm.write(f'{type(trouble).__name__} from the hub, trying again in {seconds} s ({failures} of {retries})', file=sys.stderr)
     time.sleep(seconds)
 
 

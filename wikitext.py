@@ -22,6 +22,7 @@ import corpus
 from runtime import hardware
 import evaluate as perplexity
 import shards
+import sources
 from configurator import choice, configure, optional
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write
@@ -49,7 +50,6 @@ DEFAULTS = {
     'compile': False,                     # torch.compile
 }
 
-SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}  # ours: the hub's
 ARTICLE_BEGINS = re.compile(r'^(?= = [^=\s].* = \n)', re.MULTILINE)
 
 
@@ -63,23 +63,23 @@ def main(config):
 def make_shards(config):
     corpus.check_vocabulary_settings(config)
     name, out_dir = corpus.name_and_folder(config['out_dir'], f"wikitext-{config['size']}")
-    files = local_files(config['source']) if config['source'] else hub_files(config['size'], raw=True)
+    files = sources.wikitext_files(config['size'], True, config['source'])
     for split in ('train', 'val'):
-        check_split(files, split, config)
+        sources.check_split(files, split, config['source'])
     settings = settings_of(files, config)
     if corpus.is_made(out_dir, settings):
         return
 
     def documents():
-        return ((split, article) for split in ('train', 'val') for article in articles(read_split(files[split])))
+        return ((split, article) for split in ('train', 'val') for article in articles(sources.read_split(files[split])))
 
     for split in ('train', 'val'):
-        if next(articles(read_split(files[split])), None) is None:
+        if next(articles(sources.read_split(files[split])), None) is None:
             raise BadInput(f'there is no text in {files[split]}')
     corpus.make_shards(out_dir, name, documents, f"wikitext-{config['size']}", settings, config)
     if 'test' in files:
         with atomic_write(os.path.join(out_dir, 'test.txt')) as file:
-            for text in read_split(files['test']):
+            for text in sources.read_split(files['test']):
                 file.write(text.encode())
 
 
@@ -117,45 +117,9 @@ def read_whole(config, protocol, is_file):
     if is_file:
         files = {split: [config['source']]}
     else:
-        files = local_files(config['source']) if config['source'] else hub_files(config['size'], raw=protocol != 'gpt2')
-    check_split(files, split, config)
-    return ''.join(read_split(files[split]))
-
-
-def local_files(folder):
-    """{'train': [path], 'val': [path], 'test': [path]} of a folder, as far as they are there. Shards do not count."""
-    if not os.path.isdir(folder):
-        raise BadInput(f'no folder {folder!r}; --source names one with train.txt, valid.txt and test.txt')
-    files = {}
-    for split, theirs in SPLITS.items():
-        words = {split, theirs, theirs[:5]}  # val, validation, valid
-        found = [name for name in sorted(os.listdir(folder))
-                 if words & set(re.split(r'[._-]', name)) and not name.endswith('.bin')]
-        if len(found) > 1 and not all(corpus.TABLE_NAME.search(name) for name in found):
-            raise BadInput(f'{folder} has several files for the {split} split: {", ".join(found)}; leave one')
-        if found:
-            files[split] = [os.path.join(folder, name) for name in found]
-    return files
-
-
-def check_split(files, split, config):
-    if split not in files:
-        raise BadInput(f'{config["source"]} has no file for the {split} split, such as {SPLITS[split][:5]}.txt')
-
-
-def hub_files(size, raw):
-    config = {'dataset_config': f'wikitext-{size}-{"raw-" if raw else ""}v1'}
-    return {split: corpus.hub_source('Salesforce/wikitext', {**config, 'dataset_split': theirs})['files']
-            for split, theirs in SPLITS.items()}
-
-
-def read_split(paths):
-    """Yields the text of a split in pieces; a table has a line of text in each row, and nothing for a blank line."""
-    for path in paths:
-        if corpus.TABLE_NAME.search(path):
-            yield from (''.join(line or ' \n' for line in lines) for _, lines, _ in corpus.read_table(path, 'text'))
-        else:
-            yield from corpus.read_text(path)
+        files = sources.wikitext_files(config['size'], protocol != 'gpt2', config['source'])
+    sources.check_split(files, split, config['source'])
+    return ''.join(sources.read_split(files[split]))
 
 
 def articles(pieces):

@@ -17,12 +17,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-import corpus
+import sources
 import train
 from bpe import Tokenizer
 from configurator import configure
 from runtime.errors import BadInput, one_line_errors
-from runtime.files import atomic_write
+from runtime.files import atomic_write, read_text
 from kernels.attention import blocks
 from model import GPT, GPTConfig
 from pretrained import PUBLISHED_SIZES
@@ -63,7 +63,7 @@ def as_svg(figure):
 
 def stdlib_tokenizer(vocab_size):
     """A BPE of the standard library, and the texts that it was not trained on."""
-    texts = [''.join(corpus.read_text(path)) for path in corpus.stdlib_files()]
+    texts = [''.join(read_text(path)) for path in sources.stdlib_files()]
     held_out = texts[::20]
     return Tokenizer.train((text for i, text in enumerate(texts) if i % 20), vocab_size, progress=False), held_out
 

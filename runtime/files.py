@@ -1,15 +1,23 @@
-"""Files that are written atomically, and what else many places do with small files.
+"""Files: written atomically, found by pattern, and read as text or JSON with one clear line for what is wrong.
 
 A file is written under a temporary name, flushed to the disk and renamed, so that a kill, a full disk or a power cut
 leaves either the old file or the new one. Knows nothing about what is in them.
 """
+import codecs
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
+import sys
+from typing import Iterator
+
+from tqdm import tqdm
 
 from runtime.errors import BadInput, first_line, warn
+
+READ_BYTES = 1 << 20  # at a time
 
 
 @contextlib.contextmanager
@@ -74,14 +82,17 @@ def write_json(path, value, writer=''):
         file.write((json.dumps(value, indent=1) + '\n').encode())
 
 
-def read_json(path):
+def read_json(path, advice='delete it and make the data again'):
+    """The object in a JSON file. Raises BadInput, with what to do, if it is missing or is no JSON object."""
     try:
         with open(path, encoding='utf-8') as file:
             value = json.load(file)
-    except (OSError, ValueError) as error:
-        raise BadInput(f'{path} cannot be read as JSON ({error}); delete it and make the data again') from error
+    except FileNotFoundError:
+        raise BadInput(f'no file {path}; {advice}') from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f'{path} is not JSON ({error}); {advice}') from error
     if not isinstance(value, dict):
-        raise BadInput(f'{path} should hold a JSON object; delete it and make the data again')
+        raise BadInput(f'{path} should hold a JSON object; {advice}')
     return value
 
 
@@ -91,3 +102,53 @@ def sha256_of(path):
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def find_files(patterns: str) -> list[str]:
+    """The files that a path, a folder, a glob, or several of them with commas between, stand for, sorted.
+
+    Hidden files of a folder and its __pycache__ are left out. Raises BadInput naming a pattern without files.
+    """
+    found = set()
+    for pattern in [patterns] if os.path.exists(patterns) else patterns.split(','):
+        if os.path.isdir(pattern):
+            files = [os.path.join(folder, name) for folder, _, names in os.walk(pattern) for name in names]
+            files = [path for path in files if not any(part.startswith('.') or part == '__pycache__'
+                                                       for part in os.path.relpath(path, pattern).split(os.sep))]
+        elif os.path.isfile(pattern):  # brackets in the name of a file that exists are no glob
+            files = [pattern]
+        else:
+            files = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
+        if not files:
+            raise BadInput(f'no file at {pattern}')
+        found.update(files)
+    return sorted(found)
+
+
+def is_binary(path: str) -> bool:
+    """Whether a file has a zero byte in its first 8 KiB, which text in UTF-8 has not."""
+    with open_to_read(path) as file:
+        return b'\0' in file.read(8192)
+
+
+def read_text(path: str) -> Iterator[str]:
+    """Yields a text file in pieces. Bytes that are not UTF-8 become U+FFFD, which a line on stderr says at the end."""
+    decoder = codecs.getincrementaldecoder('utf-8-sig')(errors='replace')
+    replaced = 0
+    with open_to_read(path) as file:
+        while block := file.read(READ_BYTES):
+            text = decoder.decode(block)
+            replaced += text.count('\ufffd') - block.count('\ufffd'.encode())
+            yield text
+        text = decoder.decode(b'', final=True)
+        replaced += len(text)  # of the file's last bytes, a character that is cut off
+        yield text
+    if replaced > 0:
+        tqdm.write(f'{path}: {replaced} places are not UTF-8 and became U+FFFD', file=sys.stderr)
+
+
+def open_to_read(path):
+    try:
+        return open(path, 'rb')
+    except OSError as error:
+        raise BadInput(f'{path} cannot be read: {error.strerror}') from error

@@ -17,6 +17,7 @@ from hypothesis import given, strategies as st
 
 import corpus
 import shards
+import sources
 from bpe import Tokenizer
 from runtime.errors import BadInput
 
@@ -120,7 +121,7 @@ def test_the_stdlib_is_python_source_without_tests_and_generated_tables(tmp_path
     root = os.path.dirname(os.__file__)
     with open(os.path.join(root, 'ast.py'), encoding='utf-8', newline='') as file:
         assert file.read() in all_documents(tmp_path / 'out')
-    files = [os.path.relpath(path, root).replace(os.sep, '/') for path in corpus.stdlib_files()]
+    files = [os.path.relpath(path, root).replace(os.sep, '/') for path in sources.stdlib_files()]
     assert {'argparse.py', 'json/decoder.py', 'asyncio/events.py'} <= set(files)
     unwanted = r'(^|/)(tests?|idle_test|encodings|pydoc_data|lib2to3|site-packages)/|sysconfigdata'
     assert not [name for name in files if re.search(unwanted, name)]
@@ -143,9 +144,9 @@ def test_a_single_text_file_is_cut_into_blocks_that_together_are_the_file(tmp_pa
 
 @given(st.lists(st.sampled_from(['x' * 300, 'word', ' ', '\n', '\n\n']), max_size=60), st.integers(0, 1500))
 def test_blocks_are_the_text_whatever_the_pieces_it_comes_in(pieces, size):
-    blocks = list(corpus.cut_into_blocks(iter(pieces), size))
+    blocks = list(sources.cut_into_blocks(iter(pieces), size))
     assert ''.join(blocks) == ''.join(pieces)
-    assert blocks == list(corpus.cut_into_blocks(iter([''.join(pieces)]), size))
+    assert blocks == list(sources.cut_into_blocks(iter([''.join(pieces)]), size))
     assert all(max(256, size) <= len(block) <= 2 * max(256, size) for block in blocks[:-1])
 
 

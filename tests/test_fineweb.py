@@ -15,9 +15,9 @@ import pytest
 import tokenizers
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-import corpus
 import fineweb
 import shards
+import sources
 from bpe import Tokenizer
 from runtime.errors import BadInput
 
@@ -338,10 +338,10 @@ def test_a_new_commit_on_the_hub_does_not_keep_a_stopped_run_from_going_on(tmp_p
     with open(parquet, 'rb') as file, fsspec.open(f'memory://fineweb@{commits[0]}/0.parquet', 'wb') as copy:
         copy.write(file.read())
 
-    def hub_source(name, config, revision=None):
-        return {'files': [f'memory://fineweb@{revision or newest}/0.parquet']}
+    def hub_source(name, dataset_config, dataset_split, revision=None):
+        return sources.Source(name, 'table', [f'memory://fineweb@{revision or newest}/0.parquet'])
 
-    monkeypatch.setattr(corpus, 'hub_source', hub_source)
+    monkeypatch.setattr(sources, 'hub_source', hub_source)
     arguments = {'tokenizer': tokenizer_path, 'shard_tokens': 50_000}
     newest = commits[0]
     run(out_dir=str(tmp_path / 'whole'), **arguments)
@@ -351,20 +351,20 @@ def test_a_new_commit_on_the_hub_does_not_keep_a_stopped_run_from_going_on(tmp_p
     assert files_of(tmp_path / 'stopped') == files_of(tmp_path / 'whole')
 
 
-@pytest.mark.parametrize('large_group', [corpus.LARGE_GROUP, 0])
+@pytest.mark.parametrize('large_group', [sources.LARGE_GROUP, 0])
 def test_a_remote_table_is_read_in_the_order_of_its_rows(monkeypatch, parquet, large_group):
     import fsspec
-    monkeypatch.setattr(corpus, 'LARGE_GROUP', large_group)
+    monkeypatch.setattr(sources, 'LARGE_GROUP', large_group)
     with open(parquet, 'rb') as file, fsspec.open('memory://table.parquet', 'wb') as copy:
         copy.write(file.read())
     for first_row, share in ((0, (0, 1, 1)), (350, (0, 1, 1)), (600, (1, 2, 3))):
-        local, remote = (list(corpus.read_table(path, 'text', first_row, share))
+        local, remote = (list(sources.read_table(path, 'text', first_row, share))
                          for path in (parquet, 'memory://table.parquet'))
         assert remote == local and local
 
 
 def test_network_trouble_is_waited_out_and_reading_goes_on_at_the_same_row(monkeypatch, parquet, capsys):
-    read_table, failures = corpus.read_table, itertools.count()
+    read_table, failures = sources.read_table, itertools.count()
 
     def unreliable(path, *arguments):
         for n, block in enumerate(read_table(parquet, *arguments)):
@@ -373,7 +373,7 @@ def test_network_trouble_is_waited_out_and_reading_goes_on_at_the_same_row(monke
             yield block
 
     waits = []
-    monkeypatch.setattr(corpus, 'read_table', unreliable)
+    monkeypatch.setattr(sources, 'read_table', unreliable)
     monkeypatch.setattr(time, 'sleep', waits.append)
     share = (0, 1, 1)
     rows = [row for rows, _, _ in fineweb.read_with_retries('hf://table.parquet', 0, share, DEFAULTS) for row in rows]
@@ -388,7 +388,7 @@ def test_network_trouble_that_stays_ends_in_one_line_after_growing_waits(monkeyp
         yield
 
     waits = []
-    monkeypatch.setattr(corpus, 'read_table', dead)
+    monkeypatch.setattr(sources, 'read_table', dead)
     monkeypatch.setattr(time, 'sleep', waits.append)
     with pytest.raises(BadInput, match='cannot be reached, even after 8 more tries .*run again to resume'):
         list(fineweb.read_with_retries('hf://x.parquet', 0, (0, 1, 1), DEFAULTS))

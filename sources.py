@@ -1,0 +1,374 @@
+"""Where documents come from: files, folders, tables, datasets on the Hugging Face hub, Python's own source, WikiText.
+
+`find_source` says which files a --source stands for, `read_documents` gives their documents in a fixed order. A document
+is a file of a folder, or a row of a table. A single text file is cut where it says <|endoftext|>, or at a separator of the
+user's; with neither it is cut, at blank lines or else line ends, into blocks of a hundredth of the file (256 to 8,192
+characters), so that there is something to hold out.
+
+This module knows nothing of tokens and shards.
+"""
+import bz2
+import gzip
+import io
+import itertools
+import json
+import lzma
+import os
+import re
+import sys
+import zlib
+from typing import Iterable, Iterator, NamedTuple
+
+from bpe import EOT
+from runtime.errors import BadInput, first_line
+from runtime.files import find_files, is_binary, open_to_read, read_text
+from runtime.parallel import ordered_map
+
+SYNTH = 'PleIAs/SYNTH'
+SYNTH_COLUMNS = ('query', 'synthetic_reasoning', 'synthetic_answer')
+# Not read as Python's standard library: tests, tables that a program wrote, and packages that were installed later.
+NOT_THE_STDLIB = {'encodings', 'pydoc_data', 'lib2to3', 'msilib', 'test', 'tests', 'idle_test', 'site-packages',
+                  'dist-packages', 'lib-dynload', '__pycache__', '__phello__'}
+GENERATED_FILES = re.compile(r'_sysconfigdata.*|entities\.py|stringprep\.py')
+TABLE_NAME = re.compile(r'\.(parquet|jsonl|ndjson|json)(\.gz|\.bz2|\.xz|\.zst)?$')
+FILE_NAME = re.compile(TABLE_NAME.pattern + r'|\.(txt|md|csv|tsv|gz|zip|py|html)$')
+DATASET_NAME = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
+BLOCK_CHARACTERS = (256, 8192)
+LARGE_GROUP, GROUPS_FETCHED_AT_ONCE = 64 << 20, 8  # bytes of a row group; row groups, over the network
+WIKITEXT_SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}  # our names: the hub's
+
+
+class Source(NamedTuple):
+    name: str
+    kind: str    # 'table'; 'text': one text file; 'texts': each text file is a document
+    files: list  # paths, or URLs such as hf://datasets/NAME@COMMIT/PATH
+
+
+# ---- what a --source stands for ---------------------------------------------------------------------
+
+
+def find_source(source: str, dataset_config: str | None = None, dataset_split: str = 'train') -> Source:
+    """What --source stands for: 'stdlib', 'SYNTH', files, a folder, a glob, or the name of a dataset on the hub."""
+    if source == 'stdlib':
+        return Source('stdlib', 'texts', stdlib_files())
+    if source == 'SYNTH':
+        return hub_source(SYNTH, dataset_config, dataset_split)
+    if DATASET_NAME.fullmatch(source) and not FILE_NAME.search(source) and not os.path.exists(source):
+        return hub_source(source, dataset_config, dataset_split)
+    try:
+        files = find_files(source)
+    except BadInput as error:
+        raise BadInput(f'{error}; --source takes stdlib, SYNTH, files, a folder, a glob, or the name of a dataset on the '
+                       'Hugging Face hub') from None
+    name = os.path.splitext(os.path.basename(os.path.normpath(source)))[0]
+    tables = [path for path in files if TABLE_NAME.search(path)]
+    if tables and len(tables) < len(files):
+        example = os.path.join(os.path.dirname(tables[0]), '*' + TABLE_NAME.search(tables[0])[0])
+        raise BadInput(f'{source} holds tables ({os.path.basename(tables[0])}) and text files together; name one kind, '
+                       f"as in --source='{example}'")
+    if tables:
+        return Source(name, 'table', tables)
+    texts = [path for path in files if not is_binary(path)]
+    if not texts and len(files) == 1:
+        raise BadInput(f'{files[0]} is not text: it has zero bytes (UTF-16 should be saved as UTF-8)')
+    if not texts:
+        raise BadInput(f'{source} holds no text file: all of its files are binary')
+    return Source(name, 'texts' if len(texts) > 1 else 'text', texts)
+
+
+def stdlib_files() -> list[str]:
+    """The .py files of the running Python's standard library, without tests and generated tables."""
+    root = os.path.dirname(os.__file__)
+    files = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in NOT_THE_STDLIB and not name.startswith('config-')]
+        files += [os.path.join(folder, name) for name in names
+                  if name.endswith('.py') and not GENERATED_FILES.fullmatch(name)]
+    if not files:
+        raise BadInput(f'this Python keeps no source text of its library in {root}; name another --source')
+    return sorted(files, key=lambda path: os.path.relpath(path, root).replace(os.sep, '/'))
+
+
+def hub_source(name: str, dataset_config: str | None, dataset_split: str, revision: str | None = None) -> Source:
+    """The files of a split of a dataset on the Hugging Face hub, as of `revision` or else now.
+
+    The library pins every URL to the commit that it found, as in hf://datasets/NAME@COMMIT/PATH.
+    """
+    import datasets
+    ask_hub(name)
+    try:
+        builder = datasets.load_dataset_builder(name, dataset_config, revision=revision)
+        files = (builder.config.data_files or {}).get(dataset_split, [])
+    except Exception as error:  # the hub, the network and the library's scripts raise dozens of kinds
+        raise BadInput(f'{name}: no such file here, and no such dataset could be opened on the Hugging Face hub '
+                       f'({first_line(error)}); check the network and the name, or download it and give its files as '
+                       '--source') from error
+    if not files or not all(TABLE_NAME.search(str(path)) for path in files):
+        raise BadInput(f'{name} has no parquet or json files for split {dataset_split!r}; download it and give its files '
+                       'as --source')
+    return Source(name.split('/')[-1], 'table', [str(path) for path in files])
+
+
+def ask_hub(name):
+    """Says that a dataset is looked for, and keeps the hub's library from printing a line for each of its tries."""
+    import huggingface_hub
+    huggingface_hub.utils.logging.set_verbosity_error()
+    print(f'{name}: asking the Hugging Face hub', file=sys.stderr, flush=True)
+
+
+# ---- documents --------------------------------------------------------------------------------------
+
+
+def read_documents(source: Source, text_column: str = 'text', separator: str | None = None, limit: int = 0) -> Iterator[str]:
+    r"""Yields the text of every document of a source in a fixed order; empty ones are left out.
+
+    separator: cuts text files into documents; \n and \t may be written as two characters. limit: 0 for all documents.
+    """
+    if source.kind == 'table':
+        documents = (text for path in source.files for _, texts, _ in read_table(path, text_column) for text in texts)
+    elif separator or source.kind == 'text':
+        documents = (text for path in source.files for text in cut_file(path, separator))
+    else:
+        documents = (''.join(read_text(path)) for path in source.files)
+    documents = (text for text in documents if text and not text.isspace())
+    return itertools.islice(documents, limit or None)
+
+
+def cut_file(path, separator=None):
+    """Yields the documents of one text file: between separators, or blocks where it has none."""
+    if separator:
+        separator = separator.replace('\\n', '\n').replace('\\t', '\t')
+    elif EOT in next(read_text(path)):
+        separator = EOT
+    if separator:
+        yield from cut_at_separator(read_text(path), separator)
+    else:
+        yield from cut_into_blocks(read_text(path), os.path.getsize(path) // 100)
+
+
+def cut_at_separator(pieces, separator):
+    rest = ''
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(separator)
+        yield from whole
+    yield rest
+
+
+def cut_into_blocks(pieces, size):
+    """Yields the text in blocks of at least `size` characters (256 to 8,192) that together are the text.
+
+    A block ends after the first blank line behind that size, or, where none comes for as long again, after the
+    first line end or white space; text without any is cut at the size.
+    """
+    low, high = BLOCK_CHARACTERS
+    size = min(max(size, low), high)
+    rest = ''
+    for piece in itertools.chain(pieces, [None]):
+        rest += piece or ''
+        start = 0
+        while len(rest) - start > 2 * size:
+            for end_of in ('\n\n', '\n', ' '):
+                place = rest.find(end_of, start + size - len(end_of), start + 2 * size)
+                if place >= 0:
+                    break
+            end = start + size if place < 0 else place + len(end_of)
+            yield rest[start:end]
+            start = end
+        rest = rest[start:]
+    yield rest
+
+
+# ---- tables -----------------------------------------------------------------------------------------
+
+
+def read_table(path: str, column: str, first_row: int = 0, share: tuple[int, int, int] = (0, 1, 1)) -> Iterator[tuple]:
+    """Yields (row numbers, their texts, share of the file read so far) of a parquet or json-lines file, in order.
+
+    column:    where the text is. A table without it that has SYNTH's columns gives SYNTH's documents.
+    first_row: rows before this one are left out.
+    share:     (low, high, n): only the rows from the low-th to the high-th n-th of the file; of a file that does
+               not say how long it is, those with low <= row % n < high.
+    A row without text is '' in the list. Raises BadInput on a damaged file, and on a missing column with the
+    names of those that are there.
+    """
+    read = read_parquet if '.parquet' in TABLE_NAME.search(path)[0] else read_json_lines
+    yield from read(path, column, first_row, share)
+
+
+def read_parquet(path, column, first_row, share):
+    import pyarrow
+    import pyarrow.parquet
+    low, high, n = share
+    try:
+        with open_anywhere(path) as file:
+            table = pyarrow.parquet.ParquetFile(file)
+            columns = pick_columns(table.schema_arrow.names, column, path)
+            kinds = {str(table.schema_arrow.field(name).type) for name in columns}
+            if not kinds <= {'string', 'large_string', 'string_view'}:
+                raise BadInput(f"{path}: column {columns[0]!r} holds {', '.join(kinds)}, not text; "
+                               'name another --text_column')
+            first, last = table.metadata.num_rows * low // n, table.metadata.num_rows * high // n
+            begin = max(first, first_row)
+            group_sizes = [table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups)]
+            group_starts = list(itertools.accumulate(group_sizes, initial=0))
+            groups = [group for group in range(len(group_sizes))
+                      if group_starts[group] < last and group_starts[group + 1] > begin]
+            for group, batches in zip(groups, read_groups(path, table, groups, list(columns))):
+                row = group_starts[group]
+                for batch in batches:
+                    start, stop = max(row, begin), min(row + len(batch), last)
+                    if start < stop:
+                        values = batch.slice(start - row, stop - start).to_pydict()
+                        texts = [format_row(row_values) for row_values in zip(*(values[name] for name in columns))]
+                        yield range(start, stop), texts, (stop - first) / (last - first)
+                    row += len(batch)
+    except pyarrow.ArrowException as error:
+        raise BadInput(f'{path} is not a readable parquet file: {first_line(error)}') from error
+
+
+def read_groups(path, table, groups, columns):
+    """An iterator over the row groups of a parquet file, each an iterable of arrow batches of up to 512 rows.
+
+    Over the network several groups are fetched at once: one after another, the time until each answer comes would
+    leave most cores without work. Groups of which several may not fit into memory are read in small pieces instead.
+    """
+    import pyarrow.parquet
+
+    def batches(table, group):
+        return table.iter_batches(batch_size=512, row_groups=[group], columns=columns)
+
+    def fetch(group):
+        with open_anywhere(path) as file:
+            return list(batches(pyarrow.parquet.ParquetFile(file, metadata=table.metadata, pre_buffer=True), group))
+
+    largest = max((table.metadata.row_group(group).total_byte_size for group in groups), default=0)
+    if '://' in path and largest <= LARGE_GROUP:
+        return ordered_map(fetch, groups, GROUPS_FETCHED_AT_ONCE)
+    return (batches(table, group) for group in groups)
+
+
+def read_json_lines(path, column, first_row, share):
+    low, high, n = share
+    with open_anywhere(path) as raw:
+        size = max(1, raw.seek(0, os.SEEK_END))
+        raw.seek(0)
+        lines = enumerate(json_lines(decompressed(raw, path), path))
+        while batch := list(itertools.islice(lines, 512)):
+            batch = [(row, line) for row, line in batch if row >= first_row and low <= row % n < high]
+            if batch:
+                texts = [json_text(line, column, f'{path}, line {row + 1}') for row, line in batch]
+                done = 1 if raw.closed else raw.tell() / size  # the decompressor of zstd closes it at the end
+                yield [row for row, _ in batch], texts, done
+
+
+def json_lines(file, path):
+    """The lines of a json-lines file as bytes; a file that is one JSON array gives its elements."""
+    try:
+        head = file.readline()
+        if head.lstrip().startswith(b'['):
+            yield from (json.dumps(row).encode() for row in json.loads(head + file.read()))
+        elif head:
+            yield from itertools.chain([head], file)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise BadInput(f'{path} is cut short or damaged: {first_line(error)}') from error
+    except ValueError as error:
+        raise BadInput(f'{path} starts as a JSON list but is none: {first_line(error)}') from error
+
+
+def json_text(line, column, where):
+    """The document of one line of a json-lines file; '' for a blank line."""
+    if not line.strip():
+        return ''
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise BadInput(f'{where}: not JSON: {first_line(error)}') from error
+    if not isinstance(row, dict):
+        raise BadInput(f'{where}: should be an object with a key {column!r}')
+    columns = pick_columns(row, column, where)
+    for name in columns:
+        if not isinstance(row[name], (str, type(None))):
+            raise BadInput(f'{where}: {name!r} is {type(row[name]).__name__}, not text; name another --text_column')
+    return format_row([row[name] for name in columns])
+
+
+def pick_columns(names, column, where):
+    if column in names:
+        return (column,)
+    if column == 'text' and all(name in names for name in SYNTH_COLUMNS):
+        return SYNTH_COLUMNS
+    raise BadInput(f'{where} has no column {column!r}; name one of these with --text_column: {", ".join(names)}')
+
+
+def format_row(values):
+    """The document of a row: its text, or SYNTH's question, reasoning and answer."""
+    if len(values) == 1:
+        return values[0] or ''
+    query, reasoning, answer = (value or '' for value in values)
+    return f'Q: {query}\n\nReasoning:\n{reasoning}\n\nA: {answer}'
+
+
+def open_anywhere(path):
+    """A local path, or a URL such as hf://datasets/..., opened for reading bytes."""
+    if '://' not in path:
+        return open_to_read(path)
+    import fsspec
+    filesystem, name = fsspec.core.url_to_fs(path)
+    return filesystem.open(name, 'rb')
+
+
+def decompressed(file, path):
+    """A file of bytes without the compression that the end of its name tells of."""
+    ending = os.path.splitext(path)[1]
+    if ending == '.zst':
+        import pyarrow
+        return io.BufferedReader(pyarrow.CompressedInputStream(file, 'zstd'))
+    openers = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
+    return openers[ending](file) if ending in openers else file
+
+
+# ---- WikiText (Merity et al. 2016, "Pointer Sentinel Mixture Models") -------------------------------
+
+
+def wikitext_files(size: str = '2', raw: bool = True, source: str | None = None) -> dict[str, list[str]]:
+    """{'train': [path or URL], 'val': [...], 'test': [...]} of WikiText-2 or -103.
+
+    source: a local folder with a file (or tables) for each split, which may lack some; None for the hub.
+    raw:    on the hub, the text as it was written; otherwise rare words are <unk>.
+    """
+    if source:
+        return files_by_split(source)
+    dataset_config = f'wikitext-{size}-{"raw-" if raw else ""}v1'
+    return {split: hub_source('Salesforce/wikitext', dataset_config, theirs).files
+            for split, theirs in WIKITEXT_SPLITS.items()}
+
+
+def files_by_split(folder):
+    """{split: [paths]} of a folder whose files are named by split: train.txt, wiki.valid.raw, test.parquet, ..."""
+    if not os.path.isdir(folder):
+        raise BadInput(f'no folder {folder!r}; --source names one with train.txt, valid.txt and test.txt')
+    files = {}
+    for split, theirs in WIKITEXT_SPLITS.items():
+        words = {split, theirs, theirs[:5]}  # val, validation, valid
+        found = [name for name in sorted(os.listdir(folder))
+                 if words & set(re.split(r'[._-]', name)) and not name.endswith('.bin')]  # .bin: shards
+        if len(found) > 1 and not all(TABLE_NAME.search(name) for name in found):
+            raise BadInput(f'{folder} has several files for the {split} split: {", ".join(found)}; leave one')
+        if found:
+            files[split] = [os.path.join(folder, name) for name in found]
+    return files
+
+
+def check_split(files: dict[str, list[str]], split: str, source: str | None):
+    """Raises BadInput if `wikitext_files` has found no file for a split."""
+    if split not in files:
+        raise BadInput(f'{source} has no file for the {split} split, such as {WIKITEXT_SPLITS[split][:5]}.txt')
+
+
+def read_split(paths: Iterable[str]) -> Iterator[str]:
+    """Yields the text of a split in pieces; a table has a line of text in each row, and nothing for a blank line."""
+    for path in paths:
+        if TABLE_NAME.search(path):
+            yield from (''.join(line or ' \n' for line in lines) for _, lines, _ in read_table(path, 'text'))
+        else:
+            yield from read_text(path)

@@ -36,6 +36,7 @@ from runtime.errors import BadInput, one_line_errors
 from runtime.files import make_folder, atomic_write
 from model import GPT
 from runtime.process import Process
+from runtime.stop import Stopped
 
 DEFAULTS = {
     # run
@@ -670,9 +671,15 @@ def evaluate(run, stop):
 
 def score_hellaswag(run, stop):
     """The harness's accuracies on the first examples of HellaSwag; None if a process was told to stop on the way."""
-    results = hellaswag.evaluate(run.model, run.questions, run.process,
-                                 stopped=lambda: run.process.sum([stop.requested])[0] > 0)
-    return results and {f'hellaswag_{name}': results[name] for name in ('acc', 'acc_norm', 'acc_norm_stderr')}
+    def check():
+        if run.process.sum([stop.requested])[0]:
+            raise Stopped
+
+    try:
+        results = hellaswag.accuracies(run.model, run.questions, run.process, check_stop=check)
+    except Stopped:
+        return None
+    return {f'hellaswag_{name}': results[name] for name in ('acc', 'acc_norm', 'acc_norm_stderr')}
 
 
 def note_best(run):

@@ -249,7 +249,7 @@ def test_hellaswag_is_scored_at_intervals_as_by_its_own_script(run, tmp_path, da
     model, tokenizer, _ = pretrained.load(str(tmp_path / 'a'))
     questions = hellaswag.prepare(hellaswag.load(str(source), 10), tokenizer, 64, ['harness'])
     process = train.Process({'device': 'cpu', 'dtype': 'float32'})
-    assert rows[-1]['hellaswag_acc_norm'] == hellaswag.evaluate(model, questions, process)['acc_norm']
+    assert rows[-1]['hellaswag_acc_norm'] == hellaswag.accuracies(model, questions, process)['acc_norm']
     with pytest.raises(BadInput, match='hellaswag_interval=3'):
         run('b', **{**settings, 'hellaswag_interval': 3})
 

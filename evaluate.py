@@ -103,11 +103,11 @@ def measure_perplexity(model: GPT, tokenizer: Tokenizer, text: str, process: Pro
         raise BadInput('there is no text to measure the perplexity on')
     nats = total_nats(model, documents, tokenizer.eot, process, stride, **options)
     return {'tokens': n_tokens, 'words': n_words, 'bytes': n_bytes, 'nats': nats,
-            'token_perplexity': exp(nats / n_tokens), 'word_perplexity': exp(nats / n_words),
+            'token_perplexity': exp_or_inf(nats / n_tokens), 'word_perplexity': exp_or_inf(nats / n_words),
             'bits_per_byte': nats / n_bytes / math.log(2)}
 
 
-def exp(x):
+def exp_or_inf(x):
     return math.exp(x) if x < 700 else math.inf  # where math.exp would raise OverflowError
 
 
@@ -115,7 +115,7 @@ def apply_protocol(text: str, protocol: str) -> tuple[list[str], int, int]:
     """(documents as the model reads them, number of words, number of bytes); both are counted in the original."""
     if protocol == 'harness':
         originals = pages(text)
-        n_words = sum(len(re.split(r'\s+', page)) for page in originals)  # as the harness counts: white space at an end adds one
+        n_words = sum(len(re.split(r'\s+', page)) for page in originals)  # the harness's way: white space at an end adds one
         return [clean_page(page) for page in originals], n_words, sum(len(page.encode()) for page in originals)
     if protocol == 'gpt2':
         return [detokenize(text)], len(text.split()) + text.count('\n'), len(text.encode())

@@ -27,7 +27,7 @@ from bpe import Tokenizer
 from configurator import choice, configure, optional
 from model import GPT
 from runtime.errors import BadInput, one_line_errors
-from runtime.files import atomic_write
+from runtime.files import atomic_write, read_text
 from runtime.process import Process
 from runtime.tables import table
 from scoring.likelihood import log_likelihoods, open_for_evaluation
@@ -41,12 +41,12 @@ METRICS = {  # {protocol: {metric: (what it divides by, from an ending's text an
         'acc_bytes': (lambda text, ids: len(text.encode()), 'harness text, per byte')},
     'completion': {
         'completion_acc': (lambda text, ids: 1, 'text as published, log-probability'),
-        'completion_acc_norm': (lambda text, ids: len(ids), 'text as published, per token (what GPT-2 training scripts report)')},
+        'completion_acc_norm': (lambda text, ids: len(ids), 'text as published, per token (as training scripts report it)')},
 }
 DEFAULTS = {
     # model
     'out_dir': 'out',  # a run's folder: its newest checkpoint is taken
-    'init_from': optional(str),  # instead of out_dir: a checkpoint file, a folder in Hugging Face's layout, or gpt2[-medium|-large|-xl]
+    'init_from': optional(str),  # instead: a checkpoint file, a folder in Hugging Face's layout, or gpt2[-medium|-large|-xl]
     # data
     'source': optional(str),  # a .jsonl file as published; None: the validation split of Rowan/hellaswag on the hub
     'limit': optional(int),  # only the first so many examples
@@ -67,7 +67,7 @@ def main(config):
     questions = prepare(examples, tokenizer, model.config.block_size, protocols)
     process.print0(f'{len(examples):,} examples')
     results = accuracies(model, questions, process, batch_size=config['batch_size'], progress='HellaSwag', compiled=compiled)
-    process.print0(report(results))
+    process.print0(accuracy_table(results))
     if config['details'] and process.is_first:
         write_details(config['details'], examples, questions, results['scores'])
     process.end()
@@ -92,18 +92,12 @@ def load(source: str | None = None, limit: int | None = None) -> list[dict]:
 
 def read_jsonl(path):
     """Yields (place, value) of every line that is not blank."""
-    try:
-        with open(path, encoding='utf-8') as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        yield f'{path}, line {number}', json.loads(line)
-                    except (json.JSONDecodeError, RecursionError):
-                        raise BadInput(f'{path}, line {number} is not JSON') from None
-    except OSError as error:
-        raise BadInput(f'{path}: {error.strerror}; --source is a .jsonl file of HellaSwag') from None
-    except UnicodeDecodeError:
-        raise BadInput(f'{path} is not UTF-8 text; --source is a .jsonl file of HellaSwag') from None
+    for number, line in enumerate(''.join(read_text(path)).split('\n'), 1):
+        if line.strip():
+            try:
+                yield f'{path}, line {number}', json.loads(line)
+            except (json.JSONDecodeError, RecursionError):
+                raise BadInput(f'{path}, line {number} is not JSON; --source is a .jsonl file of HellaSwag') from None
 
 
 def read_hub():
@@ -156,10 +150,15 @@ def prepare_protocol(examples, tokenizer, block_size, protocol):
     is_harness = protocol == 'harness'
     texts = [harness_text(example) if is_harness else (example['ctx'], example['endings']) for example in examples]
     pairs = encode_pairs(texts, tokenizer, joined=is_harness)
+    for i, (_, ending) in enumerate(pairs):
+        if len(ending) > block_size:
+            raise BadInput(f'an ending of example {i // N_ENDINGS} has {len(ending)} tokens, which do not fit into a '
+                           f'block_size of {block_size}')
     endings = [ending for _, endings in texts for ending in endings]
     divisors = {metric: torch.tensor([divisor(text, ids) for text, (_, ids) in zip(endings, pairs)], dtype=torch.float64)
                 for metric, (divisor, _) in METRICS[protocol].items()}
-    return Questions([crop_context(i // N_ENDINGS, *pair, block_size) for i, pair in enumerate(pairs)],
+    # A context that is too long loses its beginning. The last token of an ending is predicted, but not read.
+    return Questions([(context[-(block_size + 1 - len(ending)):], ending) for context, ending in pairs],
                      torch.tensor([example['label'] for example in examples]),
                      {metric: divisor.view(-1, N_ENDINGS) for metric, divisor in divisors.items()})
 
@@ -189,14 +188,6 @@ def encode_pairs(texts, tokenizer, joined):
             for context in contexts for _ in range(N_ENDINGS)]
 
 
-def crop_context(example, context, ending, block_size):
-    """(context, ending): a context that is too long loses its beginning."""
-    if len(ending) > block_size:
-        raise BadInput(f'an ending of example {example} has {len(ending)} tokens, which do not fit into a block_size of '
-                       f'{block_size}')
-    return context[-(block_size + 1 - len(ending)):], ending  # the last token of the ending is predicted, not read
-
-
 # ---- scores -----------------------------------------------------------------------------------------
 
 
@@ -223,8 +214,7 @@ def choose_endings(scores, divisor):
     return (scores / divisor).numpy().argmax(axis=1)
 
 
-def report(results):
-    """A table with a line for each metric."""
+def accuracy_table(results):
     rows = [('metric', 'accuracy', 'standard error')]
     for metric, (_, description) in (METRICS['harness'] | METRICS['completion']).items():
         if metric in results:

@@ -19,7 +19,6 @@ from runtime import hardware
 from runtime.errors import BadInput
 from runtime.process import Process
 
-COMPILED_UNIT = 64  # tokens: compiled, rows are filled up to a multiple of it, so that few shapes are compiled
 HEAD_ROWS = 1024  # hidden states whose logits are in memory at once: 200 MB with GPT-2's vocabulary, and as much for the loss
 
 
@@ -53,7 +52,7 @@ def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_
     progress: what the progress bar says; no bar if empty.
     check_stop: called after each batch, equally often on every process; it raises to stop (runtime.stop.StopSignals.check).
     """
-    hidden = torch.compile(model.hidden) if compiled else model.hidden
+    hidden = torch.compile(model.hidden, dynamic=True) if compiled else model.hidden  # one graph for all lengths
     # The longest first, so that running out of memory shows at once; and rows of a batch have about the same length.
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
     batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
@@ -67,10 +66,9 @@ def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_
                 turn = batches[first:first + process.world_size]
                 if process.rank < len(turn):
                     batch = turn[process.rank]
-                    shape = (batch_size, COMPILED_UNIT) if compiled else (len(batch), 1)
-                    idx, targets = pad_right([pairs[i] for i in batch], *shape, model.config.block_size)
+                    idx, targets = pad_right([pairs[i] for i in batch])
                     with process.autocast():
-                        totals[batch] = sum_over_targets(model, hidden, idx, targets, process.device)[:len(batch)]
+                        totals[batch] = sum_over_targets(model, hidden, idx, targets, process.device)
                 bar.update(sum(map(len, turn)))
                 if check_stop:
                     check_stop()
@@ -79,14 +77,13 @@ def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_
     return torch.tensor(process.sum(totals), dtype=torch.float64)
 
 
-def pad_right(pairs, n_rows, unit, block_size):
-    """(n_rows, T) int64 inputs, and targets that are -1 where nothing is predicted. T: a multiple of unit, or block_size.
+def pad_right(pairs):
+    """(B, T) int64 inputs, and targets that are -1 where nothing is predicted.
 
     Rows are filled up at the right, where no token of a causal model sees the filling; so there is no need for a mask.
     """
-    longest = max(len(context) + len(continuation) for context, continuation in pairs) - 1
-    T = min(-(-longest // unit) * unit, block_size)
-    idx, targets = torch.zeros(n_rows, T, dtype=torch.int64), torch.full((n_rows, T), -1)
+    T = max(len(context) + len(continuation) for context, continuation in pairs) - 1
+    idx, targets = torch.zeros(len(pairs), T, dtype=torch.int64), torch.full((len(pairs), T), -1)
     for row, (context, continuation) in enumerate(pairs):
         begin, end = len(context), len(context) + len(continuation)
         idx[row, :begin] = torch.as_tensor(context)

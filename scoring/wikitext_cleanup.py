@@ -55,8 +55,8 @@ FIRST = re.compile(r'[(\[$£€#"]')
 LAST = re.compile(r'[,.;:!?)\]%°…"]$')
 DOTS = re.compile(r'\.{2,}$')
 INNER = re.compile(r'(?<=[^\W_]|>)([-,.])(?=[^\W_]|<)')
-ABBREVIATION = re.compile(r'(?:[A-Za-z]\.)+|(?:No|Nos|St|Mr|Mrs|Ms|Dr|Jr|Sr|Lt|Col|Gen|Capt|Sgt|Maj|Adm|Rev|Prof|Inc|Co|Corp|Ltd'
-                          r'|Bros|vs|etc|Ph\.D|Mt|Ft|Vol|pp|Gov|Sen|Rep|Hon)\.')
+ABBREVIATION = re.compile(r'(?:[A-Za-z]\.)+|(?:No|Nos|St|Mr|Mrs|Ms|Dr|Jr|Sr|Lt|Col|Gen|Capt|Sgt|Maj|Adm|Rev|Prof|Inc|Co|Corp'
+                          r'|Ltd|Bros|vs|etc|Ph\.D|Mt|Ft|Vol|pp|Gov|Sen|Rep|Hon)\.')
 
 
 def detokenize(text: str) -> str:

@@ -179,7 +179,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, text, message):
 
 def test_files_that_cannot_be_read_are_refused_by_name(tmp_path):
     (tmp_path / 'binary').write_bytes(b'\xff\xfe\x00')
-    for name, message in (('missing', 'No such file'), ('.', 'Is a directory'), ('binary', 'not UTF-8')):
+    for name, message in (('missing', 'No such file'), ('.', 'Is a directory'), ('binary', 'binary, line 1 is not JSON')):
         with pytest.raises(BadInput, match=message):
             hellaswag.load(str(tmp_path / name))
 

@@ -1,27 +1,16 @@
 import json
-import math
 import os
-import pretrained
-import pathlib
 import re
-import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-import torch
 
-from runtime import hardware
 import shards
 import wikitext
-from bpe import Tokenizer
 from runtime.errors import BadInput
-from model import GPT, GPTConfig
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEFAULTS = {key: getattr(value, 'default', value) for key, value in wikitext.DEFAULTS.items()}
 
 

@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo math test bench clean
+.PHONY: demo math check test lint bench clean
 
 # Tokenizes Python's own source, trains a small GPT on it and shows what it writes. Run again, it resumes from what is there.
 demo: $(VENV)/runtime
@@ -17,13 +17,20 @@ math: $(VENV)/runtime
 	$(PY) math_solver.py --do=solve --out_dir=out/math --question='Ben has 486 shells. On Friday he finds 47 more. He puts them into 13 boxes, the same number in each. How many shells are in each?'
 	$(PY) math_solver.py --do=score --out_dir=out/math
 
-# The kernels run under Triton's interpreter, which must be chosen before Triton is imported: in a process of its own.
+# The fast half of the tests, for the minute after an edit.
+check: $(VENV)/dev
+	$(PY) -m pytest -q -n 2 -m "not slow" tests
+
+# Everything. The kernels run under Triton's interpreter, which must be chosen before Triton is imported: in a process of its own.
 test: $(VENV)/dev
-	$(PY) -m pytest -q tests
-	TRITON_INTERPRET=1 $(PY) -m pytest -q tests/test_kernels.py
+	$(PY) -m pytest -q -n 2 --dist=worksteal tests
+	TRITON_INTERPRET=1 $(PY) -m pytest -q -n 2 tests/test_kernels.py
+
+lint: $(VENV)/dev
+	$(PY) -m ruff check .
 
 bench: $(VENV)/dev
-	$(PY) bench.py
+	$(PY) -m bench
 
 $(VENV)/runtime: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -901,9 +901,9 @@ def bench_bpe(config):
 
 
 def read_bench_texts(patterns):
-    import bpe
     import sources
-    paths = bpe.find_files(patterns)[0] if patterns else sources.stdlib_files()
+    from runtime.files import find_files, is_binary
+    paths = [path for path in find_files(patterns) if not is_binary(path)] if patterns else sources.stdlib_files()
     texts = []
     for path in paths:
         with open(path, encoding='utf-8', errors='replace', newline='') as file:
@@ -933,7 +933,8 @@ def compare_training(texts, vocab_sizes, turns):
         seconds = take_turns({'ours': train_ours, 'theirs': train_theirs}, turns)
         our_tokens = sum(map(len, trained['ours'].encode_batch(texts)))
         their_tokens = sum(len(out.ids) for out in trained['theirs'].encode_batch(texts, add_special_tokens=False))
-        naive_s = naive_seconds_per_token_and_merge(texts) * (vocab_size - 257) * our_tokens
+        tokens_of_chunks = sum(map(len, trained['ours'].encode_batch(bpe.count_chunks(texts))))
+        naive_s = naive_seconds_per_token_and_merge(texts) * (vocab_size - 257) * tokens_of_chunks
         rows.append({
             'vocab': vocab_size, 'bpe.py s': seconds['ours'], 'tokenizers s': seconds['theirs'],
             'time ratio': seconds['ours'] / seconds['theirs'],
@@ -945,35 +946,17 @@ def compare_training(texts, vocab_sizes, turns):
 
 
 def naive_seconds_per_token_and_merge(texts, n_characters=200_000, n_merges=5):
-    """What training costs that counts all pairs of all chunks again for every merge, as teaching code does.
+    """What training costs that counts all pairs of all different chunks again for every merge, as the textbook does.
 
     Measured on the beginning of the text. A merge costs time for each token there is; as there are never fewer
     tokens than at the end of training, (tokens at the end) x (merges) x this is less than it would really take.
     """
     import bpe
-    chunks = [list(chunk.encode()) for chunk in bpe.CHUNK.findall(''.join(texts)[:n_characters])]
-    started, n_tokens = time.perf_counter(), 0
-    for new in range(256, 256 + n_merges):
-        n_tokens += sum(map(len, chunks))
-        counts = {}
-        for ids in chunks:
-            for pair in zip(ids, ids[1:]):
-                counts[pair] = counts.get(pair, 0) + 1
-        best = max(counts, key=counts.get)
-        chunks = [merge_naively(ids, best, new) for ids in chunks]
-    return (time.perf_counter() - started) / n_tokens
-
-
-def merge_naively(ids, pair, new):
-    merged, i = [], 0
-    while i < len(ids):
-        if i + 1 < len(ids) and ids[i] == pair[0] and ids[i + 1] == pair[1]:
-            merged.append(new)
-            i += 2
-        else:
-            merged.append(ids[i])
-            i += 1
-    return merged
+    from bpe_textbook import learn_merges_slowly
+    counts = bpe.count_chunks([''.join(texts)[:n_characters]], processes=1)
+    started = time.perf_counter()
+    learn_merges_slowly(counts, n_merges)
+    return (time.perf_counter() - started) / n_merges / sum(len(chunk.encode()) for chunk in counts)
 
 
 def compare_encoding(texts, ours, turns):

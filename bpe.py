@@ -3,33 +3,31 @@
     python bpe.py --input=texts/ --vocab_size=32768 --out=tokenizer.json    # train on files, a glob or a folder
     python bpe.py --show='Hello world' --tokenizer=tokenizer.json           # see how a text is cut into tokens
 
-How it works, in the order of this file. GPT-2's pattern cuts text into chunks (words with their leading
-space, numbers, punctuation, white space) that no token ever crosses. Every chunk starts as its UTF-8
-bytes, so there is no unknown character. Training merges the most frequent pair of neighbouring tokens
-into a new token, over and over; encoding replays those merges in the order in which they were learned.
+The algorithm itself is in bpe_textbook.py, in a hundred lines to be read first. `learn_merges` learns the same merges
+thousands of times faster, and `Tokenizer.encode` gives the same ids through tiktoken's Rust.
 
-`encode_slowly` is that algorithm for a reader; `encode` gives the same ids through tiktoken's Rust.
 Files are Hugging Face `tokenizer.json`. This module knows nothing about shards, data sets or models.
 """
-import codecs
 import collections
 import concurrent.futures
 import functools
-import glob
 import heapq
 import json
 import multiprocessing
 import os
 import sys
 import threading
+from typing import Iterable
 
 import numpy as np
 import regex
 from tqdm import tqdm
 
+from bpe_textbook import CHARACTER_OF_BYTE, CHUNK, ID_OF_BYTE, SPLIT_PATTERN, merge_all, to_characters, tokens_of
 from configurator import configure, optional
 from runtime.errors import BadInput, one_line_errors
-from runtime.files import atomic_write
+from runtime.files import atomic_write, find_files, is_binary, read_json, read_text
+from runtime.parallel import available_cores, in_pieces
 
 DEFAULTS = {
     'input': optional(str),             # train on this: a file, a glob or a folder, or several with commas between
@@ -40,61 +38,28 @@ DEFAULTS = {
     'tokenizer': 'gpt2',                # what --show uses: gpt2, a tokenizer.json, or a folder with GPT-2's two files
 }
 
-# GPT-2's chunks (Radford et al. 2019, encoder.py of the release): contractions; letters, digits or other signs with
-# one space before them; white space, of which the last sign is left to what follows. `\s++$` is there because white
-# space at the end would otherwise be tried in all its lengths.
-SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?(?:[\p{L}]+|[\p{N}]+|[^\s\p{L}\p{N}]+)|\s++$|\s+(?!\S)|\s"""
+EDGE_OF_WHITE_SPACE = regex.compile(r'(?<=\S)\s|\s(?=\S)')
 EOT = '<|endoftext|>'
 MAX_VOCAB = 65536              # ids are stored as uint16
 COUNTED_AT_ONCE = 1 << 20      # characters: large enough to send to another process
 COUNTED_ALONE = 16 << 20       # characters: counted in the time that other processes need to start
 ENCODED_AT_ONCE = 1 << 16      # characters: tiktoken fails on a million white-space characters in a row
+BYTE_OF_CHARACTER = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
 NOTHING, GAP = -1, -2          # in training: no token begins in this cell; a cell between two chunks
 
 
-# ---- bytes written as characters --------------------------------------------------------------------
+# ---- training: counting chunks ----------------------------------------------------------------------
 
 
-def byte_characters():
-    """GPT-2's way to write any byte as one visible character: {byte: character}, in the order of token ids.
-
-    Visible Latin-1 characters stand for themselves, the other 68 bytes become U+0100, U+0101, ...
-    The files of every byte-level BPE are written in this alphabet.
-    """
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
-
-
-CHARACTER_OF_BYTE = byte_characters()
-BYTE_OF_CHARACTER = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
-
-
-def to_characters(token):
-    return ''.join(CHARACTER_OF_BYTE[byte] for byte in token)
-
-
-def to_bytes(word):
-    """The bytes that a word of a vocabulary file stands for; KeyError if a character stands for none."""
-    return bytes(BYTE_OF_CHARACTER[character] for character in word)
-
-
-# ---- training ---------------------------------------------------------------------------------------
-
-
-CHUNK = regex.compile(SPLIT_PATTERN)
-EDGE_OF_WHITE_SPACE = regex.compile(r'(?<=\S)\s|\s(?=\S)')
-
-
-def count_chunks(texts, progress=False, processes=None):
+def count_chunks(texts: Iterable[str], progress: bool = False, processes: int | None = None) -> dict[str, int]:
     """How often each chunk of GPT-2's pattern occurs: {chunk: count}.
 
-    texts: any iterable of str, read once and a bounded piece at a time, so together they may be larger than
-    memory. All but the first 16 MB are counted by `processes` processes (default: all cores).
+    texts: read once and a bounded piece at a time, so together they may be larger than memory.
+    processes: what comes after the first 16 MB is counted by so many; default: all cores.
     """
     processes = processes or available_cores()
     counts, seen = collections.Counter(), 0
-    pieces = in_pieces(texts)
+    pieces = in_pieces((part for text in texts for part in cut(text, COUNTED_AT_ONCE)), COUNTED_AT_ONCE)
     with tqdm(desc='counting', unit=' characters', unit_scale=True, disable=not progress) as bar:
         for piece in pieces:
             counts.update(count_piece(piece))
@@ -129,20 +94,6 @@ def count_piece(texts):
     return counts
 
 
-def in_pieces(texts):
-    """The texts as lists of about COUNTED_AT_ONCE characters, longer texts cut."""
-    piece, size = [], 0
-    for text in texts:
-        for part in cut(text, COUNTED_AT_ONCE):
-            piece.append(part)
-            size += len(part)
-            if size >= COUNTED_AT_ONCE:
-                yield piece
-                piece, size = [], 0
-    if piece:
-        yield piece
-
-
 def cut(text, size):
     """A text in parts of `size` characters or somewhat more, whose chunks are the chunks of the whole.
 
@@ -159,13 +110,11 @@ def cut(text, size):
     yield text[start:]
 
 
-def learn_merges(chunk_counts, n_merges, progress=False):
-    """The n_merges merges that BPE learns from these chunks (Sennrich et al. 2016, algorithm 1): [(id, id), ...].
+# ---- training: learning merges ----------------------------------------------------------------------
 
-    chunk_counts: {chunk: how often it occurs}. Bytes have the ids 0..255 in GPT-2's order (byte_characters),
-    merge number i makes the token 256 + i. The most frequent pair is merged first; of equally frequent ones
-    that with the smaller left id, then the smaller right id. In a run such as `aaa` both pairs count, and
-    merging goes from the left. Gives fewer merges if every chunk has become one token before.
+
+def learn_merges(chunk_counts: dict[str, int], n_merges: int, progress: bool = False) -> list[tuple[int, int]]:
+    """What bpe_textbook.learn_merges_slowly learns, thousands of times faster.
 
     All places of a pair come up in the one merge that makes the newer of its two tokens; from then on the pair
     only becomes rarer. So each pair is put in a heap once, with its places and its count of that moment, and
@@ -224,8 +173,7 @@ def lay_out(chunk_counts):
     chunks = [chunk.encode() for chunk in chunk_counts]
     # 0xFF is in no UTF-8 text, so it can stand between chunks.
     row = np.frombuffer(b'\xff' + b''.join(chunk + b'\xff' for chunk in chunks), dtype=np.uint8)
-    id_of_byte = np.full(256, GAP, dtype=np.int32)
-    id_of_byte[list(CHARACTER_OF_BYTE)] = np.arange(256)
+    id_of_byte = np.array([ID_OF_BYTE[byte] for byte in range(256)], dtype=np.int32)
     id_of_byte[0xFF] = GAP
     lengths = np.fromiter((len(chunk) + 1 for chunk in chunks), dtype=np.int64, count=len(chunks))
     counts = np.fromiter(chunk_counts.values(), dtype=np.int64, count=len(chunks))
@@ -273,7 +221,8 @@ class Tokenizer:
     name            'gpt2', the file it was loaded from, or None
     """
 
-    def __init__(self, tokens, special_tokens, merges=None, name=None):
+    def __init__(self, tokens: dict[bytes, int], special_tokens: dict[str, int], merges: list | None = None,
+                 name: str | None = None):
         """tokens: {bytes: id}, where tokens merged earlier have smaller ids; special_tokens: {text: id}; merges: as
         above, or None to find them when they are first asked for. Raises BadInput if ids are missing or too many."""
         check_vocabulary(tokens, special_tokens)
@@ -289,8 +238,9 @@ class Tokenizer:
     # -- making one
 
     @classmethod
-    def train(cls, texts, vocab_size, special_tokens=(EOT,), progress=True, processes=None):
-        """A tokenizer of exactly vocab_size entries for these texts (any iterable of str; see count_chunks).
+    def train(cls, texts: Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (EOT,), progress: bool = True,
+              processes: int | None = None) -> 'Tokenizer':
+        """A tokenizer of exactly vocab_size entries for these texts, which are read once (see count_chunks).
 
         Special tokens have the last ids. Raises BadInput when vocab_size is below 256 + special tokens or above
         65536, and when the texts are too small to learn so many merges from.
@@ -312,14 +262,11 @@ class Tokenizer:
         if len(merges) < n_merges:
             raise BadInput(f'there is too little text for vocab_size={vocab_size}: at '
                            f'{256 + len(merges) + len(special_tokens)} every word in it is one token; take that or less')
-        tokens = [bytes([byte]) for byte in CHARACTER_OF_BYTE]
-        for a, b in merges:
-            tokens.append(tokens[a] + tokens[b])
-        specials = {token: len(tokens) + i for i, token in enumerate(special_tokens)}
-        return cls({token: i for i, token in enumerate(tokens)}, specials, merges)
+        tokens = {token: i for i, token in enumerate(tokens_of(merges))}
+        return cls(tokens, {token: len(tokens) + i for i, token in enumerate(special_tokens)}, merges)
 
     @classmethod
-    def gpt2(cls, folder=None):
+    def gpt2(cls, folder: str | None = None) -> 'Tokenizer':
         """GPT-2's own vocabulary: through tiktoken, or from a folder with encoder.json and vocab.bpe."""
         if folder is not None:
             return read_gpt2_folder(folder)
@@ -333,16 +280,16 @@ class Tokenizer:
         return cls(dict(encoding._mergeable_ranks), dict(encoding._special_tokens), name='gpt2')
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str) -> 'Tokenizer':
         """The tokenizer in a Hugging Face tokenizer.json. Raises BadInput if it is not a byte-level BPE as here."""
         return read_tokenizer_json(path)
 
-    def save(self, path):
+    def save(self, path: str):
         """Writes a Hugging Face tokenizer.json: the same tokenizer always gives the same bytes."""
         with atomic_write(path) as file:
             file.write(self.to_json().encode())
 
-    def to_json(self):
+    def to_json(self) -> str:
         """The text of a tokenizer.json with which `tokenizers.Tokenizer.from_file` gives the same ids as we do."""
         words = {to_characters(token): i for token, i in self.tokens.items()} | self.special_tokens
         word_of_id = {i: word for word, i in words.items()}
@@ -367,7 +314,7 @@ class Tokenizer:
 
     # -- text to ids and back
 
-    def encode(self, text, allowed_special=()):
+    def encode(self, text: str, allowed_special: Iterable[str] = ()) -> list[int]:
         """The ids of a text. Special tokens are ordinary text unless they are in allowed_special, or that is 'all'.
 
         A str with surrogates is read as UTF-16 would be: pairs are one character, lone ones become U+FFFD.
@@ -380,66 +327,53 @@ class Tokenizer:
                 ids += self._encoding.encode_ordinary(piece)
         return ids
 
-    def encode_array(self, text):
+    def encode_array(self, text: str) -> np.ndarray:
         """The ids of a text as a uint16 array, without special tokens: the quickest way to many tokens."""
         pieces = cut(without_surrogates(text), ENCODED_AT_ONCE)
         arrays = [self._encoding.encode_to_numpy(piece, disallowed_special=()).astype(np.uint16) for piece in pieces]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
-    def encode_batch(self, texts, threads=None):
+    def encode_batch(self, texts: Iterable[str], threads: int | None = None) -> list[list[int]]:
         """The ids of each text as lists, without special tokens, on all cores or on as many threads as given."""
-        threads = threads or available_cores()
-        texts = list(texts)
-        groups = group_parts(texts)
+        threads, texts = threads or available_cores(), list(texts)
+        parts = ((number, part) for number, text in enumerate(texts) for part in cut(text, ENCODED_AT_ONCE))
+        groups = list(in_pieces(parts, ENCODED_AT_ONCE, length=lambda numbered: len(numbered[1])))
 
         def encode_group(group):
             encode = self._encoding.encode_ordinary
-            return [encode(part) for part in group[1]]
+            return [encode(part) for _, part in group]
 
-        if threads == 1 or len(groups) < 2:
-            results = map(encode_group, groups)
-        else:
-            results = thread_pool(threads, os.getpid()).map(encode_group, groups)
+        run = map if threads == 1 or len(groups) < 2 else thread_pool(threads, os.getpid()).map
         ids = [[] for _ in texts]
-        for (numbers, _), result in zip(groups, results):
-            for number, part in zip(numbers, result):
-                ids[number] += part
+        for group, results in zip(groups, run(encode_group, groups)):
+            for (number, _), result in zip(group, results):
+                ids[number] += result
         return ids
 
-    def encode_slowly(self, text, allowed_special=()):
-        """What `encode` gives, by the algorithm itself: of all pairs that can be merged, the one learned first."""
-        ids = []
-        for part, special in self._parts(without_surrogates(text), allowed_special):
-            if special is not None:
-                ids.append(special)
-            for chunk in chunks_as_tiktoken().findall(part):
-                ids += merge_bytes([self.tokens[bytes([byte])] for byte in chunk.encode()], self._merged)
-        return ids
-
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that are not UTF-8, as when a character is cut in two, become U+FFFD."""
         return b''.join([self.token_bytes(i) for i in ids]).decode('utf-8', errors='replace')
 
-    def token_bytes(self, i):
+    def token_bytes(self, i: int) -> bytes:
         """The UTF-8 bytes that a token stands for."""
         if not 0 <= i < self.vocab_size:
             raise BadInput(f'token id {i} is not in a vocabulary of {self.vocab_size}')
         return self._bytes[i]
 
-    def token_lengths(self):
+    def token_lengths(self) -> np.ndarray:
         """(vocab_size,) int64: how many UTF-8 bytes of text each token stands for, 0 for special tokens."""
         lengths = np.array([len(token) for token in self._bytes], dtype=np.int64)
         lengths[list(self.special_tokens.values())] = 0
         return lengths
 
     @property
-    def eot(self):
+    def eot(self) -> int:
         if EOT not in self.special_tokens:
             raise BadInput(f'this tokenizer has no special token {EOT}, which has to stand before every document')
         return self.special_tokens[EOT]
 
     @property
-    def merges(self):
+    def merges(self) -> list[tuple[int, int]]:
         if self._merges is None:
             self._merges = find_merges(self.tokens)
         return self._merges
@@ -454,11 +388,6 @@ class Tokenizer:
             self._of_thread.encoding = tiktoken.Encoding(
                 'scratchgpt', pat_str=SPLIT_PATTERN, mergeable_ranks=self.tokens, special_tokens=self.special_tokens)
         return self._of_thread.encoding
-
-    @functools.cached_property
-    def _merged(self):
-        """{(left id, right id): id of the merged token}"""
-        return {(a, b): self.tokens[self._bytes[a] + self._bytes[b]] for a, b in self.merges}
 
     def _parts(self, text, allowed_special):
         """Cuts a text at allowed special tokens: (text, None) or ('', id of a special token)."""
@@ -475,57 +404,10 @@ class Tokenizer:
         return Tokenizer, (self.tokens, self.special_tokens, self._merges, self.name)
 
 
-def group_parts(texts):
-    """[(numbers of texts, parts of these texts)]: groups of ENCODED_AT_ONCE or more characters, each for a thread."""
-    groups, size = [], ENCODED_AT_ONCE
-    for number, text in enumerate(texts):
-        for part in cut(text, ENCODED_AT_ONCE):
-            if size >= ENCODED_AT_ONCE:
-                groups.append(([], []))
-                size = 0
-            groups[-1][0].append(number)
-            groups[-1][1].append(part)
-            size += len(part)
-    return groups
-
-
 @functools.cache
 def thread_pool(threads, pid):
     """Threads that stay, as each makes its own tiktoken encoding first. `pid`: a forked process has no threads yet."""
     return concurrent.futures.ThreadPoolExecutor(threads)
-
-
-def merge_bytes(ids, merged):
-    """The token ids of one chunk's bytes -> its ids after all merges, of {(left id, right id): merged id}."""
-    while len(ids) > 1:
-        new = min(merged.get(pair, MAX_VOCAB) for pair in zip(ids, ids[1:]))
-        if new == MAX_VOCAB:
-            break
-        out, i = [], 0
-        while i < len(ids):
-            if i + 1 < len(ids) and merged.get((ids[i], ids[i + 1])) == new:
-                out.append(new)
-                i += 2
-            else:
-                out.append(ids[i])
-                i += 1
-        ids = out
-    return ids
-
-
-@functools.cache
-def chunks_as_tiktoken():
-    """GPT-2's pattern with tiktoken's idea of what a letter and a digit is: `regex` may know a newer Unicode."""
-    import tiktoken
-    characters = ''.join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
-    plain_bytes = {bytes([i]): i for i in range(256)}
-    pattern = SPLIT_PATTERN
-    for kind in (r'\p{L}', r'\p{N}'):
-        only_these = tiktoken.Encoding(kind, pat_str=kind, mergeable_ranks=plain_bytes, special_tokens={})
-        codes = np.array([ord(c) for c in bytes(only_these.encode_ordinary(characters)).decode()])
-        ranges = np.split(codes, np.flatnonzero(np.diff(codes) > 1) + 1)
-        pattern = pattern.replace(kind, ''.join(f'\\U{run[0]:08X}-\\U{run[-1]:08X}' for run in ranges))
-    return regex.compile(pattern)
 
 
 def find_merges(tokens):
@@ -537,7 +419,7 @@ def find_merges(tokens):
     merges, merged = [], {}
     for token, i in sorted(tokens.items(), key=lambda item: item[1]):
         if len(token) > 1:
-            pair = tuple(merge_bytes([tokens[token[k:k + 1]] for k in range(len(token))], merged))
+            pair = tuple(merge_all([tokens[token[k:k + 1]] for k in range(len(token))], merged))
             if len(pair) != 2:
                 raise BadInput(f'token {i} ({to_characters(token)}) is not what merging two earlier tokens gives')
             merges.append(pair)
@@ -554,11 +436,12 @@ def without_surrogates(text):
         return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
 
 
-def available_cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
 # ---- files ------------------------------------------------------------------------------------------
+
+
+def to_bytes(word):
+    """The bytes that a word of a vocabulary file stands for; KeyError if a character stands for none."""
+    return bytes(BYTE_OF_CHARACTER[character] for character in word)
 
 
 def check_vocabulary(tokens, special_tokens):
@@ -585,7 +468,7 @@ def check_special_tokens(special_tokens):
 
 
 def read_tokenizer_json(path):
-    data = read_json(path)
+    data = read_json(path, advice=f'`python bpe.py --input=TEXTS --out={path}` trains a byte-level BPE')
     try:
         check_settings(data, path)
         vocab = data['model']['vocab']
@@ -629,7 +512,7 @@ def check_settings(data, path):
 def read_gpt2_folder(folder):
     """OpenAI's release: encoder.json has the ids, vocab.bpe a line of version and then a merge a line."""
     encoder_path, merges_path = os.path.join(folder, 'encoder.json'), os.path.join(folder, 'vocab.bpe')
-    encoder = read_json(encoder_path)
+    encoder = read_json(encoder_path, advice="it is one of the two files of GPT-2's release")
     try:
         with open(merges_path, encoding='utf-8') as file:
             merges = [tuple(line.split()) for line in file.read().split('\n')[1:] if line]
@@ -656,19 +539,6 @@ def checked_tokenizer(tokens, special_tokens, merges, name, path):
     return tokenizer
 
 
-def read_json(path):
-    try:
-        with open(path, encoding='utf-8') as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise BadInput(f'no file {path}; `python bpe.py --input=TEXTS --out={path}` would train one') from None
-    except OSError as error:
-        raise BadInput(f'{path} cannot be read: {error.strerror}') from error
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f'{path} is not JSON: {error}') from error
-
-
-
 # ---- command line -----------------------------------------------------------------------------------
 
 
@@ -681,7 +551,7 @@ def main(config):
         raise BadInput('say what to do: --input=FILES trains on them, --show=TEXT prints the tokens of a text')
 
 
-def open_tokenizer(name):
+def open_tokenizer(name: str) -> Tokenizer:
     """'gpt2', a tokenizer.json, or a folder with encoder.json and vocab.bpe."""
     if name == 'gpt2':
         return Tokenizer.gpt2()
@@ -701,59 +571,28 @@ def show(text, tokenizer):
 
 
 def train_on_files(config):
-    paths, binary = find_files(config['input'])
     if not os.path.isdir(os.path.dirname(config['out']) or '.') or os.path.isdir(config['out']):
         raise BadInput(f'--out={config["out"]} should be a file in a folder that exists')
+    found = find_files(config['input'])
+    paths = [path for path in found if not is_binary(path)]
+    if not paths:
+        raise BadInput(f'{config["input"]}: binary, and a vocabulary is learned from text')
     special_tokens = [token for token in config['special_tokens'].split(',') if token]
-    invalid = collections.Counter()
-    tokenizer = Tokenizer.train(read_texts(paths, invalid), config['vocab_size'], special_tokens)
+    tokenizer = Tokenizer.train(read_texts(paths), config['vocab_size'], special_tokens)
     tokenizer.save(config['out'])
-    if binary:
-        print(f'left out {len(binary)} binary files, first {binary[0]}')
-    if invalid:
-        print(f'{len(invalid)} files are not all UTF-8: {invalid.total()} bytes became U+FFFD, first in {min(invalid)}')
+    if len(paths) < len(found):
+        print(f'left out {len(found) - len(paths)} binary files, first {min(set(found) - set(paths))}')
     print(f'{config["out"]}: {tokenizer.vocab_size} tokens, learned from {len(paths)} files')
 
 
-def find_files(patterns):
-    """(text files, binary files) of files, globs and folders with commas between; BadInput if none is text."""
-    found = set()
-    for pattern in patterns.split(','):
-        inside = os.path.join(glob.escape(pattern), '**') if os.path.isdir(pattern) else pattern
-        files = [path for path in glob.glob(inside, recursive=True) if os.path.isfile(path)]
-        if os.path.isfile(pattern):  # a name with brackets is no glob if it exists as it stands
-            files = [pattern]
-        if not files:
-            raise BadInput(f'no file at {pattern}')
-        found.update(files)
-    binary = {path for path in found if is_binary(path)}
-    if binary == found:
-        raise BadInput(f'{patterns}: binary, and a vocabulary is learned from text')
-    return sorted(found - binary), sorted(binary)
-
-
-def is_binary(path):
-    try:
-        with open(path, 'rb') as file:
-            return b'\0' in file.read(8192)
-    except OSError as error:
-        raise BadInput(f'{path} cannot be read: {error.strerror}') from error
-
-
-def read_texts(paths, invalid):
-    """The files' texts, long ones in parts. Bytes that are not UTF-8 become U+FFFD and count in invalid[path]."""
-    def replace(error):
-        invalid[path] += error.end - error.start
-        return '\ufffd', error.end
-
-    codecs.register_error('replace and count', replace)
+def read_texts(paths):
+    """The files' texts, long ones in parts whose chunks are those of the whole."""
     for path in paths:
-        with open(path, encoding='utf-8', errors='replace and count', newline='') as file:
-            rest = ''
-            while block := file.read(COUNTED_AT_ONCE):
-                *parts, rest = cut(rest + block, COUNTED_AT_ONCE)
-                yield from parts
-            yield rest
+        rest = ''
+        for text in read_text(path):
+            *parts, rest = cut(rest + text, COUNTED_AT_ONCE)
+            yield from parts
+        yield rest
 
 
 if __name__ == '__main__':

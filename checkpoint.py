@@ -22,6 +22,7 @@ from runtime.errors import BadInput, first_line, warn
 from runtime.files import atomic_write, write_json
 
 NEWEST_KEPT = 3
+FIXED_BY_WEIGHTS = 'n_layer', 'n_head', 'n_embd', 'bias', 'block_size', 'vocab_size'
 
 
 def checkpoint_path(out_dir, step):
@@ -53,8 +54,8 @@ def write_best(out_dir, step, val_loss):
     write_json(os.path.join(out_dir, 'best.json'), {'step': step, 'val_loss': val_loss})
 
 
-def remove_leftovers(out_dir):
-    """Removes half-written files of a run that was killed."""
+def remove_unfinished(out_dir):
+    """Removes the unfinished files of a run that was killed."""
     for path in glob.glob(os.path.join(glob.escape(out_dir), '*.tmp')):
         os.remove(path)
 
@@ -75,10 +76,13 @@ def save(out_dir: str, state: dict) -> str:
 
 
 class BackgroundWriter:
-    """Saves checkpoints in a thread: the training loop waits only for the copy into CPU memory, which is reused each time."""
+    """Saves checkpoints in a thread: the training loop waits only for the copy into CPU memory, which is reused each time.
 
-    def __init__(self, out_dir):
-        self.out_dir, self.thread, self.buffers = out_dir, None, {}
+    step: the newest one that a checkpoint was made of.
+    """
+
+    def __init__(self, out_dir, step=0):
+        self.out_dir, self.step, self.thread, self.buffers = out_dir, step, None, {}
 
     def save(self, state):
         """Copies the state's tensors now and writes them while the caller goes on; at most one write at a time."""
@@ -139,6 +143,32 @@ def read_archive(path):
         raise BadInput(f'{path} is no readable checkpoint: {first_line(error)}') from None
     if not isinstance(state, dict):
         raise BadInput(f'{path} is no checkpoint: it holds a {type(state).__name__}')
+    return state
+
+
+def resume(config: dict, meta: dict) -> dict | None:
+    """The newest checkpoint of OUT_DIR if this run goes on from it, or None for a fresh run.
+
+    config: of the run; meta: of its data. Raises BadInput if the two do not fit the checkpoint, or if a fresh run
+    would overwrite it.
+    """
+    out_dir, init_from = config['out_dir'], config['init_from']
+    if init_from != 'resume' and not list_checkpoints(out_dir):
+        return None
+    path, state = load_newest(out_dir)
+    saved = state['config']
+    restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0  # by torchrun, after a worker died
+    if not (restarted or init_from in ('auto', 'resume') or init_from == saved['init_from'] != 'scratch'):
+        raise BadInput(f'{out_dir} already holds {os.path.basename(path)}; --init_from=resume resumes it, '
+                       f'another --out_dir starts anew')
+    if state['tokenizer_sha256'] != meta['tokenizer_sha256']:
+        raise BadInput(f'{path} was trained with another tokenizer than that of {config["data_dir"]}; '
+                       f'use the data it was trained on, or another --out_dir')
+    now = {**config, 'vocab_size': meta['vocab_size']}
+    for key in (*FIXED_BY_WEIGHTS, 'optimizer'):
+        if now[key] != saved[key]:
+            raise BadInput(f'{path} was trained with {key}={saved[key]}, not {now[key]}; '
+                           f'start with the same settings, or with another --out_dir')
     return state
 
 

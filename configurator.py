@@ -186,7 +186,7 @@ def config_files_beside(path):
 
 def help_text(settings, script, doc):
     """The script's docstring and every key with its type, default and comment, under the source's own headings."""
-    lines = [f'usage: python {os.path.basename(script)} [CONFIG.py ...] [--key=value ...]', '', doc.strip(), '']
+    lines = [f'usage: {command_of(script)} [CONFIG.py ...] [--key=value ...]', '', doc.strip(), '']
     shown = [(f'--{key}={setting.default}', setting.name) for key, setting in settings.items()]
     width = min(44, max(len(flag) for flag, _ in shown))
     comments = read_comments(script, settings)
@@ -196,6 +196,12 @@ def help_text(settings, script, doc):
             lines += ['', heading]
         lines.append(f'  {flag:<{width}}  {comment} ({kind})' if comment else f'  {flag:<{width}}  ({kind})')
     return '\n'.join(lines)
+
+
+def command_of(script):
+    """How the running program was started: `python SCRIPT.py`, or `python -m PACKAGE.MODULE`."""
+    spec = sys.modules['__main__'].__spec__
+    return f'python -m {spec.name.removesuffix(".__main__")}' if spec else f'python {os.path.basename(script)}'
 
 
 def read_comments(script, settings):

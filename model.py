@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kernels import attention, cross_entropy, layer_norm, softmax
+from kernels import MAX_COLS, attention, cross_entropy, layer_norm, softmax
 
 
 @dataclass
@@ -48,6 +48,8 @@ class GPTConfig:
             raise ValueError(f'n_layer={self.n_layer} should be 0 (a bigram model) or more')
         if not 0 <= self.dropout < 1:
             raise ValueError(f'dropout={self.dropout} should be at least 0 and below 1')
+        if self.kernels == 'triton' and self.n_embd > MAX_COLS:
+            raise ValueError(f'kernels=triton takes n_embd of up to {MAX_COLS}, not {self.n_embd}; kernels=torch has no limit')
         if self.n_embd % self.n_head:
             divisors = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
             nearest = min(divisors, key=lambda n: abs(n - self.n_head))

@@ -45,6 +45,22 @@ def load(path: str, **overrides) -> tuple[GPT, Tokenizer, str]:
     return fit_vocabulary(model, tokenizer, path), tokenizer, path
 
 
+def load_to_train(config: dict, meta: dict) -> GPT:
+    """The model that init_from names, with this run's block_size. Raises BadInput if it does not fit the data.
+
+    config: of the run; meta: of its data.
+    """
+    model, _, source = load(config['init_from'], **{key: config[key] for key in ('dropout', 'kernels', 'attention')})
+    if tokenizer_sha256(source) != meta['tokenizer_sha256'] or model.config.vocab_size != meta['vocab_size']:
+        raise BadInput(f'{source} has another tokenizer than the data in {config["data_dir"]}; '
+                       f'tokenize the text with its own (corpus.py --tokenizer=...)')
+    if config['block_size'] > model.config.block_size:
+        raise BadInput(f'block_size={config["block_size"]} is more than the {model.config.block_size} of {source}; '
+                       f'--block_size={model.config.block_size} or less')
+    crop_block_size(model, config['block_size'])
+    return model
+
+
 def is_huggingface(path):
     """Whether a path is a folder in Hugging Face's layout, or the name of a published model."""
     if os.path.isdir(path):

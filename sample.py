@@ -20,7 +20,7 @@ from runtime import hardware
 from configurator import accept_as, choice, configure, optional
 from runtime.errors import BadInput, one_line_errors
 from inference.engine import Engine, Request, check_request
-from tasks.math_solver import Calculator
+from tasks.tool_use import Calculator
 
 DEFAULTS = {
     # model

@@ -52,7 +52,7 @@ from inference import engine as generation
 from inference.worker import Busy, Draining, Job, Piece, Worker
 from configurator import choice, configure, optional
 from runtime.errors import BadInput, one_line_errors
-from tasks.math_solver import Calculator
+from tasks.tool_use import Calculator
 
 DEFAULTS = {
     # model

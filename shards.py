@@ -1,21 +1,19 @@
-"""Token shards: the .bin format, how a folder of them is written and checked, and the order of batches.
+"""Token shards: the .bin format, how a folder of them is written, read and checked, and the order of batches.
 
     python shards.py data/fineweb               check a folder (header, size, sha256, id range, tokenizer)
 
-A folder holds NAME_val_000000.bin, NAME_train_000001.bin, ... and meta.json. A shard is a header of
-256 little-endian int32 (magic 20240520, version 1, number of tokens, zeros) and then the tokens as
-uint16: the format of llm.c and modded-nanogpt. nanoGPT's train.bin and val.bin, which have no header,
-are read too. Every document starts with <|endoftext|>, and all shards of a split, in the order of
-their names, are one stream of tokens.
+A folder holds NAME_val_000000.bin, NAME_train_000001.bin, ... and meta.json. A shard is a header of 256 little-endian
+int32 (magic 20240520, version 1, number of tokens, zeros) and then the tokens as uint16: the format of llm.c and
+modded-nanogpt. nanoGPT's train.bin and val.bin, which have no header, are read too. Every document starts with
+<|endoftext|>, and all shards of a split, in the order of their names, are one stream of tokens.
 
-A shard may have a mask beside it, NAME_train_000001.mask: one bit a token, the first token's being the lowest of
-the first byte, 1 where the token counts as a target. Tokens that do not count, like the question of a problem whose
-solution is to be learned, are read by the model but not learned: `BatchLoader` gives -1 for them as targets. Where
-there is no mask, all count.
+A shard may have a mask beside it, NAME_train_000001.mask: one bit for each token, the first token's being the lowest of
+the first byte, 1 where the token counts as a target. Tokens that do not count, such as the question of a problem whose
+solution is to be learned, are read by the model but not learned: `BatchLoader` gives -1 for them as targets. Without a
+mask all tokens count.
 
-Files appear whole or not at all, and meta.json comes last. A data set that many jobs write side by
-side has, beside its shards, one NAME_progress.json per job with the shards of that job; `load_meta`
-adds them up, so there is nothing to merge.
+Every file is written atomically, and meta.json comes last. A data set that many jobs write side by side has, beside its
+shards, one NAME_progress.json per job with the shards of that job; `load_meta` adds them up, so nothing has to be merged.
 
 This module knows nothing of models, and of text only what the tokenizer tells it.
 """
@@ -26,15 +24,16 @@ import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Iterable, Iterator
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from bpe import Tokenizer
+from bpe import EOT, Tokenizer
 from configurator import configure
 from runtime.errors import BadInput, one_line_errors
-from runtime.files import make_folder, read_json, sha256_of, atomic_write
+from runtime.files import atomic_write, make_folder, read_json, sha256_of
 
 DEFAULTS = {
     'data_dir': '',  # the folder of shards to check; `python shards.py DIR` says the same
@@ -48,13 +47,26 @@ SHARD_NAME = re.compile(r'(?:^|_)(train|val)(?:_\d+)?\.bin$')
 SCAN_LIMIT = 2**28  # up to this many tokens, ids are checked when a split is opened, not only as they are used
 OPEN_SHARDS = 128   # memory maps kept open by one loader: each holds a file descriptor, and macOS allows 256
 GPT2_META = {'tokenizer': 'gpt2', 'tokenizer_sha256': None, 'vocab_size': 50257, 'eot': 50256,
-             'document_separator': '<|endoftext|>', 'source': 'unknown', 'shards': {}}
+             'document_separator': EOT, 'source': 'unknown', 'shards': {}}
 
 
-# ---------------------------------------------------------------------------- one shard
+# ---- one shard --------------------------------------------------------------------------------------
 
-def write_shard(path, tokens):
-    """Writes a uint16 array as one shard. Returns its entry for meta.json: {'tokens': n, 'sha256': ...}."""
+
+def write_shard(path: str, tokens: np.ndarray, counted: np.ndarray | None = None) -> dict:
+    """Writes one shard and returns its entry for meta.json: {'tokens': n, 'sha256': ...}.
+
+    tokens: (n,) uint16. counted: (n,) bool, True where a token counts as a target; it becomes the shard's mask, with
+    'mask_sha256' in the entry. None: all count, and no mask is left at the path.
+    """
+    entry = {}
+    if counted is not None:  # before the shard, so that it never stands there without its mask
+        packed = np.packbits(counted, bitorder='little')
+        with atomic_write(mask_path(path)) as file:
+            file.write(packed)
+        entry['mask_sha256'] = hashlib.sha256(packed).hexdigest()
+    elif os.path.exists(mask_path(path)):  # of an earlier data set
+        os.remove(mask_path(path))
     header = np.zeros(HEADER_INTS, dtype='<i4')
     header[:3] = MAGIC, VERSION, len(tokens)
     tokens = tokens.astype('<u2', casting='equiv', copy=False)
@@ -63,7 +75,7 @@ def write_shard(path, tokens):
         file.write(tokens)
     digest = hashlib.sha256(header)
     digest.update(tokens)
-    return {'tokens': len(tokens), 'sha256': digest.hexdigest()}
+    return {'tokens': len(tokens), 'sha256': digest.hexdigest(), **entry}
 
 
 def mask_path(path):
@@ -71,30 +83,22 @@ def mask_path(path):
     return f'{path.removesuffix(".bin")}.mask'
 
 
-def write_mask(path, counted):
-    """Writes a bool array as the mask of the shard at `path`. Returns its part of the shard's entry for meta.json."""
-    packed = np.packbits(counted, bitorder='little')
-    with atomic_write(mask_path(path)) as file:
-        file.write(packed)
-    return {'mask_sha256': hashlib.sha256(packed).hexdigest()}
-
-
-def read_mask(path):
+def read_mask(path: str) -> np.ndarray | None:
     """The mask of a shard as a read-only memory map of bytes, 8 tokens in each, or None if all of its tokens count.
 
     Raises BadInput when there is a mask of another length than the shard's.
     """
-    masked = mask_path(path)
-    if not os.path.exists(masked):
+    mask = mask_path(path)
+    if not os.path.exists(mask):
         return None
     n_bytes = -(-shard_size(path) // 8)
-    if os.path.getsize(masked) != n_bytes:
-        raise BadInput(f'{masked} is cut short or of another shard: {os.path.getsize(masked):,} bytes, where '
+    if os.path.getsize(mask) != n_bytes:
+        raise BadInput(f'{mask} is cut short or of another shard: {os.path.getsize(mask):,} bytes, where '
                        f'{os.path.basename(path)} needs {n_bytes:,}; make the data again')
-    return np.memmap(masked, dtype=np.uint8, mode='r')
+    return np.memmap(mask, dtype=np.uint8, mode='r')
 
 
-def read_shard(path):
+def read_shard(path: str) -> np.ndarray:
     """The tokens of a shard as a read-only uint16 memory map of shape (n_tokens,).
 
     Raises BadInput when the file is cut short, is something else, or has ids of another width.
@@ -106,7 +110,7 @@ def read_shard(path):
     return np.memmap(path, dtype='<u2', mode='r', offset=HEADER_BYTES if has_header else 0, shape=(size,))
 
 
-def shard_size(path):
+def shard_size(path: str) -> int:
     """The number of tokens in a shard, after its header has been checked against the file's size."""
     try:
         n_bytes = os.path.getsize(path)
@@ -129,60 +133,63 @@ def shard_size(path):
     return tokens_in_file
 
 
-def write_shards(documents, out_dir, name, split='train', shard_tokens=SHARD_TOKENS, first=1, masked=False, note=None):
+# ---- documents to shards ----------------------------------------------------------------------------
+
+
+def write_shards(documents: Iterable, out_dir: str, name: str, split: str = 'train', shard_tokens: int = SHARD_TOKENS,
+                 first: int = 1, masked: bool = False) -> dict:
     """Writes documents as OUT_DIR/NAME_SPLIT_00000N.bin, N from `first`, and returns their entries for meta.json.
 
-    documents:    iterable of uint16 arrays of any length, each starting with the id of <|endoftext|>
-    shard_tokens: tokens in a shard; a document may go on in the next. The last shard is as long as it is.
-    masked:       documents are pairs of such an array and a bool array of its length, True where a token counts as a
-                  target; each shard gets a mask beside it.
-    note:         called after each shard that came out full, with its name, its entry, the number of the document that
-                  filled it, and how many of that document's tokens are in shards.
+    documents: iterable of uint16 arrays, each starting with the id of <|endoftext|>; if masked, of pairs of such an
+    array and a bool array of its length, True where a token counts as a target.
     Returns {file name: {'tokens': n, 'sha256': ...}} in the order of the stream; {} when there was nothing.
     """
     make_folder(out_dir)
     entries = {}
-    buffer, filled = np.empty(shard_tokens, dtype=np.uint16), 0
-    counted = np.empty(shard_tokens if masked else 0, dtype=bool)
-
-    def finish_shard():
-        file_name = f'{name}_{split}_{first + len(entries):06d}.bin'
-        path = os.path.join(out_dir, file_name)
-        mask = {}
-        if masked:  # before the shard, so that none ever stands without
-            mask = write_mask(path, counted[:filled])
-        elif os.path.exists(mask_path(path)):  # an earlier data set's
-            os.remove(mask_path(path))
-        entries[file_name] = write_shard(path, buffer[:filled]) | mask
-        return file_name
-
-    for number, document in enumerate(documents):
-        tokens, counts = document if masked else (document, counted)
-        if tokens.dtype != np.uint16:
-            raise TypeError(f'documents should be uint16 arrays, not {tokens.dtype}')
-        if masked and (counts.dtype != bool or len(counts) != len(tokens)):
-            raise TypeError(f'{len(tokens)} tokens need as many bools, not {len(counts)} {counts.dtype}')
-        done = 0
-        while done < len(tokens):
-            piece = slice(done, done + shard_tokens - filled)
-            end = filled + len(tokens[piece])
-            buffer[filled:end] = tokens[piece]
-            if masked:
-                counted[filled:end] = counts[piece]
-            done, filled = piece.stop, end
-            if filled == shard_tokens:
-                file_name = finish_shard()
-                filled = 0
-                if note:
-                    note(file_name, entries[file_name], number, done)
-    if filled:
-        finish_shard()
+    placed = ((*(document if masked else (document, None)), {'skip': 0}) for document in documents)
+    for number, (tokens, counted, _) in enumerate(cut_into_shards(placed, shard_tokens, masked), first):
+        path = shard_path(out_dir, name, split, number)
+        entries[os.path.basename(path)] = write_shard(path, tokens, counted)
     return entries
 
 
-# ---------------------------------------------------------------------------- a folder of shards
+def shard_path(out_dir, name, split, number):
+    return os.path.join(out_dir, f'{name}_{split}_{number:06d}.bin')
 
-def find_shards(data_dir, split):
+
+def cut_into_shards(documents: Iterable, shard_tokens: int, masked: bool = False) -> Iterator[tuple]:
+    """Cuts a stream of documents into shards, and says where in the stream to go on after each.
+
+    documents: (tokens, counted, place): (n,) uint16, (n,) bool or None if not masked, and a dict that says where the
+               document is in the input. place['skip'] of its tokens are left out: an earlier run has them in a shard.
+    Yields (tokens, counted, next) of each shard, where `next` is the place at which the next one begins. All shards
+    but the last have shard_tokens tokens. The arrays are overwritten once the next shard is asked for.
+    """
+    buffer, filled = np.empty(shard_tokens, dtype=np.uint16), 0
+    mask = np.empty(shard_tokens, dtype=bool) if masked else None
+    for tokens, counted, place in documents:
+        if tokens.dtype != np.uint16:
+            raise TypeError(f'documents should be uint16 arrays, not {tokens.dtype}')
+        if masked and (counted.dtype != bool or len(counted) != len(tokens)):
+            raise TypeError(f'{len(tokens)} tokens need as many bools, not {len(counted)} {counted.dtype}')
+        done = place['skip']
+        while done < len(tokens):
+            taken = min(len(tokens) - done, shard_tokens - filled)
+            buffer[filled:filled + taken] = tokens[done:done + taken]
+            if masked:
+                mask[filled:filled + taken] = counted[done:done + taken]
+            done, filled = done + taken, filled + taken
+            if filled == shard_tokens:
+                yield buffer, mask, {**place, 'skip': done}
+                filled = 0
+    if filled:
+        yield buffer[:filled], mask[:filled] if masked else None, {**place, 'skip': done}
+
+
+# ---- a folder of shards -----------------------------------------------------------------------------
+
+
+def find_shards(data_dir: str, split: str) -> list[str]:
     """Paths of the shards of a split, in the order of the stream. Raises BadInput when there are none."""
     if not os.path.isdir(data_dir):
         raise BadInput(f'no data folder {data_dir!r}; {how_to_make(data_dir)}')
@@ -195,15 +202,14 @@ def find_shards(data_dir, split):
 def how_to_make(data_dir):
     """The command for a folder of this name."""
     commands = {'stdlib': 'corpus.py --source=stdlib --vocab_size=4096', 'fineweb': 'fineweb.py', 'wikitext': 'wikitext.py',
-                'gsm8k': 'math_solver.py --do=prepare --source=gsm8k --tokenizer=gpt2', 'math': 'math_solver.py --do=prepare'}
+                'gsm8k': '-m tasks.prepare_problems --source=gsm8k --tokenizer=gpt2', 'math': '-m tasks.prepare_problems'}
     command = next((command for name, command in commands.items() if name in os.path.basename(os.path.normpath(data_dir))),
                    'corpus.py --source=TEXTS --vocab_size=4096')
-    out = 'data_dir' if 'math_solver' in command else 'out_dir'
-    return f'`python {command} --{out}={data_dir}` makes it, or let `make demo` show the whole way'
+    return f'`python {command} --out_dir={data_dir}` makes it, or let `make demo` show the whole way'
 
 
-def load_meta(data_dir, quiet=False):
-    """What is known of a folder's tokens, as a dict.
+def load_meta(data_dir: str, quiet: bool = False) -> dict:
+    """What is known of a folder's tokens. Read it once and give it to load_tokenizer and BatchLoader.
 
     'tokenizer' ('gpt2', or 'tokenizer.json' beside the shards), 'tokenizer_sha256' (None for gpt2), 'vocab_size',
     'eot', 'document_separator', 'source', 'shards' ({file name: {'tokens', 'sha256'}}), and what else the
@@ -211,8 +217,7 @@ def load_meta(data_dir, quiet=False):
     others come without meta.json: they count as GPT-2's, which is said in a line unless `quiet`.
     """
     path = os.path.join(data_dir, 'meta.json')
-    parts = sorted(glob.glob(os.path.join(glob.escape(data_dir), '*_progress.json')))
-    parts = {part: read_json(part) for part in parts}
+    parts = {part: read_json(part) for part in sorted(glob.glob(os.path.join(glob.escape(data_dir), '*_progress.json')))}
     if os.path.exists(path):
         meta = read_json(path)
     elif parts:
@@ -227,18 +232,23 @@ def load_meta(data_dir, quiet=False):
     for key in ('tokenizer', 'vocab_size', 'eot'):
         if key not in meta:
             raise BadInput(f'{path} lacks {key!r}; make the data again')
-    shards = dict(meta.get('shards', {}))
+    entries = dict(meta.get('shards', {}))
     for part, progress in parts.items():
         if progress['meta'].get('tokenizer_sha256') != meta.get('tokenizer_sha256'):
             raise BadInput(f'{part} was made with another tokenizer than {path}; one folder takes one tokenizer')
-        shards.update({shard['file']: {'tokens': shard['tokens'], 'sha256': shard['sha256']}
-                       for shard in progress['shards']})
-    return {**meta, 'shards': dict(sorted(shards.items()))}
+        entries |= shard_entries(progress)
+    return {**meta, 'shards': dict(sorted(entries.items()))}
 
 
-def load_tokenizer(data_dir):
+def shard_entries(progress):
+    """What meta.json says of the shards in a NAME_progress.json."""
+    return {shard['file']: {key: shard[key] for key in ('tokens', 'sha256', 'mask_sha256') if key in shard}
+            for shard in progress['shards']}
+
+
+def load_tokenizer(data_dir: str, meta: dict | None = None) -> Tokenizer:
     """The Tokenizer that made a folder's shards. Raises BadInput when tokenizer.json is missing or another one."""
-    meta = load_meta(data_dir, quiet=True)
+    meta = meta or load_meta(data_dir, quiet=True)
     if meta['tokenizer'] == 'gpt2':
         return Tokenizer.gpt2()
     path = os.path.join(data_dir, os.path.basename(meta['tokenizer']))
@@ -250,7 +260,8 @@ def load_tokenizer(data_dir):
     return Tokenizer.load(path)
 
 
-# ---------------------------------------------------------------------------- the order of batches
+# ---- the order of batches ---------------------------------------------------------------------------
+
 
 class BatchLoader:
     """Batches of consecutive tokens from the shards of one split, in an order fixed by `seed` alone.
@@ -269,10 +280,12 @@ class BatchLoader:
     Raises BadInput on a folder, a shard or a token id that cannot be used.
     """
 
-    def __init__(self, data_dir, split, block_size, batch_size, seed, rank=0, world_size=1):
+    def __init__(self, data_dir: str, split: str, block_size: int, batch_size: int, seed: int, rank: int = 0,
+                 world_size: int = 1, meta: dict | None = None):
+        """meta: what load_meta(data_dir) gives, if it has been read already."""
+        meta = meta or load_meta(data_dir, quiet=True)
         self.split, self.block_size, self.batch_size, self.seed = split, block_size, batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.vocab_size = load_meta(data_dir, quiet=True)['vocab_size']
+        self.rank, self.world_size, self.vocab_size = rank, world_size, meta['vocab_size']
         self.paths = find_shards(data_dir, split)
         self.starts = np.cumsum([0] + [shard_size(path) for path in self.paths])  # (n_shards + 1,) in the stream
         self.n_tokens = int(self.starts[-1])
@@ -284,31 +297,30 @@ class BatchLoader:
                             max(1, (self.n_tokens - block_size) // block_size))
         self.open_shard = functools.lru_cache(maxsize=OPEN_SHARDS)(lambda path: np.asarray(read_shard(path)))
         self.open_mask = functools.lru_cache(maxsize=OPEN_SHARDS)(read_mask)
-        self.masked = self.has_masks(data_dir)
+        self.masked = self.has_masks(meta['shards'])
         self.sequence_index = 0
         if self.n_tokens <= SCAN_LIMIT:
             for path in self.paths:
                 check_ids(self.open_shard(path), self.vocab_size, path)
 
-    def has_masks(self, data_dir):
-        """Whether any shard has a mask; raises BadInput when one is cut short, or missing though meta.json knows of it."""
-        entries = load_meta(data_dir, quiet=True)['shards']
-        masked = [path for path in self.paths if read_mask(path) is not None]
-        for path in self.paths:
-            if 'mask_sha256' in entries.get(os.path.basename(path), {}) and path not in masked:
-                raise BadInput(f'{mask_path(path)} is missing, which says what of its shard is to be learned; '
-                               'make the data again')
-        return bool(masked)
+    def has_masks(self, entries):
+        """Whether any shard has a mask. Raises BadInput when one is cut short, or missing though meta.json names it."""
+        masked = {path: read_mask(path) is not None for path in self.paths}
+        for path, has_mask in masked.items():
+            if not has_mask and 'mask_sha256' in entries.get(os.path.basename(path), {}):
+                raise BadInput(f'{mask_path(path)} is missing, and without it nobody knows which tokens of its shard are '
+                               'targets; make the data again')
+        return any(masked.values())
 
     @property
     def epoch(self):
         return self.sequence_index // self.n_sequences
 
-    def seek(self, sequence_index):
+    def seek(self, sequence_index: int):
         """Goes to where sequence_index sequences have been taken."""
         self.sequence_index = sequence_index
 
-    def next(self):
+    def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The next (x, y), int64 tensors of shape (batch_size, block_size); y is x one token later, -1 where masked."""
         first = self.sequence_index + self.rank * self.batch_size
         starts = self.window_starts(np.arange(first, first + self.batch_size))
@@ -322,8 +334,8 @@ class BatchLoader:
         x, y = torch.from_numpy(batch)
         return x, y
 
-    def count_targets(self, n_sequences):
-        """How many targets the next n_sequences sequences, of all ranks together, have that count."""
+    def count_targets(self, n_sequences: int) -> int:
+        """How many targets that count the next n_sequences sequences have, of all ranks together."""
         if not self.masked:
             return n_sequences * self.block_size
         starts = self.window_starts(np.arange(self.sequence_index, self.sequence_index + n_sequences))
@@ -406,7 +418,8 @@ def check_ids(tokens, vocab_size, path, position=0):
                        f'`python shards.py {os.path.dirname(path) or "."}` checks the whole folder')
 
 
-# ---------------------------------------------------------------------------- python shards.py DIR
+# ---- python shards.py DIR ---------------------------------------------------------------------------
+
 
 def main(config):
     data_dir = config['data_dir']
@@ -415,85 +428,79 @@ def main(config):
     print(check_folder(data_dir, config['seed']))
 
 
-def check_folder(data_dir, seed=0):
+def check_folder(data_dir: str, seed: int = 0) -> str:
     """Reads every byte of a folder of shards and returns what it holds as a table, with the start of a document.
 
     Raises BadInput naming the shards that are missing, cut short, changed since they were written, or have
     ids outside the vocabulary, and a tokenizer that is not the one in meta.json.
     """
     splits = {split: find_shards(data_dir, split) for split in ('train', 'val')}
-    meta, tokenizer = load_meta(data_dir), load_tokenizer(data_dir)
+    meta = load_meta(data_dir)
+    tokenizer, recorded = load_tokenizer(data_dir, meta), meta['shards']
     if tokenizer.vocab_size != meta['vocab_size']:
         raise BadInput(f"{data_dir}: meta.json says the vocabulary has {meta['vocab_size']} entries, its tokenizer has "
                        f'{tokenizer.vocab_size}; make the data again')
-    found = {os.path.basename(path) for paths in splits.values() for path in paths}
-    problems = [f'{name} is missing' for name in meta['shards'] if name not in found]
-    if meta['shards']:
-        problems += [f'{name} is not in meta.json' for name in sorted(found - set(meta['shards']))]
-    lengths = tokenizer.token_lengths().copy()  # (vocab_size,) bytes
-    lengths[meta['eot']] = 0  # it stands between texts, in none of them
-    masked = any('mask_sha256' in entry for entry in meta['shards'].values())
-    rows = [('split', 'shards', 'tokens', *(['targets'] if masked else []), 'documents', 'bytes/token', 'sha256')]
-    n_bytes = sum(os.path.getsize(path) for paths in splits.values() for path in paths)
+    found = {os.path.basename(path): path for paths in splits.values() for path in paths}
+    problems = [f'{name} is missing' for name in recorded if name not in found]
+    problems += [f'{name} is not in meta.json' for name in sorted(found) if recorded and name not in recorded]
+    n_bytes = sum(os.path.getsize(path) for path in found.values())
     with tqdm(total=n_bytes, unit='B', unit_scale=True, desc='checking') as bar, ThreadPoolExecutor() as pool:
-        for split, paths in splits.items():
-            counts, targets, as_recorded = np.zeros(meta['vocab_size'], dtype=np.int64), 0, 0
-            for examined in pool.map(lambda path: examine(path, meta, bar), paths):
-                problems += examined['problems']
-                counts += examined['counts']
-                targets += examined['targets']
-                as_recorded += examined['as_recorded']
-            n_tokens, n_documents = int(counts.sum()), int(counts[meta['eot']])
-            rows.append((split, f'{len(paths):,}', f'{n_tokens:,}', *([f'{targets:,}'] if masked else []), f'{n_documents:,}',
-                         f'{(counts @ lengths) / max(1, n_tokens - n_documents):.3f}',
-                         f'{as_recorded} of {len(paths)} as recorded'))
+        examined = dict(zip(found.values(), pool.map(lambda path: examine_shard(path, meta, bar), found.values())))
+    problems += [problem for _, _, of_shard in examined.values() for problem in of_shard]
     if problems:
         more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
         raise BadInput(f'{data_dir}: {"; ".join(problems[:3])}{more}. Delete what is damaged and run again the script '
                        'that makes the data')
+    lengths = tokenizer.token_lengths().copy()  # (vocab_size,) bytes
+    lengths[meta['eot']] = 0  # it stands between texts, in none of them
+    masked = any('mask_sha256' in entry for entry in recorded.values())
+    rows = [('split', 'shards', 'tokens', *(['targets'] if masked else []), 'documents', 'bytes/token', 'sha256')]
+    for split, paths in splits.items():
+        counts = sum(examined[path][0] for path in paths)  # (vocab_size,)
+        n_tokens, n_documents = int(counts.sum()), int(counts[meta['eot']])
+        n_targets = sum(examined[path][1] for path in paths)
+        n_recorded = sum(os.path.basename(path) in recorded for path in paths)
+        rows.append((split, f'{len(paths):,}', f'{n_tokens:,}', *([f'{n_targets:,}'] if masked else []), f'{n_documents:,}',
+                     f'{(counts @ lengths) / max(1, n_tokens - n_documents):.3f}',
+                     f'{n_recorded} of {len(paths)} as recorded'))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = [''] + ['  '.join(f'{cell:>{width}}' for cell, width in zip(row, widths)) for row in rows]
-    title, text = random_document(data_dir, splits, tokenizer, meta, seed)
+    title, text = random_document(splits['train'], tokenizer, meta['eot'], seed)
     return '\n'.join([*table, '', f"tokenizer {meta['tokenizer']}, {meta['vocab_size']:,} entries; {title}:", '', text])
 
 
-def examine(path, meta, bar):
-    """What one shard holds: {'counts': (vocab_size,) of each id, 'targets': how many tokens count, 'problems': [...],
-    'as_recorded': 1 or 0}."""
-    name, vocab_size = os.path.basename(path), meta['vocab_size']
-    result = {'counts': np.zeros(vocab_size, dtype=np.int64), 'targets': 0, 'problems': [], 'as_recorded': 0}
+def examine_shard(path, meta, bar):
+    """(how often each id occurs, how many tokens count as targets, what is wrong): (vocab_size,) int64, int, [str]."""
+    counts, n_targets = np.zeros(meta['vocab_size'], dtype=np.int64), 0
     try:
         tokens = read_shard(path)
         for start in range(0, len(tokens), 1 << 20):
             piece = np.asarray(tokens[start:start + (1 << 20)])
-            check_ids(piece, vocab_size, path, start)
-            result['counts'] += np.bincount(piece, minlength=vocab_size)
+            check_ids(piece, meta['vocab_size'], path, start)
+            counts += np.bincount(piece, minlength=meta['vocab_size'])
             bar.update(piece.nbytes)
         mask = read_mask(path)
-        result['targets'] = len(tokens) if mask is None else int(np.unpackbits(mask, count=len(tokens), bitorder='little').sum())
+        n_targets = len(tokens) if mask is None else int(np.unpackbits(mask, count=len(tokens), bitorder='little').sum())
     except BadInput as error:
-        result['problems'].append(str(error))
-    if name in meta['shards'] and not result['problems']:
-        result['as_recorded'] = int(sha256_of(path) == meta['shards'][name]['sha256'])
-        if not result['as_recorded']:
-            result['problems'].append(f'{name} has changed since it was written: its sha256 is not the recorded one')
-        wanted = meta['shards'][name].get('mask_sha256')
-        if wanted and not os.path.exists(mask_path(path)):
-            result['problems'].append(f'{os.path.basename(mask_path(path))} is missing')
-        elif wanted and sha256_of(mask_path(path)) != wanted:
-            result['problems'].append(f'{os.path.basename(mask_path(path))} has changed since it was written')
-    return result
+        return counts, n_targets, [str(error)]
+    problems, entry = [], meta['shards'].get(os.path.basename(path), {})
+    for file, sha256 in ((path, entry.get('sha256')), (mask_path(path), entry.get('mask_sha256'))):
+        if sha256 and not os.path.exists(file):
+            problems.append(f'{os.path.basename(file)} is missing')
+        elif sha256 and sha256_of(file) != sha256:
+            problems.append(f'{os.path.basename(file)} has changed since it was written: its sha256 is not the recorded one')
+    return counts, n_targets, problems
 
 
-def random_document(data_dir, splits, tokenizer, meta, seed, n_characters=200):
+def random_document(paths, tokenizer, eot, seed, n_characters=200):
     """(where it stands, its first characters) of a document picked by the seed."""
     generator = np.random.default_rng(seed)
-    path = splits['train'][generator.integers(len(splits['train']))]
+    path = paths[generator.integers(len(paths))]
     tokens = read_shard(path)
-    heads = np.flatnonzero(np.asarray(tokens) == meta['eot'])
+    heads = np.flatnonzero(np.asarray(tokens) == eot)
     start = int(heads[generator.integers(len(heads))]) + 1 if len(heads) else 0
     document = np.asarray(tokens[start:start + n_characters * 4])  # a character has up to 4 bytes, each perhaps a token
-    ends = np.flatnonzero(document == meta['eot'])
+    ends = np.flatnonzero(document == eot)
     text = tokenizer.decode(document[:ends[0]] if len(ends) else document)
     return f'the document at token {start:,} of {os.path.basename(path)}', text[:n_characters]
 

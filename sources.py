@@ -1,9 +1,7 @@
 """Where documents come from: files, folders, tables, datasets on the Hugging Face hub, Python's own source, WikiText.
 
-`find_source` says which files a --source stands for, `read_documents` gives their documents in a fixed order. A document
-is a file of a folder, or a row of a table. A single text file is cut where it says <|endoftext|>, or at a separator of the
-user's; with neither it is cut, at blank lines or else line ends, into blocks of a hundredth of the file (256 to 8,192
-characters), so that there is something to hold out.
+`find_source` says which files a --source stands for, `read_documents` gives their documents in a fixed order. What a
+document is, the help of corpus.py says.
 
 This module knows nothing of tokens and shards.
 """

@@ -4,20 +4,22 @@
     python wikitext.py --size=103                              WikiText-103 raw -> data/wikitext-103
     python wikitext.py --source=FOLDER --vocab_size=8192       local files, and a BPE trained on the train text
 
-Every article is a document. The official splits are kept: train gives the train shards, validation the
-val shards, and test goes to OUT_DIR/test.txt as it is, for evaluation alone (`python evaluate.py`). A local
-folder has one file for each split, named by it: train.txt, wiki.valid.raw, test.parquet, ... This script
-knows how articles begin; sources.py finds and reads the text, corpus.py makes the shards.
+Every article is a document. The official splits are kept: train gives the train shards, validation the val shards, and
+test goes to OUT_DIR/test.txt as it is, for evaluation alone (`python evaluate.py`). A local folder has one file for each
+split, named by it: train.txt, wiki.valid.raw, test.parquet, ...
+
+This script knows how articles begin; sources.py finds and reads the text, data_folder.py makes the shards.
 """
 import os
 import re
+from typing import Iterable, Iterator
 
-import corpus
 import shards
-import sources
 from configurator import choice, configure, optional
+from data_folder import check_vocabulary_settings, fingerprint, is_made, make_data_folder, name_and_folder
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write
+from sources import check_split, read_split, wikitext_files
 
 DEFAULTS = {
     'size': choice('2', '103'),           # WikiText-2 (2 million words) or WikiText-103 (103 million)
@@ -35,29 +37,30 @@ ARTICLE_BEGINS = re.compile(r'^(?= = [^=\s].* = \n)', re.MULTILINE)
 
 
 def main(config):
-    corpus.check_vocabulary_settings(config)
-    name, out_dir = corpus.name_and_folder(config['out_dir'], f"wikitext-{config['size']}")
-    files = sources.wikitext_files(config['size'], True, config['source'])
+    check_vocabulary_settings(config)
+    name, out_dir = name_and_folder(config['out_dir'], f"wikitext-{config['size']}")
+    files = wikitext_files(config['size'], source=config['source'])
     for split in ('train', 'val'):
-        sources.check_split(files, split, config['source'])
-    settings = settings_of(files, config)
-    if corpus.is_made(out_dir, settings):
-        return
+        check_split(files, split, config['source'])
+    settings = {key: config[key] for key in ('size', 'source', 'tokenizer', 'vocab_size', 'shard_tokens')}
+    settings['input_files'] = fingerprint(sum(files.values(), []))
+    made, test_path = is_made(out_dir, settings), os.path.join(out_dir, 'test.txt')
 
     def documents():
-        return ((split, article) for split in ('train', 'val') for article in articles(sources.read_split(files[split])))
+        return ((split, article) for split in ('train', 'val') for article in articles(read_split(files[split])))
 
-    for split in ('train', 'val'):
-        if next(articles(sources.read_split(files[split])), None) is None:
-            raise BadInput(f'there is no text in {files[split]}')
-    corpus.make_shards(out_dir, name, documents, f"wikitext-{config['size']}", settings, config)
-    if 'test' in files:
-        with atomic_write(os.path.join(out_dir, 'test.txt')) as file:
-            for text in sources.read_split(files['test']):
+    if not made:
+        for split in ('train', 'val'):
+            if next(articles(read_split(files[split])), None) is None:
+                raise BadInput(f'there is no text in {files[split]}')
+        make_data_folder(out_dir, name, documents, f"wikitext-{config['size']}", settings, config)
+    if 'test' in files and not (made and os.path.exists(test_path)):
+        with atomic_write(test_path) as file:
+            for text in read_split(files['test']):
                 file.write(text.encode())
 
 
-def articles(pieces):
+def articles(pieces: Iterable[str]) -> Iterator[str]:
     """Yields the articles of a text that comes in pieces; joined together they are the text."""
     blank, rest = '', ''
     for piece in pieces:
@@ -70,11 +73,6 @@ def articles(pieces):
                 blank += article  # the line before the first heading
     if rest.strip():
         yield blank + rest
-
-
-def settings_of(files, config):
-    keys = ('size', 'source', 'tokenizer', 'vocab_size', 'shard_tokens')
-    return {**{key: config[key] for key in keys}, 'input_files': corpus.fingerprint(sum(files.values(), []))}
 
 
 if __name__ == '__main__':

@@ -164,9 +164,13 @@ start_or_reattach() {
 
 # What runs, by name: whatever else lies in the folder, such as a key, stays here.
 copy() {
+    local folder code=()
+    for folder in runtime inference tasks kernels config; do
+        code+=(--include="/$folder/" --include="/$folder/*.py" --include="/$folder/*.html" --include="/$folder/*.txt")
+    done
     "${ssh[@]}" "$host" "mkdir -p -m 700 $(printf '%q' "$dir/.job") $(printf '%q' "$dir/data")"
-    rsync -rtz -e "${ssh[*]}" --include='/*.py' --include='/*.html' --include='/requirements.txt' --include='/.dockerignore' \
-        --include='/kernels/' --include='/kernels/*.py' --include='/config/' --include='/config/*.py' \
+    rsync -rtz -e "${ssh[*]}" --include='/*.py' --include='/requirements.txt' --include='/.dockerignore' \
+        "${code[@]}" \
         --include='/cloud/' --include='/cloud/*.sh' --include='/cloud/*.py' --include='/cloud/requirements.txt' \
         --include='/cloud/Dockerfile' --exclude='*' "$root/" "$host:$dir/"
     if [[ $data ]]; then

@@ -1,12 +1,12 @@
-# OpenAI's GPT-2 (124M) trained on to solve GSM8K's problems with a calculator; --init_from=out/mine trains on a checkpoint of
-# your own instead. A GPU, or patience.
-# Needs data/gsm8k: python math_solver.py --do=prepare --source=gsm8k --tokenizer=gpt2 --data_dir=data/gsm8k
+# OpenAI's GPT-2 (124M) finetuned to solve GSM8K's problems with a calculator; --init_from=out/mine starts from a checkpoint of
+# your own instead. Takes long without a GPU.
+# Needs data/gsm8k: python -m tasks.prepare_problems --source=gsm8k --tokenizer=gpt2 --out_dir=data/gsm8k
 out_dir = 'out/gsm8k'
 data_dir = 'data/gsm8k'
 init_from = 'gpt2'
 block_size = 512
 total_batch_tokens = 32 * 512
-max_steps = 400  # 5 passes over 1.3 million tokens
+max_steps = 400  # 5 epochs of 1.3 million tokens
 learning_rate, min_lr = 5e-5, 5e-6
 warmup_steps = 20
 dropout = 0.1

@@ -1,5 +1,5 @@
 # A small GPT that learns to solve generated word problems with a calculator: what `make math` trains, for 2 CPU cores.
-# Needs data/math: python math_solver.py --do=prepare --data_dir=data/math
+# Needs data/math: python -m tasks.prepare_problems --out_dir=data/math
 out_dir = 'out/math'
 data_dir = 'data/math'
 block_size = 256

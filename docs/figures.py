@@ -58,6 +58,39 @@ def as_svg(figure):
     return text.getvalue()
 
 
+# ---- README: how the parts fit together ---------------------------------------------------------------
+
+
+def draw_overview():
+    """From texts to what a trained model is used for: boxes are what lies on the disk, arrows the scripts that make it."""
+    figure, axis = plt.subplots(figsize=(9.6, 3.1), layout='constrained')
+    axis.set(xlim=(-0.5, 96.5), ylim=(-0.5, 31.5))
+    axis.axis('off')
+    boxes = {'texts': (0, 12, 14, 8, 'texts', 'files, folders,\nthe hub'),
+             'shards': (27, 12, 18, 8, 'data/NAME', 'shards, tokenizer.json,\nmeta.json'),
+             'weights': (27, 0, 18, 7, "OpenAI's weights", 'gpt2 ... gpt2-xl'),
+             'run': (58, 12, 17, 8, 'out/NAME', 'checkpoints, metrics,\nloss.png, samples'),
+             'text': (82, 24, 14, 7, 'text', 'sample.py'), 'server': (82, 16, 14, 7, 'API and page', 'serve.py'),
+             'scores': (82, 8, 14, 7, 'scores', 'evaluate.py'), 'folder': (82, 0, 14, 7, 'other programs', 'export.py')}
+    colours = {'texts': 0, 'shards': 1, 'weights': 3}
+    for name, (x, y, width, height, title, words) in boxes.items():
+        axis.add_patch(plt.Rectangle((x, y), width, height, facecolor=COLOURS[colours.get(name, 2)], edgecolor='#555555'))
+        axis.text(x + width / 2, y + height * 0.74, title, ha='center', va='center', fontweight='bold', fontsize=9)
+        axis.text(x + width / 2, y + height * 0.32, words, ha='center', va='center', fontsize=7.5,
+                  family='monospace' if words.endswith('.py') else None)
+    arrows = [('texts', 'shards', 'corpus.py\nfineweb.py\nwikitext.py'), ('shards', 'run', 'train.py'),
+              ('weights', 'run', '--init_from'), *(('run', name, '') for name in ('text', 'server', 'scores', 'folder'))]
+    for source, target, label in arrows:
+        x, y, width, height, *_ = boxes[source]
+        u, v, _, target_height, *_ = boxes[target]
+        start, end = (x + width, y + height / 2), (u, v + target_height / 2)
+        axis.annotate('', end, start, arrowprops={'arrowstyle': '-|>', 'color': '#555555', 'shrinkA': 2, 'shrinkB': 2})
+        if label:
+            axis.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, label, ha='center', va='center', fontsize=7.5,
+                      family='monospace', bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 1})
+    return figure
+
+
 # ---- 1: tokenizer -------------------------------------------------------------------------------------
 
 
@@ -152,7 +185,7 @@ def draw_stream():
                     parameter *= (2 * model.config.n_layer) ** 0.5
         sizes = []
         for block in model.transformer.h:
-            block.register_forward_hook(lambda block, inputs, output: sizes.append((output[0] + output[1]).std().item()))
+            block.register_forward_hook(lambda block, inputs, output: sizes.append(output.std().item()))
         model(torch.randint(512, (8, 64)))
         axis.plot(range(1, 49), sizes, label='c_proj smaller by 1/sqrt(2·n_layer)' if scaled else 'every matrix N(0, 0.02)')
     axis.set(xlabel='block', ylabel='std of the residual stream', ylim=(0, None))
@@ -220,8 +253,8 @@ def draw_blocks(T=1024):
     return figure
 
 
-PICTURES = {'tokens': draw_tokens, 'compression': draw_compression, 'parameters': draw_parameters, 'stream': draw_stream,
-            'schedule': draw_schedule, 'order': draw_order, 'blocks': draw_blocks}
+PICTURES = {'overview': draw_overview, 'tokens': draw_tokens, 'compression': draw_compression, 'parameters': draw_parameters,
+            'stream': draw_stream, 'schedule': draw_schedule, 'order': draw_order, 'blocks': draw_blocks}
 
 
 if __name__ == '__main__':

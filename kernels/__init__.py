@@ -5,19 +5,21 @@
     from kernels.softmax import causal_softmax
     from kernels.cross_entropy import cross_entropy, linear_cross_entropy, linear_cross_entropy_torch
 
-What these have in common: they move bytes and compute little, so their speed is memory bandwidth divided by
-bytes moved, and fusing pays by the bytes that are no longer moved. All sums are in float32 whatever the inputs
-are. Sums over rows are made in a fixed order, without atomics, and block sizes follow from the width alone
-instead of being tuned at run time: a run repeats bit for bit on the same machine.
+These operations move many bytes and compute little: their speed is memory bandwidth divided by bytes moved, and
+fusing saves time because fewer bytes are moved. All sums are in float32, whatever the type of the inputs. Sums over
+rows are made in a fixed order, without atomics, and block sizes follow from the number of columns instead of being
+tuned at run time: a run repeats bit for bit on the same machine. Kernels take rows of adjacent elements; inputs with
+other strides are copied first.
 
 Every kernel is a `torch.library` custom op with its shapes and its gradient registered, so torch.compile traces
-through without a graph break. The modules import where Triton is missing; `unavailable` says why a kernel cannot
-run. With TRITON_INTERPRET=1 set before the first import the kernels run on the CPU, slowly, for tests.
+through without a graph break. The modules can be imported where Triton is missing; `unavailable` says why a kernel
+cannot run. With TRITON_INTERPRET=1 set before the first import the kernels run on the CPU, slowly, for tests.
 """
 import contextlib
 import types
 
 import torch
+from torch import Tensor
 
 try:
     import triton
@@ -27,9 +29,10 @@ except ImportError:  # no wheels for macOS; the plain PyTorch paths need none
 
 INTERPRETED = triton is not None and triton.knobs.runtime.interpret
 MIN_CAPABILITY = (8, 0)  # the first NVIDIA generation with bfloat16
+MAX_COLS = 8192  # of layer norm and softmax, whose programs hold whole rows in registers
 
 
-def unavailable(device):
+def unavailable(device: torch.device | str) -> str | None:
     """Why Triton kernels cannot run on `device` (a torch.device or its name), in one line; None where they can."""
     device = torch.device(device)
     if triton is None:
@@ -48,27 +51,33 @@ def unavailable(device):
 
 
 def jit(kernel):
-    """triton.jit, or nothing where Triton is missing, so that the modules still import."""
+    """triton.jit; where Triton is missing it changes nothing, so that the modules can still be imported."""
     return kernel if triton is None else triton.jit(kernel)
 
 
-def power_of_two(n):
-    """The smallest power of two that is at least n."""
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is at least n. Triton has the same, but may be missing."""
     return 1 << max(0, n - 1).bit_length()
 
 
-def on_device(tensor):
-    """A context in which kernels are launched on the tensor's GPU and not on the current one."""
+def tile_shape(n_cols: int, elements: int) -> tuple[int, int, int]:
+    """(rows, columns, warps) of the tile that a program holds in registers: whole rows, as many as make up `elements`.
+
+    Raises ValueError where one row is too wide.
+    """
+    if n_cols > MAX_COLS:
+        raise ValueError(f'the Triton kernels of layer norm and softmax take rows of up to {MAX_COLS:,} columns, '
+                         f'not {n_cols:,}; --kernels=torch has no such limit')
+    block = next_power_of_2(n_cols)
+    return max(1, elements // block), block, max(4, block // 512)
+
+
+def on_device(tensor: Tensor) -> contextlib.AbstractContextManager:
+    """A context in which kernels are launched on the tensor's GPU, which may not be the current one."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
-def resident_programs(tensor, per_processor):
-    """How many programs of a kernel that loops over its work to start: `per_processor` for each multiprocessor."""
-    processors = torch.cuda.get_device_properties(tensor.device).multi_processor_count if tensor.is_cuda else 1
-    return processors * per_processor
-
-
-def autocast_dtype(tensor):
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """The type that autocast gives matrix products on the tensor's device, or None where autocast is off."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -1,20 +1,21 @@
-"""Causal attention for CPUs, in plain PyTorch: exact, and about three times as fast as the library's there.
+"""Causal attention for CPUs, in plain PyTorch: exact, and about three times as fast as PyTorch's own on a CPU.
 
     y = blocked_attention(q, k, v)      # (B, nh, T, hd) each
 
-Queries are taken in blocks of rows, and a block meets only the keys up to its own end: half of the score matrix is
-never computed. What is computed are ordinary matrix products, which CPUs with bf16 units are fastest at, and a block
-of scores stays in the cache between its product, its softmax and the product with v. The probabilities, B·nh·T²/2
-numbers a layer, are kept for the backward pass where T is small, and computed again where it is large. On GPUs
-FlashAttention (Dao et al. 2022) is the better choice. Without dropout. Knows nothing about the model.
+Queries are taken in blocks of rows, and a block is multiplied only with the keys up to its own end, so about half of
+the scores are never computed. The rest are ordinary matrix products, at which CPUs with bf16 units are fastest, and a
+block of scores stays in the cache between its product, its softmax and the product with v. The probabilities,
+B·nh·T²/2 numbers a layer, are kept for the backward pass where T is small, and computed again where it is large. On
+GPUs FlashAttention (Dao et al. 2022) is the better choice. Has no dropout. Knows nothing about the model.
 """
 import torch
+from torch import Tensor
 
 QUERY_BLOCK = 128
 KEPT_UP_TO = 256  # T; where T is larger, the probabilities of all layers are the largest thing in memory
 
 
-def blocked_attention(q, k, v):
+def blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / sqrt(hd), causal) v for (B, nh, T, hd) each -> (B, nh, T, hd)."""
     B, nh, T, hd = q.shape
     flat = [tensor.reshape(B * nh, T, hd) for tensor in (q * hd ** -0.5, k, v)]
@@ -51,17 +52,18 @@ class BlockedAttention(torch.autograd.Function):
 
 
 def block_probabilities(q, k, start, end):
-    """What the queries from start to end give to the keys up to end, (N, end - start, end)."""
+    """Attention weights of the queries from start to end over the keys up to end, (N, end - start, end)."""
     mask = block_mask(end - start, end, q.dtype)
     return torch.baddbmm(mask, q[:, start:end], k[:, :end].transpose(1, 2)).softmax(dim=-1)
 
 
 def blocks(T):
+    """[(first query, end)] of the blocks of T queries."""
     return [(start, min(T, start + QUERY_BLOCK)) for start in range(0, T, QUERY_BLOCK)]
 
 
-def block_mask(rows, columns, dtype):
-    """(rows, columns) of zeros, with -inf where a key comes after its query; the last query sees all keys."""
-    mask = torch.zeros(rows, columns, dtype=dtype)
-    mask[:, columns - rows:] = torch.full((rows, rows), float('-inf'), dtype=dtype).triu(1)
+def block_mask(rows, cols, dtype):
+    """(rows, cols) of zeros, with -inf where a key comes after its query; the last query sees all keys."""
+    mask = torch.zeros(rows, cols, dtype=dtype)
+    mask[:, cols - rows:] = torch.full((rows, rows), float('-inf'), dtype=dtype).triu(1)
     return mask

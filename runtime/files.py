@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 import sys
 from typing import Iterator
 
@@ -75,6 +76,12 @@ def sync_folder(folder):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def copy_file(source, target):
+    """A copy of a file, written atomically."""
+    with open(source, 'rb') as original, atomic_write(target) as copy:
+        shutil.copyfileobj(original, copy)
 
 
 def write_json(path, value, writer=''):

@@ -18,10 +18,12 @@ from runtime.files import atomic_write
 class Metrics:
     """Writes rows to metrics.jsonl and, where the config says so, to TensorBoard and Weights & Biases."""
 
-    def __init__(self, config: dict, from_step: int):
-        """A run that resumes at from_step trains the steps after it and repeats the validation at it: rows of both
+    def __init__(self, config: dict, from_step: int, is_first: bool = True):
+        """is_first: whether this process writes; on the others `log` does nothing. A run that resumes at from_step trains the steps after it and repeats the validation at it: rows of both
         that an earlier start has left are removed first."""
-        out_dir = config['out_dir']
+        out_dir, self.writes = config['out_dir'], is_first
+        if not is_first:
+            return
         self.path, self.waiting, self.board, self.wandb = os.path.join(out_dir, 'metrics.jsonl'), [], None, None
         kept = [row for row in read_metrics(out_dir) if row['step'] < from_step + ('loss' in row)]
         with atomic_write(self.path) as file:
@@ -37,6 +39,8 @@ class Metrics:
 
     def log(self, **row):
         """Writes a row, a dict with 'step'. Where the disk is full, it waits in memory for the next call."""
+        if not self.writes:
+            return
         self.waiting.append(json.dumps(row) + '\n')
         size = os.path.getsize(self.path)
         try:

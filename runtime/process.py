@@ -45,6 +45,17 @@ class Process:
             dist.all_reduce(values)
         return values.tolist()
 
+    def gather(self, value):
+        """A number of each process, by rank, as a list of floats on every process."""
+        return self.sum([value if rank == self.rank else 0 for rank in range(self.world_size)])
+
+    def compile(self, function, wanted):
+        """torch.compile of a function or model if that is wanted and possible here; else the same, after a line that says why."""
+        reason = hardware.why_no_compile(self.device) if wanted else None
+        if reason:
+            self.print0(f'not compiled: {reason}')
+        return torch.compile(function) if wanted and not reason else function
+
     def autocast(self):
         return hardware.autocast(self.device, self.dtype)
 

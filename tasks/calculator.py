@@ -1,11 +1,11 @@
 """An exact calculator that is safe to hand to a language model: small grammar in, exact text out, in bounded time.
 
-    python calculator.py '48/2+1'                  # 25
-    python calculator.py '1/3 + 20%'               # 8/15
-    python calculator.py 'solve(3x + 5 = 20, x)'   # 5
+    python -m tasks.calculator '48/2+1'                  # 25
+    python -m tasks.calculator '1/3 + 20%'               # 8/15
+    python -m tasks.calculator 'solve(3x + 5 = 20, x)'   # 5
 
     from tasks.calculator import calculate
-    calculate('12.5*8')                            # '100', or ValueError saying what is wrong
+    calculate('12.5*8')                                  # '100', or ValueError saying what is wrong
 
 The grammar, loosest first; a variable, `=` and products without `*` (3x, 2(x+1)) exist inside solve() only:
 
@@ -21,10 +21,14 @@ Numbers are ASCII digits with at most one point. Arithmetic is in fractions of w
 text is never given to eval, nor to sympy's parser, which evals too: sympy gets coefficients. The limits below bound
 time and memory whatever the text is. This file knows nothing about models or tokens.
 """
+import functools
+import itertools
 import math
+import operator
 import re
 import sys
 from fractions import Fraction
+from typing import NamedTuple
 
 from runtime.errors import BadInput, one_line_errors
 
@@ -38,9 +42,10 @@ MAX_RESULT = 60         # characters of a result
 
 TOKEN = re.compile(r' *([0-9]+(?:\.[0-9]*)?|\.[0-9]+|\*\*|[-+*/%()=,]|[A-Za-z]+)')
 NUMBER_START = frozenset('0123456789.')
+OPERATORS = {'+': operator.add, '-': operator.sub, '*': operator.mul, '/': operator.truediv, '%': operator.mod}
 
 
-def calculate(expression):
+def calculate(expression: str) -> str:
     """The exact result of an expression as text: a whole number, a decimal number, or else a fraction in lowest terms.
 
     'solve(equation, x)' gives the rational solutions, smallest first, with ', ' between them. Raises ValueError with the
@@ -48,7 +53,7 @@ def calculate(expression):
     """
     tokens = tokenize(expression)
     if tokens[0] != 'solve':
-        return write(value_of(Parser(tokens).parse_all()))
+        return format_number(Parser(tokens).parse_all())
     if len(tokens) < 8 or tokens[1] != '(' or tokens[-1] != ')' or tokens[-3] != ',':
         raise ValueError('an equation is written solve(3*x+5=20, x)')
     variable, sides = tokens[-2], tokens[2:-3]
@@ -58,10 +63,10 @@ def calculate(expression):
         raise ValueError('an equation has one equals sign')
     equals = sides.index('=')
     left, right = (Parser(side, variable).parse_all() for side in (sides[:equals], sides[equals + 1:]))
-    return ', '.join(write(root) for root in roots_of(('-', left, right)))
+    return ', '.join(format_number(root) for root in roots_of(apply('-', left, right)))
 
 
-# ---------------------------------------------------------------------------- text to tree
+# ---------------------------------------------------------------------------- text to tokens
 
 def tokenize(text):
     """The numbers, signs and words of a text, as a list of at least one."""
@@ -80,10 +85,12 @@ def tokenize(text):
     return tokens
 
 
-class Parser:
-    """Tokens to a tree, by recursive descent: one method for each line of the grammar.
+# ---------------------------------------------------------------------------- tokens to a value
 
-    A tree is a Fraction, 'variable', or a tuple of an operation and its operands: ('+', 1, ('*', 2, 'variable')).
+class Parser:
+    """Computes the value of tokens by recursive descent: one method for each line of the grammar.
+
+    A value is a Fraction, or a Quotient where the variable is in it.
     """
 
     def __init__(self, tokens, variable=None):
@@ -91,10 +98,10 @@ class Parser:
         self.position = self.depth = 0
 
     def parse_all(self):
-        tree = self.sum()
+        value = self.sum()
         if self.next:
             raise ValueError(f'{self.next!r} does not belong here')
-        return tree
+        return value
 
     @property
     def next(self):
@@ -105,54 +112,57 @@ class Parser:
         return self.tokens[self.position - 1]
 
     def sum(self):
-        tree = self.product()
+        value = self.product()
         while self.next in ('+', '-'):
-            tree = (self.take(), tree, self.product())
-        return tree
+            value = apply(self.take(), value, self.product())
+        return value
 
     def product(self):
-        tree = self.signed()
+        value = self.signed()
         while True:
-            if self.next in ('*', '/', '%'):  # a % that is left here has an operand behind it
-                tree = (self.take(), tree, self.signed())
-            elif self.variable and (self.next == '(' or self.next == self.variable):
-                tree = ('*', tree, self.percentage())
+            if self.next == '%' and self.variable:  # a % that `percentage` left here has an operand behind it
+                raise ValueError('no remainders in an equation')
+            if self.next in ('*', '/', '%'):
+                value = apply(self.take(), value, self.signed())
+            elif self.variable and self.next in ('(', self.variable):
+                value = apply('*', value, self.percentage())
             else:
-                return tree
+                return value
 
     def signed(self):
         if self.next not in ('-', '+'):
             return self.percentage()
         with self:
-            return ('0' + self.take(), self.signed())
+            return apply(self.take(), Fraction(0), self.signed())
 
     def percentage(self):
-        tree = self.power()
+        value = self.power()
         while self.next == '%' and not self.starts_operand(self.tokens[self.position + 1]):
             self.take()
-            tree = ('/', tree, Fraction(100))
-        return tree
+            value = apply('/', value, Fraction(100))
+        return value
 
     def power(self):
-        tree = self.operand()
+        base = self.operand()
         if self.next != '**':
-            return tree
+            return base
         with self:
-            return (self.take(), tree, self.signed())
+            self.take()
+            return power(base, self.signed())
 
     def operand(self):
         token = self.take()
         if token[:1] in NUMBER_START:
-            return Fraction(token)
+            return bounded(Fraction(token))
         if token and token == self.variable:
-            return 'variable'
+            return Quotient([Fraction(0), Fraction(1)], [Fraction(1)])
         if token != '(':
             raise ValueError(f'{token!r} does not belong here' if token else 'it ends too early')
         with self:
-            tree = self.sum()
+            value = self.sum()
         if self.take() != ')':
             raise ValueError('a bracket is not closed')
-        return tree
+        return value
 
     def starts_operand(self, token):
         return token[:1] in NUMBER_START or token == '(' or token == self.variable
@@ -166,37 +176,27 @@ class Parser:
         self.depth -= 1
 
 
-# ---------------------------------------------------------------------------- tree to number
-
-def value_of(tree):
-    """The exact value of a tree without a variable."""
-    if isinstance(tree, Fraction):
-        return bounded(tree)
-    operation, *operands = tree
-    a, *b = (value_of(operand) for operand in operands)
-    if operation == '0-':
-        return -a
-    if operation == '0+':
-        return a
-    b, = b
-    if operation == '+':
-        return bounded(a + b)
-    if operation == '-':
-        return bounded(a - b)
-    if operation == '*':
-        return bounded(a * b)
-    if operation == '**':
-        return power(a, b)
-    if b == 0:
+def apply(operation, a, b):
+    """The value of a + b, a - b, a * b, a / b or a % b. Raises ValueError where there is none or it is too large."""
+    if isinstance(a, Quotient) or isinstance(b, Quotient):
+        return apply_to_quotients(operation, as_quotient(a), as_quotient(b))
+    if operation in ('/', '%') and b == 0:
         raise ValueError('division by zero')
-    return bounded(a / b if operation == '/' else a % b)
+    return bounded(OPERATORS[operation](a, b))
 
 
 def power(base, exponent):
-    """base ** exponent, whose size is known before it is computed."""
+    """base ** exponent, whose size is checked before it is computed."""
+    if isinstance(exponent, Quotient):
+        raise ValueError('a variable in an exponent')
     if exponent.denominator != 1:
         raise ValueError('the exponent is not a whole number')
     exponent = int(exponent)
+    if isinstance(base, Quotient):
+        if abs(exponent) > MAX_DEGREE:
+            raise ValueError(f'powers of a variable go to {MAX_DEGREE}')
+        product = functools.reduce(functools.partial(apply, '*'), [base] * abs(exponent), Fraction(1))
+        return product if exponent >= 0 else apply('/', Fraction(1), product)
     if base == 0 and exponent < 0:
         raise ValueError('division by zero')
     if base in (-1, 0, 1):  # these have powers however large
@@ -218,79 +218,60 @@ def bounded(value):
 
 # ---------------------------------------------------------------------------- equations
 
-def roots_of(tree):
-    """The rational numbers, in order, at which a tree with a variable is zero."""
+class Quotient(NamedTuple):
+    """above / below, two polynomials: lists of coefficients, that of x**0 first, and the last one is not 0.
+
+    It is not reduced, so that 1/x has no value at 0, and neither has x/x.
+    """
+    above: list
+    below: list
+
+
+def as_quotient(value):
+    return value if isinstance(value, Quotient) else Quotient(trimmed([value]), [Fraction(1)])
+
+
+def roots_of(value):
+    """The rational numbers, in order, at which a value with a variable is zero."""
     import sympy
-    numerator, denominator = fraction_of_polynomials(tree)
-    if not numerator:
+    above, below = as_quotient(value)
+    if not above:
         raise ValueError('every number solves it')
-    scale = math.lcm(*(coefficient.denominator for coefficient in numerator))
-    whole = [int(coefficient * scale) for coefficient in numerator]
+    scale = math.lcm(*(coefficient.denominator for coefficient in above))
+    whole = [int(coefficient * scale) for coefficient in above]
     if max(abs(coefficient).bit_length() for coefficient in whole) > MAX_EQUATION_BITS:
         raise ValueError('coefficients too large')
     roots = sympy.Poly(whole[::-1], sympy.Symbol('x'), domain='ZZ').ground_roots()
     roots = sorted(Fraction(int(root.p), int(root.q)) for root in roots)
-    roots = [root for root in roots if evaluate(denominator, root) != 0]
+    roots = [root for root in roots if sum(c * root**i for i, c in enumerate(below)) != 0]
     if not roots:
         raise ValueError('no rational number solves it')
     return roots
 
 
-def fraction_of_polynomials(tree):
-    """A tree as one fraction of polynomials: two lists of coefficients, that of x**0 first and none of them padded."""
-    if isinstance(tree, Fraction):
-        return trimmed([tree]), [Fraction(1)]
-    if tree == 'variable':
-        return [Fraction(0), Fraction(1)], [Fraction(1)]
-    operation, *operands = tree
-    (a, below_a), *b = (fraction_of_polynomials(operand) for operand in operands)
-    if operation == '0-':
-        return [-c for c in a], below_a
-    if operation == '0+':
-        return a, below_a
-    (b, below_b), = b
-    if operation in ('+', '-'):
-        b = b if operation == '+' else [-c for c in b]
-        if below_a == below_b:
-            return add(a, b), below_a
-        return add(multiply(a, below_b), multiply(b, below_a)), multiply(below_a, below_b)
-    if operation == '*':
-        return multiply(a, b), multiply(below_a, below_b)
-    if operation == '**':
-        return power_of_polynomials(a, below_a, b, below_b)
-    if operation == '%':
-        raise ValueError('no remainders in an equation')
-    if not b:
+def apply_to_quotients(operation, a, b):
+    """What `apply` gives for two Quotients: another one, or a Fraction if the variable is gone."""
+    (a, below_a), (b, below_b) = a, b
+    if operation == '-':
+        operation, b = '+', [-c for c in b]
+    if operation == '+' and below_a == below_b:
+        above, below = add(a, b), below_a
+    elif operation == '+':
+        above, below = add(multiply(a, below_b), multiply(b, below_a)), multiply(below_a, below_b)
+    elif operation == '*':
+        above, below = multiply(a, b), multiply(below_a, below_b)
+    elif not b:
         raise ValueError('division by zero')
-    return multiply(a, below_b), multiply(below_a, b)
-
-
-def power_of_polynomials(a, below_a, b, below_b):
-    if len(b) > 1 or len(below_b) > 1:
-        raise ValueError('a variable in an exponent')
-    exponent = b[0] / below_b[0] if b else Fraction(0)
-    if len(a) <= 1 and len(below_a) == 1:
-        return trimmed([power(a[0] / below_a[0] if a else Fraction(0), exponent)]), [Fraction(1)]
-    if exponent.denominator != 1 or abs(exponent) > MAX_DEGREE:
-        raise ValueError(f'powers of a variable go to {MAX_DEGREE}')
-    if exponent < 0 and not a:
-        raise ValueError('division by zero')
-    if exponent < 0:
-        a, below_a, exponent = below_a, a, -exponent
-    above, below = [Fraction(1)], [Fraction(1)]
-    for _ in range(int(exponent)):
-        above, below = multiply(above, a), multiply(below, below_a)
-    return above, below
+    else:
+        above, below = multiply(a, below_b), multiply(below_a, b)
+    return Quotient(above, below) if len(above) > 1 or len(below) > 1 else bounded(sum(above) / below[0])
 
 
 def add(a, b):
-    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
-    return trimmed([bounded(c + (shorter[i] if i < len(shorter) else 0)) for i, c in enumerate(longer)])
+    return trimmed([bounded(c + d) for c, d in itertools.zip_longest(a, b, fillvalue=0)])
 
 
 def multiply(a, b):
-    if not a or not b:
-        return []
     if len(a) + len(b) - 2 > MAX_DEGREE:
         raise ValueError(f'powers of a variable go to {MAX_DEGREE}')
     product = [Fraction(0)] * (len(a) + len(b) - 1)
@@ -306,16 +287,9 @@ def trimmed(coefficients):
     return coefficients
 
 
-def evaluate(polynomial, x):
-    total = Fraction(0)
-    for coefficient in reversed(polynomial):
-        total = total * x + coefficient
-    return total
-
-
 # ---------------------------------------------------------------------------- number to text
 
-def write(value):
+def format_number(value):
     """A Fraction as text: 24, -0.75 or 1/3."""
     for places in range(MAX_PLACES + 1):
         scaled = value * 10**places
@@ -333,7 +307,7 @@ def write(value):
 
 def main(arguments):
     if len(arguments) != 1 or arguments[0] in ('-h', '--help'):
-        raise BadInput("one expression, in quotes: python calculator.py '48/2+1'")
+        raise BadInput("one expression, in quotes: python -m tasks.calculator '48/2+1'")
     try:
         print(calculate(arguments[0]))
     except ValueError as error:

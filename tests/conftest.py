@@ -36,6 +36,22 @@ def run_script(script, *arguments, folder=ROOT):
             signal.signal(number, handler)
 
 
+CLOCK = ('tokens_per_s', 'mfu', 'elapsed_s', 'memory_gb')  # what the metrics of two equal runs may differ in
+
+
+def merged_metrics(out_dir):
+    """The metrics of a run without the clock, a training row and a validation row of the same step as one."""
+    from runtime.metrics import read_metrics
+    rows = read_metrics(str(out_dir))
+    for kind in ('loss', 'val_loss'):
+        steps = [row['step'] for row in rows if kind in row]
+        assert steps == sorted(set(steps)), f'a row with {kind} twice, or out of order'
+    merged = {}
+    for row in rows:
+        merged.setdefault(row['step'], {}).update({key: value for key, value in row.items() if key not in CLOCK})
+    return list(merged.values())
+
+
 @pytest.fixture(scope='session')
 def test_data():
     """The folder of real data; without it, the test is skipped."""

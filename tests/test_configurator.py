@@ -1,5 +1,7 @@
-import importlib
+import importlib.machinery
 import pathlib
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,12 +110,22 @@ def test_help_lists_every_key_with_default_type_and_comment_under_its_heading(ca
         assert line in text
 
 
+@pytest.mark.parametrize('module, command', [
+    (None, 'python test_configurator.py'), ('tasks.solve', 'python -m tasks.solve'), ('bench.__main__', 'python -m bench')])
+def test_help_begins_with_the_command_that_was_typed(capsys, monkeypatch, module, command):
+    spec = module and importlib.machinery.ModuleSpec(module, None)
+    monkeypatch.setitem(sys.modules, '__main__', SimpleNamespace(__spec__=spec))
+    with pytest.raises(SystemExit):
+        run('--help')
+    assert capsys.readouterr().out.startswith(f'usage: {command} [CONFIG.py ...]')
+
+
 def test_every_script_describes_every_key_in_its_help():
-    scripts = [path for path in sorted(pathlib.Path(__file__).parent.parent.glob('*.py'))
-               if '\nDEFAULTS = {' in path.read_text()]
+    root = pathlib.Path(__file__).parent.parent
+    scripts = [path for path in [*root.glob('*.py'), *root.glob('tasks/*.py')] if '\nDEFAULTS = {' in path.read_text()]
     assert scripts
     for path in scripts:
-        module = importlib.import_module(path.stem)
+        module = importlib.import_module('.'.join(path.relative_to(root).with_suffix('').parts))
         comments = read_comments(str(path), module.DEFAULTS)
         assert [key for key in module.DEFAULTS if not comments.get(key, ('', ''))[1]] == [], path.name
 

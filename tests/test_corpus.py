@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import corpus
+import data_folder
 import shards
 import sources
 from bpe import Tokenizer
@@ -60,7 +61,7 @@ TEXTS = [f'Text number {i}.\n\nWith a second paragraph, ünïcödé and 🙂.\r\
 
 # ---------------------------------------------------------------------------- sources
 
-def test_each_file_of_a_folder_is_a_document_and_comes_back_character_for_character(tmp_path):
+def test_each_file_of_a_folder_comes_back_as_a_document(tmp_path):
     write_folder(tmp_path / 'in', TEXTS)
     (tmp_path / 'in' / '.hidden').write_text('not this')
     (tmp_path / 'in' / '__pycache__').mkdir()
@@ -106,7 +107,7 @@ def test_synth_becomes_question_reasoning_and_answer(tmp_path, name):
         f'Q: What is {i}?\n\nReasoning:\n{i} is\na number\n\nA: Number {i}.' for i in range(70))
 
 
-def test_a_dataset_is_found_by_its_name_through_the_datasets_library(tmp_path, monkeypatch):
+def test_a_dataset_on_the_hub_is_found_by_its_name(tmp_path, monkeypatch):
     (tmp_path / 'PleIAs' / 'SYNTH').mkdir(parents=True)
     rows = [{'query': str(i), 'synthetic_reasoning': 'r', 'synthetic_answer': 'a'} for i in range(40)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / 'PleIAs' / 'SYNTH' / 'train-0.parquet')
@@ -116,7 +117,7 @@ def test_a_dataset_is_found_by_its_name_through_the_datasets_library(tmp_path, m
     assert len(all_documents(tmp_path / 'out')) == 30
 
 
-def test_the_stdlib_is_python_source_without_tests_and_generated_tables(tmp_path):
+def test_the_stdlib_is_without_tests_and_generated_tables(tmp_path):
     run('stdlib', tmp_path / 'out', num_samples=60)
     root = os.path.dirname(os.__file__)
     with open(os.path.join(root, 'ast.py'), encoding='utf-8', newline='') as file:
@@ -128,7 +129,7 @@ def test_the_stdlib_is_python_source_without_tests_and_generated_tables(tmp_path
     assert 4e6 < sum(os.path.getsize(os.path.join(root, name)) for name in files) < 20e6
 
 
-def test_a_single_text_file_is_cut_into_blocks_that_together_are_the_file(tmp_path):
+def test_blocks_of_a_text_file_are_together_the_file(tmp_path):
     text = '\n\n'.join(f'Paragraph {i}, ' + 'word ' * (i % 50) for i in range(900))
     (tmp_path / 'book.txt').write_text(text)
     run(tmp_path / 'book.txt', tmp_path / 'out')
@@ -206,7 +207,7 @@ def test_few_documents_still_leave_one_on_each_side(tmp_path, n, val_fraction):
 
 # ---------------------------------------------------------------------------- tokenizer and meta.json
 
-def test_a_trained_tokenizer_has_learned_from_the_train_documents_alone(tmp_path):
+def test_a_tokenizer_is_trained_on_train_documents_alone(tmp_path):
     generator = random.Random(0)
     write_folder(tmp_path / 'in', [''.join(generator.choices('abcdefgh', k=6)) * 20 for _ in range(60)])
     run(tmp_path / 'in', tmp_path / 'out', vocab_size=300, val_fraction=0.3)
@@ -251,7 +252,7 @@ def test_meta_counts_what_is_there_and_compares_with_xz(tmp_path):
 
 # ---------------------------------------------------------------------------- again
 
-def test_the_same_settings_give_the_same_bytes_and_do_nothing_the_second_time(tmp_path, capsys):
+def test_the_same_settings_give_the_same_bytes_only_once(tmp_path, capsys):
     write_folder(tmp_path / 'in', TEXTS)
     for workers in (1, 4):
         run(tmp_path / 'in', tmp_path / str(workers) / 'x', vocab_size=300, workers=workers)
@@ -263,7 +264,7 @@ def test_the_same_settings_give_the_same_bytes_and_do_nothing_the_second_time(tm
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / '1' / 'x').iterdir()} == times
 
 
-def test_other_settings_or_other_input_are_refused_and_nothing_is_touched(tmp_path):
+def test_other_settings_and_input_are_refused_without_a_change(tmp_path):
     folder = write_folder(tmp_path / 'in', TEXTS)
     run(folder, tmp_path / 'out', vocab_size=300)
     before = files_of(tmp_path / 'out')
@@ -275,7 +276,7 @@ def test_other_settings_or_other_input_are_refused_and_nothing_is_touched(tmp_pa
     assert files_of(tmp_path / 'out') == before
 
 
-def test_a_killed_run_leaves_nothing_that_is_taken_for_data_and_can_be_repeated(tmp_path, kill_at):
+def test_what_a_killed_run_leaves_is_not_taken_for_data(tmp_path, kill_at):
     folder = write_folder(tmp_path / 'in', TEXTS)
     run(folder, tmp_path / 'whole' / 'x', shard_tokens=1000)
     for n in itertools.count():
@@ -292,13 +293,13 @@ def test_a_killed_run_leaves_nothing_that_is_taken_for_data_and_can_be_repeated(
     assert n > 5
 
 
-def test_a_run_killed_again_and_again_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch, kill_at, capsys):
+def test_a_killed_run_resumes_after_the_last_whole_shard(tmp_path, monkeypatch, kill_at, capsys):
     folder = write_folder(tmp_path / 'in', TEXTS)
-    in_pieces, encode = corpus.in_pieces, corpus.encode_documents
-    monkeypatch.setattr(corpus, 'in_pieces', lambda documents: in_pieces(documents, 700))
+    encode = data_folder.encode_document
+    monkeypatch.setattr(data_folder, 'PIECE_CHARACTERS', 700)
     run(folder, tmp_path / 'whole' / 'x', shard_tokens=1000, vocab_size=280)
     encoded = []
-    monkeypatch.setattr(corpus, 'encode_documents', lambda tokenizer, texts: encoded.extend(texts) or encode(tokenizer, texts))
+    monkeypatch.setattr(data_folder, 'encode_document', lambda tokenizer, text: encoded.append(text) or encode(tokenizer, text))
     for _ in range(100):
         kill_at(6)
         try:
@@ -311,7 +312,7 @@ def test_a_run_killed_again_and_again_goes_on_after_the_last_whole_shard(tmp_pat
     assert len([text for text in encoded if text in documents_of(tmp_path / 'x', 'train')]) < len(TEXTS) / 2
 
 
-def test_what_a_killed_run_left_of_other_settings_or_lost_a_shard_of_is_not_gone_on_with(tmp_path, kill_at):
+def test_a_kill_and_then_other_settings_or_losses_change_no_byte(tmp_path, kill_at):
     folder = write_folder(tmp_path / 'in', TEXTS)
     for changes, loses in (({'num_samples': 50}, None), ({}, 'x_train_000001.bin'), ({}, 'tokenizer.json')):
         kill_at(5)
@@ -326,6 +327,13 @@ def test_what_a_killed_run_left_of_other_settings_or_lost_a_shard_of_is_not_gone
         assert files_of(tmp_path / 'x') == files_of(tmp_path / 'whole' / 'x')
         shutil.rmtree(tmp_path / 'x')
         shutil.rmtree(tmp_path / 'whole')
+
+
+def test_progress_of_another_version_is_one_clear_error(tmp_path):
+    (tmp_path / 'x').mkdir()
+    (tmp_path / 'x' / 'x_unfinished.json').write_text('{"shards": {}}')
+    with pytest.raises(BadInput, match='x_unfinished.json is not of this version; delete it'):
+        run(write_folder(tmp_path / 'in', TEXTS), tmp_path / 'x')
 
 
 # ---------------------------------------------------------------------------- bad input
@@ -375,7 +383,7 @@ def test_a_folder_with_shards_of_something_else_is_refused(tmp_path):
     assert os.listdir(tmp_path / 'out') == ['fineweb_train_000001.bin']
 
 
-def test_the_command_line_makes_shards_and_ends_with_2_on_bad_input(tmp_path):
+def test_the_command_line_makes_shards_or_ends_with_2(tmp_path):
     def run_script(*arguments):
         script = os.path.join(os.path.dirname(corpus.__file__), 'corpus.py')
         return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, cwd=tmp_path)

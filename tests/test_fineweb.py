@@ -75,8 +75,7 @@ def encoded(documents, tokenizer_path):
 
 # ---------------------------------------------------------------------------- one run
 
-def test_the_first_shard_is_val_the_others_train_and_together_they_are_the_documents_in_order(
-        tmp_path, parquet, documents, tokenizer_path):
+def test_first_shard_is_val_and_all_are_the_documents_in_order(tmp_path, parquet, documents, tokenizer_path):
     run(source=parquet, out_dir=str(tmp_path), tokenizer=tokenizer_path, shard_tokens=50_000)
     names = sorted(name for name in os.listdir(tmp_path) if name.endswith('.bin'))
     n_train = len(names) - 1
@@ -90,8 +89,7 @@ def test_the_first_shard_is_val_the_others_train_and_together_they_are_the_docum
     assert 'bytes/token' in shards.check_folder(str(tmp_path))
 
 
-def test_a_source_smaller_than_one_shard_holds_out_its_first_tenth(tmp_path, parquet, documents, tokenizer_path,
-                                                                   capsys):
+def test_less_than_one_shard_holds_out_its_first_tenth(tmp_path, parquet, documents, tokenizer_path, capsys):
     run(source=parquet, out_dir=str(tmp_path), tokenizer=tokenizer_path)
     expected = encoded(documents, tokenizer_path)
     val, train = stream(tmp_path, 'val'), stream(tmp_path, 'train')
@@ -100,8 +98,7 @@ def test_a_source_smaller_than_one_shard_holds_out_its_first_tenth(tmp_path, par
     assert 'less than one shard' in capsys.readouterr().out
 
 
-def test_the_end_says_how_full_the_last_shard_is_and_running_again_ends_at_once(tmp_path, parquet, tokenizer_path,
-                                                                                capsys):
+def test_a_finished_run_says_so_and_ends_at_once(tmp_path, parquet, tokenizer_path, capsys):
     arguments = {'source': parquet, 'out_dir': str(tmp_path), 'tokenizer': tokenizer_path, 'shard_tokens': 50_000}
     run(**arguments)
     said = capsys.readouterr().out
@@ -143,7 +140,7 @@ def test_the_number_of_threads_does_not_change_a_byte(tmp_path, parquet, tokeniz
 
 # ---------------------------------------------------------------------------- stopped and run again
 
-def test_killed_at_ten_random_moments_it_ends_with_the_bytes_of_a_run_without_a_stop(tmp_path, parquet, tokenizer_path):
+def test_ten_kills_at_random_moments_change_no_byte(tmp_path, parquet, tokenizer_path):
     arguments = {**DEFAULTS, 'source': parquet, 'tokenizer': tokenizer_path, 'shard_tokens': 5_000, 'workers': 2}
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['fineweb'])
@@ -178,8 +175,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_bytes_of_a_run_without_a_
 
 
 @pytest.mark.parametrize('shard_tokens', [150_000, shards.SHARD_TOKENS])
-def test_stopped_at_every_single_file_it_writes_it_still_ends_with_the_same_bytes(tmp_path, parquet, tokenizer_path,
-                                                                                  kill_at, shard_tokens):
+def test_a_stop_at_any_file_changes_no_byte(tmp_path, parquet, tokenizer_path, kill_at, shard_tokens):
     arguments = {'source': parquet, 'tokenizer': tokenizer_path, 'shard_tokens': shard_tokens}
     run(out_dir=str(tmp_path / 'whole'), **arguments)
     n_written = 0
@@ -200,8 +196,7 @@ def test_stopped_at_every_single_file_it_writes_it_still_ends_with_the_same_byte
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), shard_tokens=st.integers(1, 60), row_group_size=st.integers(1, 9),
        texts=st.lists(st.one_of(st.none(), st.text(alphabet='ab \n', max_size=60)), min_size=2, max_size=30))
-def test_any_documents_cut_anywhere_go_on_exactly_where_they_stopped(tmp_path_factory, tokenizer_path, data,
-                                                                     shard_tokens, row_group_size, texts):
+def test_any_documents_resume_behind_any_shard(tmp_path_factory, tokenizer_path, data, shard_tokens, row_group_size, texts):
     folder = tmp_path_factory.mktemp('any')
     write_parquet(folder / 't.parquet', ['first', 'second', *texts], row_group_size)
     arguments = {'source': str(folder / 't.parquet'), 'tokenizer': tokenizer_path, 'shard_tokens': shard_tokens}
@@ -238,7 +233,7 @@ def test_max_shards_stops_early_and_a_larger_number_goes_on(tmp_path, parquet, t
     assert files_of(tmp_path / 'grown') == files_of(tmp_path / 'whole')
 
 
-def test_a_full_disk_is_said_leaves_whole_shards_and_can_be_continued(tmp_path, parquet, tokenizer_path, monkeypatch):
+def test_a_full_disk_leaves_whole_shards_and_can_be_continued(tmp_path, parquet, tokenizer_path, monkeypatch):
     arguments = {'source': parquet, 'tokenizer': tokenizer_path, 'shard_tokens': 50_000}
     run(out_dir=str(tmp_path / 'whole'), **arguments)
     fsync, calls = os.fsync, itertools.count()
@@ -263,7 +258,7 @@ def test_a_full_disk_is_said_leaves_whole_shards_and_can_be_continued(tmp_path, 
 
 @pytest.mark.parametrize('n_parts', [2, 5])
 @pytest.mark.parametrize('kind', ['one parquet', 'three parquets', 'jsonl'])
-def test_parts_are_disjoint_together_everything_and_one_data_set(tmp_path, documents, tokenizer_path, n_parts, kind):
+def test_parts_are_disjoint_and_together_one_data_set(tmp_path, documents, tokenizer_path, n_parts, kind):
     numbered = [f'{i} {text}' for i, text in enumerate(documents)]
     source = tmp_path / 'in'
     source.mkdir()
@@ -311,8 +306,7 @@ def test_a_part_that_is_none_is_refused(tmp_path, parquet, part):
 
 # ---------------------------------------------------------------------------- the hub
 
-def test_the_sample_is_found_through_the_datasets_library_as_it_lies_on_the_hub(tmp_path, monkeypatch, documents,
-                                                                                tokenizer_path):
+def test_the_sample_is_found_as_it_lies_on_the_hub(tmp_path, monkeypatch, documents, tokenizer_path):
     repository = tmp_path / 'HuggingFaceFW' / 'fineweb-edu'
     (repository / 'sample' / '10BT').mkdir(parents=True)
     (repository / 'data').mkdir()
@@ -331,8 +325,7 @@ def test_the_sample_is_found_through_the_datasets_library_as_it_lies_on_the_hub(
     assert shards.find_shards('out', 'train')[0].endswith('fineweb_edu_train_000001.bin')
 
 
-def test_a_new_commit_on_the_hub_does_not_keep_a_stopped_run_from_going_on(tmp_path, monkeypatch, parquet,
-                                                                           tokenizer_path):
+def test_a_run_resumes_from_its_own_commit_of_the_hub(tmp_path, monkeypatch, parquet, tokenizer_path):
     import fsspec
     commits = ['a' * 40, 'b' * 40]
     with open(parquet, 'rb') as file, fsspec.open(f'memory://fineweb@{commits[0]}/0.parquet', 'wb') as copy:
@@ -363,7 +356,7 @@ def test_a_remote_table_is_read_in_the_order_of_its_rows(monkeypatch, parquet, l
         assert remote == local and local
 
 
-def test_network_trouble_is_waited_out_and_reading_goes_on_at_the_same_row(monkeypatch, parquet, capsys):
+def test_reading_goes_on_at_the_same_row_after_network_trouble(monkeypatch, parquet, capsys):
     read_table, failures = sources.read_table, itertools.count()
 
     def unreliable(path, *arguments):
@@ -382,7 +375,7 @@ def test_network_trouble_is_waited_out_and_reading_goes_on_at_the_same_row(monke
     assert 'ConnectionResetError from the hub, trying again' in capsys.readouterr().err
 
 
-def test_network_trouble_that_stays_ends_in_one_line_after_growing_waits(monkeypatch):
+def test_lasting_network_trouble_is_one_line_after_growing_waits(monkeypatch):
     def dead(*arguments):
         raise TimeoutError('no answer')
         yield
@@ -446,7 +439,7 @@ def test_each_bad_source_is_one_line_and_leaves_no_shard(tmp_path, tokenizer_pat
         assert set(left) <= {'tokenizer.json'}, name
 
 
-def test_other_settings_another_tokenizer_and_foreign_shards_are_refused(tmp_path, parquet, tokenizer_path, texts):
+def test_other_settings_tokenizers_and_shards_are_refused(tmp_path, parquet, tokenizer_path, texts):
     out_dir = str(tmp_path / 'out')
     run(source=parquet, out_dir=out_dir, tokenizer=tokenizer_path, shard_tokens=50_000)
     with pytest.raises(BadInput, match='shard_tokens=50000, not 40000'):

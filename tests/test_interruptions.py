@@ -1,5 +1,6 @@
 """Runs that are killed, stopped, spread over several processes, or out of disk: the curve must not show it."""
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -13,10 +14,12 @@ import time
 
 import pytest
 import torch
+from conftest import merged_metrics
 
 import checkpoint
 import train
 from configurator import configure
+from runtime.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KILLS = int(os.environ.get('SCRATCHGPT_TEST_KILLS', 8))  # of the crash test; 30 takes a minute
@@ -24,7 +27,6 @@ STEPS = 24
 SMALL = {'n_layer': 2, 'n_head': 2, 'n_embd': 64, 'block_size': 32, 'total_batch_tokens': 512, 'micro_batch': 4,
          'max_steps': STEPS, 'warmup_steps': 4, 'learning_rate': 3e-3, 'eval_interval': 6, 'eval_tokens': 700,
          'sample_interval': 0, 'checkpoint_interval': 2, 'device': 'cpu', 'dtype': 'float32'}
-CLOCK = ('tokens_per_s', 'mfu', 'elapsed_s', 'memory_gb')
 
 
 @pytest.fixture(scope='module')
@@ -67,15 +69,15 @@ def finish(processes):
 def wait_for_step(out_dir, step, processes):
     """Waits until a step is in the metrics."""
     deadline = time.monotonic() + 120
-    while not any(row['step'] >= step for row in checkpoint.read_metrics(str(out_dir))):
+    while not any(row['step'] >= step for row in read_metrics(str(out_dir))):
         assert time.monotonic() < deadline and any(process.is_alive() for process in processes)
         time.sleep(0.005)
 
 
 def metrics(out_dir):
-    rows = checkpoint.read_metrics(str(out_dir))
+    rows = merged_metrics(out_dir)
     assert [row['step'] for row in rows] == list(range(STEPS + 1)), 'a step twice, missing, or out of order'
-    return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
+    return rows
 
 
 def weights(out_dir):
@@ -151,7 +153,7 @@ def test_a_run_goes_on_on_another_number_of_processes(spawn, whole_run, data_dir
         for process in processes:
             process.terminate()
         finish(processes)
-    assert checkpoint.read_metrics(str(tmp_path))[-1]['step'] < STEPS
+    assert read_metrics(str(tmp_path))[-1]['step'] < STEPS
     finish(spawn(2, settings))
     assert_same_run(tmp_path, whole_run(2), exactly=False)
 
@@ -162,11 +164,11 @@ def test_sigterm_to_one_process_saves_the_step_and_ends_all_with_exit_code_0(spa
                                    'data_dir': data_dir, 'out_dir': tmp_path})
     wait_for_step(tmp_path, 5, processes)
     processes[-1].terminate()
-    last_before = checkpoint.read_metrics(str(tmp_path))[-1]['step']
+    last_before = read_metrics(str(tmp_path))[-1]['step']
     finish(processes)
     path, state = checkpoint.load_newest(str(tmp_path))
     assert last_before <= state['step'] <= last_before + 3  # steps of a few milliseconds each
-    assert state['row']['step'] == state['step']
+    assert read_metrics(str(tmp_path))[-1]['step'] == state['step']
 
 
 def test_states_sharded_over_processes_resume_like_whole_ones(spawn, whole_run, data_dir, tmp_path):
@@ -193,11 +195,12 @@ import torch, train
 from configurator import configure
 restarts = int(os.environ['TORCHELASTIC_RESTART_COUNT'])
 real, ids = train.next_batch, []
-def next_batch(run):
-    if run.progress.step == 7 and restarts == 0 and {die} and run.process.rank == 1:
+def next_batch(train_data, config, process):
+    step = train_data.sequence_index * config['block_size'] // config['total_batch_tokens']
+    if step == 7 and restarts == 0 and {die} and process.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    x, y = real(run)
-    ids.append((run.progress.step, x.clone()))
+    x, y = real(train_data, config, process)
+    ids.append((step, x.clone()))
     return x, y
 train.next_batch = next_batch
 train.main(configure(train.DEFAULTS))
@@ -248,14 +251,14 @@ def test_a_full_disk_costs_a_warning_each_and_no_checkpoint(small_disk, data_dir
                 'data_dir': data_dir, 'out_dir': small_disk}
     real, ballast = train.train_step, small_disk / 'ballast'
 
-    def train_step(run, parallel, stop):
-        if run.progress.step == 2:  # the first checkpoint is there, perhaps the second
+    def train_step(model, forward, optimizers, train_data, config, process, stop):
+        if train_data.sequence_index == 2 * 16:  # the first checkpoint is there, perhaps the second
             while not checkpoint.list_checkpoints(str(small_disk)):
                 time.sleep(0.01)
             with contextlib.suppress(OSError), open(ballast, 'wb') as file:
                 while file.write(bytes(4096)):
                     file.flush()
-        return real(run, parallel, stop)
+        return real(model, forward, optimizers, train_data, config, process, stop)
     monkeypatch.setattr(train, 'train_step', train_step)
     flags = [f'--{key}={value}' for key, value in settings.items()]
     train.main(configure(train.DEFAULTS, flags))
@@ -267,25 +270,24 @@ def test_a_full_disk_costs_a_warning_each_and_no_checkpoint(small_disk, data_dir
     ballast.unlink()
     train.main(configure(train.DEFAULTS, flags))
     assert checkpoint.load_newest(str(small_disk))[1]['step'] == 4
-    assert [row['step'] for row in checkpoint.read_metrics(str(small_disk))] == [0, 1, 2, 3, 4]
+    assert [row['step'] for row in merged_metrics(small_disk)] == [0, 1, 2, 3, 4]
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_several_in_a_row_end_the_run(tmp_path, data_dir, monkeypatch, capsys):
-    real, bad = train.backward, {5, 6}
+    real, bad, steps = train.Optimizers.clip_gradients, {5, 6}, itertools.count()
 
-    def backward(run, parallel, stop):
-        loss = real(run, parallel, stop)
-        if run.progress.step in bad:
-            run.model.transformer.wpe.weight.grad[0, 0] = float('nan')
-        return loss
-    monkeypatch.setattr(train, 'backward', backward)
+    def clip_gradients(optimizers, max_norm):
+        if next(steps) in bad:
+            optimizers.model.transformer.wpe.weight.grad[0, 0] = float('nan')
+        return real(optimizers, max_norm)
+    monkeypatch.setattr(train.Optimizers, 'clip_gradients', clip_gradients)
     settings = {**SMALL, 'data_dir': data_dir, 'out_dir': tmp_path}
     config = configure(train.DEFAULTS, [f'--{key}={value}' for key, value in settings.items()])
     train.main(dict(config))
     assert capsys.readouterr().out.count('the step was skipped') == 2
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
     shutil.rmtree(tmp_path)
-    bad.update(range(9, 20))
+    bad, steps = set(range(9, 20)), itertools.count()
     with pytest.raises(train.Diverged, match='ckpt_00000(12|10|08).pt'):
         train.main(dict(config))
     assert all(torch.isfinite(t).all() for t in checkpoint.load_newest(str(tmp_path))[1]['model'].values())
@@ -311,5 +313,5 @@ def test_metrics_go_to_tensorboard_too(tmp_path, data_dir):
     settings = {**SMALL, 'max_steps': 6, 'tensorboard': True, 'data_dir': data_dir, 'out_dir': tmp_path}
     train.main(configure(train.DEFAULTS, [f'--{key}={value}' for key, value in settings.items()]))
     board = events.EventAccumulator(str(tmp_path / 'tensorboard')).Reload()
-    ours = [row['loss'] for row in checkpoint.read_metrics(str(tmp_path)) if 'loss' in row]
+    ours = [row['loss'] for row in read_metrics(str(tmp_path)) if 'loss' in row]
     assert [event.value for event in board.Scalars('loss')] == pytest.approx(ours, rel=1e-5)

@@ -31,12 +31,10 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
 @pytest.fixture(autouse=True)
-def fresh_inputs_and_poisoned_outputs(request):
-    """Inputs differ from test to test and from session to session (the seed is shown when one fails), and memory that
-    a kernel should have written but did not holds NaN."""
-    seed = int(torch.empty((), dtype=torch.int64).random_(2 ** 31))
-    torch.manual_seed(seed)
-    print(f'torch.manual_seed({seed})')
+def fresh_inputs_and_poisoned_outputs():
+    """Inputs differ from test to test and from session to session (pytest shows the seed of a test that fails), and
+    memory that a kernel should have written but did not holds NaN."""
+    print(f'torch.manual_seed({torch.seed()})')
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -89,7 +87,7 @@ def random_targets(n, vocab_size, ignored=0.25):
 
 @interpreted
 @dtypes
-@pytest.mark.parametrize('rows, width', [(3, 1), (1, 5), (70, 96), (13, 768), (9, 1600), (2, 50257)])
+@pytest.mark.parametrize('rows, width', [(3, 1), (1, 5), (70, 96), (13, 768), (9, 1600), (2, 8192)])
 @pytest.mark.parametrize('with_bias', [True, False])
 def test_layer_norm_agrees_with_float64_at_every_width(rows, width, dtype, with_bias):
     tensors = [random(rows, width, dtype=dtype), random(width), random(width) if with_bias else None]
@@ -100,7 +98,7 @@ def test_layer_norm_agrees_with_float64_at_every_width(rows, width, dtype, with_
 @interpreted
 @dtypes
 @pytest.mark.parametrize('residual_dtype', [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize('shape', [(2, 11, 96), (7, 768), (2, 9001)])
+@pytest.mark.parametrize('shape', [(2, 11, 96), (7, 768)])
 def test_add_layer_norm_agrees_with_float64_for_every_pair_of_types(shape, residual_dtype, dtype):
     residual, x = random(*shape, dtype=residual_dtype), random(*shape, dtype=dtype)
     tensors = [residual, x, random(shape[-1]), random(shape[-1])]
@@ -126,11 +124,10 @@ def test_layer_norm_takes_inputs_and_gradients_of_any_strides():
 
 
 @interpreted
-@pytest.mark.parametrize('width', [768, 9001])
-def test_layer_norm_does_not_cancel_where_the_mean_is_large(width):
-    x = random(4, width, shift=1000.0)
-    normed = layer_norm(x, torch.ones(width), None)
-    expected = F.layer_norm(x.double(), (width,), eps=1e-5)
+def test_layer_norm_does_not_cancel_where_the_mean_is_large():
+    x = random(4, 768, shift=1000.0)
+    normed = layer_norm(x, torch.ones(768), None)
+    expected = F.layer_norm(x.double(), (768,), eps=1e-5)
     assert relative_error(normed, expected) < 1e-4  # float32 keeps 1e-4 of a spread of 1 around 1,000
 
 
@@ -146,7 +143,7 @@ def test_either_output_of_add_layer_norm_may_go_unused():
 
 
 @interpreted
-def test_under_autocast_the_norms_hand_bfloat16_to_the_next_product_and_keep_the_stream_as_it_is():
+def test_under_autocast_norms_return_bfloat16_and_the_sum_stays_float32():
     residual, x, weight, bias = random(5, 64), random(5, 64, dtype=torch.bfloat16), random(64), random(64)
     with torch.autocast('cpu', torch.bfloat16):
         normed, total = add_layer_norm(residual, x, weight, bias)
@@ -176,12 +173,26 @@ def test_kernels_take_inputs_without_rows():
     assert cross_entropy(torch.randn(0, 7), torch.empty(0, dtype=torch.long), 7) == 0
 
 
+@interpreted
+@pytest.mark.parametrize('run', [
+    lambda x: layer_norm(x, torch.ones(8193), None), lambda x: add_layer_norm(x, x, torch.ones(8193), None),
+    lambda x: causal_softmax(x, 1.0)], ids=['layer_norm', 'add_layer_norm', 'causal_softmax'])
+def test_rows_above_8192_columns_are_refused_with_the_way_out(run):
+    with pytest.raises(ValueError, match='up to 8,192 columns, not 8,193; --kernels=torch has no such limit'):
+        run(torch.randn(2, 8193))
+
+
+def test_add_layer_norm_refuses_shapes_that_differ():
+    with pytest.raises(ValueError, match=r'\(5, 32\) and x of \(1, 32\)'):
+        add_layer_norm(torch.randn(5, 32), torch.randn(1, 32), torch.ones(32), None)
+
+
 # --- softmax
 
 
 @interpreted
 @dtypes
-@pytest.mark.parametrize('shape', [(1, 1), (2, 3, 17, 17), (2, 1, 64, 64), (3, 5, 33), (1, 2, 9001)])
+@pytest.mark.parametrize('shape', [(1, 1), (2, 3, 17, 17), (2, 1, 64, 64), (3, 5, 33), (1, 2, 8192)])
 def test_causal_softmax_agrees_with_float64(shape, dtype):
     check_against_float64(causal_softmax, causal_softmax_reference, [random(*shape, dtype=dtype, scale=3.0)], 0.3)
 
@@ -189,11 +200,11 @@ def test_causal_softmax_agrees_with_float64(shape, dtype):
 @interpreted
 def test_causal_softmax_agrees_with_masked_softmax_of_pytorch():
     scores = torch.randn(2, 3, 20, 20)
-    hidden = torch.ones(20, 20, dtype=torch.bool).triu(1)
-    expected = (scores.double() * 0.125).masked_fill(hidden, -torch.inf).softmax(-1)
+    future = torch.ones(20, 20, dtype=torch.bool).triu(1)
+    expected = (scores.double() * 0.125).masked_fill(future, -torch.inf).softmax(-1)
     weights = causal_softmax(scores, 0.125)
     assert relative_error(weights, expected) < 1e-6
-    assert (weights[..., hidden] == 0).all()
+    assert (weights[..., future] == 0).all()
 
 
 @interpreted
@@ -204,25 +215,23 @@ def test_causal_softmax_takes_any_strides():
 
 
 @interpreted
-@pytest.mark.parametrize('width', [12, 9001])
-def test_what_a_query_may_not_see_never_matters_even_if_it_is_not_a_number(width):
-    scores = torch.randn(2, 3, width)
-    hidden = torch.ones(3, width, dtype=torch.bool).triu(1 + width - 3)
-    poisoned = scores.masked_fill(hidden, torch.nan).requires_grad_()
+def test_future_keys_never_matter_even_if_they_are_nan():
+    scores = torch.randn(2, 3, 12)
+    future = torch.ones(3, 12, dtype=torch.bool).triu(1 + 12 - 3)
+    poisoned = scores.masked_fill(future, torch.nan).requires_grad_()
     weights = causal_softmax(poisoned, 1.0)
     assert torch.equal(weights, causal_softmax(scores, 1.0))
-    gradient, = torch.autograd.grad(weights, poisoned, torch.randn(2, 3, width).masked_fill(hidden, torch.nan))
-    assert gradient.isfinite().all() and (gradient[:, hidden] == 0).all()
+    gradient, = torch.autograd.grad(weights, poisoned, torch.randn(2, 3, 12).masked_fill(future, torch.nan))
+    assert gradient.isfinite().all() and (gradient[:, future] == 0).all()
 
 
 @interpreted
-@pytest.mark.parametrize('keys', [6, 9001])
-def test_rows_of_minus_infinity_and_huge_scores_give_no_nan(keys):
-    scores = random(3, keys)
+def test_scores_of_minus_infinity_and_huge_scores_give_no_nan():
+    scores = random(3, 6)
     with torch.no_grad():
         scores[0] = -torch.inf
         scores[1] *= 1e30
-        scores[2, keys // 2:] = -torch.inf
+        scores[2, 3:] = -torch.inf
     weights = causal_softmax(scores, 0.125)
     assert (weights[0] == 0).all()
     assert relative_error(weights[1:], causal_softmax_reference(scores.double(), 0.125)[1:]) < 1e-5
@@ -252,13 +261,14 @@ def test_cross_entropy_agrees_with_float64(rows, columns, vocab_size, dtype):
 def test_cross_entropy_agrees_with_pytorch_on_any_shape_and_strides():
     targets = random_targets(12, 29).view(3, 4)
     for logits in (torch.randn(3, 4, 29), torch.randn(3, 29, 4).transpose(1, 2), torch.randn(3, 4, 58)[..., ::2],
-                   torch.randn(29, 3, 4).permute(1, 2, 0)):
+                   torch.randn(29, 3, 4).permute(1, 2, 0), torch.randn(29).expand(3, 4, 29)):
         logits.requires_grad_()
-        loss = cross_entropy(logits * 1, targets, 29)
         expected = F.cross_entropy(logits.double().flatten(0, 1), targets.flatten(), ignore_index=-1)
+        expected_gradient, = torch.autograd.grad(expected, logits)
+        loss = cross_entropy(logits, targets, 29)
         gradient, = torch.autograd.grad(loss, logits)
         assert relative_error(loss, expected) < 1e-6
-        assert relative_error(gradient, torch.autograd.grad(expected, logits)[0]) < 1e-5
+        assert relative_error(gradient, expected_gradient) < 1e-5
 
 
 @interpreted
@@ -282,7 +292,7 @@ def test_without_gradients_the_logits_stay_as_they_are():
 
 
 @interpreted
-def test_reading_consumed_logits_for_another_gradient_is_an_error_and_not_a_wrong_number():
+def test_another_gradient_through_consumed_logits_is_an_error():
     x = random(4, 40)
     logits = x * 1
     other = logits.square().sum()
@@ -292,7 +302,7 @@ def test_reading_consumed_logits_for_another_gradient_is_an_error_and_not_a_wron
 
 
 @interpreted
-def test_the_padding_has_no_part_in_loss_or_gradient_whatever_stands_in_it():
+def test_padding_has_no_part_in_loss_or_gradient():
     targets = random_targets(5, 37)
     logits = torch.randn(5, 64)
     poisoned = logits.clone()
@@ -306,7 +316,7 @@ def test_the_padding_has_no_part_in_loss_or_gradient_whatever_stands_in_it():
 
 
 @interpreted
-def test_rows_of_minus_infinity_and_huge_logits_give_no_nan():
+def test_logits_of_minus_infinity_and_huge_logits_give_no_nan():
     logits = torch.randn(5, 9000)
     logits[0] *= 1e30
     logits[1, :8500] = -torch.inf  # the first block of the row has nothing
@@ -333,12 +343,13 @@ def test_a_target_outside_the_vocabulary_makes_the_loss_nan():
 
 @interpreted
 def test_in_float16_small_gradients_survive_the_mean_over_many_rows():
-    rows = 300
+    rows = 100
     logits = random(rows, 50, dtype=torch.float16, scale=2.0)
     targets = torch.randint(50, (rows,))
     gradient, = torch.autograd.grad(cross_entropy(logits * 1, targets, 50) * 2.0 ** 10, logits)
     expected, = torch.autograd.grad(F.cross_entropy(logits.double(), targets) * 2.0 ** 10, logits)
-    small = logits.double().softmax(1) < 2e-3  # over 300 rows: below what float16 holds with all its digits
+    small = logits.double().softmax(1) < 5e-4  # over 100 rows: below what float16 holds with all its digits
+    small.scatter_(1, targets[:, None], False)  # the gradients at the targets are near -1 and would hide the rest
     assert relative_error(gradient[small], expected[small]) < 2e-3
 
 
@@ -357,7 +368,7 @@ def test_linear_cross_entropy_agrees_with_float64(head, rows, padded, vocab_size
 
 
 @either_loss
-def test_under_autocast_weights_of_float32_get_float32_gradients_of_bfloat16_products(head, monkeypatch):
+def test_under_autocast_weights_of_float32_get_float32_gradients(head, monkeypatch):
     monkeypatch.setattr(loss_kernels, 'CPU_CHUNK', 16 * 128)
     x, weight, targets = random(3, 20, 32), random(128, 32, scale=0.3), random_targets(60, 100).view(3, 20)
     with torch.autocast('cpu', torch.bfloat16):
@@ -381,7 +392,7 @@ def test_the_loss_of_no_target_is_zero_and_so_are_its_gradients(head):
 
 
 @either_loss
-def test_what_stands_in_an_ignored_row_never_matters_even_if_it_is_not_a_number(head):
+def test_ignored_rows_never_matter_even_if_they_are_nan(head):
     x, weight, targets = random(6, 16), random(40, 16), torch.tensor([3, 1, -100, 5, -100, 39])
     poisoned = x.detach().clone()
     poisoned[2], poisoned[4] = torch.nan, torch.inf
@@ -401,7 +412,7 @@ def test_gradients_scale_with_what_comes_after_the_loss(head):
 
 
 @either_loss
-def test_a_second_backward_is_an_error_and_not_a_wrong_gradient(head):
+def test_a_second_backward_is_an_error(head):
     x, weight = random(6, 16), random(40, 16)
     loss = head(x, weight, random_targets(6, 40), 40) * 2
     loss.backward(retain_graph=True)
@@ -426,7 +437,7 @@ def test_wrong_shapes_are_named(head):
             head(*arguments)
 
 
-def test_the_plain_loss_takes_rows_of_minus_infinity_and_huge_logits():
+def test_the_plain_loss_takes_huge_logits():
     x = torch.eye(3).requires_grad_()
     weight = torch.tensor([[1e30, -3e38, 5.0], [-1e30, 3e38, 5.0], [0.0, -3e38, -1e4]]).requires_grad_()
     loss = linear_cross_entropy_torch(x, weight, torch.tensor([0, 1, 1]), 3)
@@ -495,7 +506,7 @@ def test_torch_compile_traces_through_without_a_break(head, autocast):
         assert relative_error(traced, eager) < (1e-2 if autocast else 1e-5)
 
 
-def test_where_the_kernels_cannot_run_is_said_in_one_line(monkeypatch):
+def test_why_the_kernels_cannot_run_is_one_line(monkeypatch):
     monkeypatch.setattr(kernels, 'INTERPRETED', False)
     if kernels.triton is not None:
         assert 'not cpu' in kernels.unavailable('cpu') and 'not mps' in kernels.unavailable('mps')
@@ -520,21 +531,21 @@ def test_under_the_interpreter_the_kernels_run_on_the_cpu():
 
 
 def compile_for_gpu(kernel, pointer, constants, num_warps, capability=90):
-    """PTX of a kernel for contiguous tensors of type `pointer` whose width and strides divide by 16, and its metadata."""
+    """PTX of a kernel for tensors of type `pointer` whose rows divide by 16, and its metadata."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     float32 = {'weight', 'bias', 'mean', 'rstd', 'dweight', 'dbias', 'losses', 'factor'}
     tensors = float32 | {'x', 'update', 'normed', 'total', 'dnormed', 'dtotal', 'dx', 'dupdate', 'scores', 'weights',
-                         'dweights', 'dscores', '_second', 'logits', 'gradient'}
+                         'dweights', 'dscores', 'logits', 'gradient'}
     signature, fixed, attributes = {}, {}, {}
     for i, name in enumerate(kernel.arg_names):
-        if name in constants or name.endswith(('_column', '_stride')):
-            signature[name], fixed[(i,)] = 'constexpr', constants.get(name, 1)
+        if name in constants:
+            signature[name], fixed[(i,)] = 'constexpr', constants[name]
         elif name in tensors:
             signature[name] = '*fp32' if name in float32 else pointer
         else:
             signature[name] = {'targets': '*i64', 'eps': 'fp32', 'scale': 'fp32'}.get(name, 'i32')
-        if name in tensors or name in ('C', 'V', 'Tq', 'Tk') or name.endswith('_row'):
+        if name not in constants and (name in tensors or name in ('C', 'V', 'Tq', 'Tk', 'row_stride')):
             attributes[(i,)] = [['tt.divisibility', 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=attributes)
     result = kernels.triton.compile(source, target=GPUTarget('cuda', capability, 32), options={'num_warps': num_warps})
@@ -542,22 +553,21 @@ def compile_for_gpu(kernel, pointer, constants, num_warps, capability=90):
 
 
 GPT2_KERNELS = {
-    'layer norm': lambda: (norm_kernels.forward_kernel, dict(
-        ROWS=4, BLOCK=1024, WHOLE=True, ADD=False, BIAS=True), 4),
-    'add and layer norm': lambda: (norm_kernels.forward_kernel, dict(
-        ROWS=4, BLOCK=1024, WHOLE=True, ADD=True, BIAS=True), 4),
-    'layer norm backward': lambda: (norm_kernels.backward_kernel, dict(
-        ROWS=2, BLOCK=1024, WHOLE=True, ADD=True, SPLIT=False, BIAS=True, STAGES=3), 4),
-    'softmax': lambda: (softmax_kernels.forward_kernel, dict(ROWS=4, BLOCK=1024, WHOLE=True), 4),
-    'softmax backward': lambda: (softmax_kernels.backward_kernel, dict(ROWS=4, BLOCK=1024, WHOLE=True), 4),
-    'cross entropy': lambda: (loss_kernels.row_kernel, dict(BLOCK=8192, GRADIENT=True), 16),
-    'scale': lambda: (loss_kernels.scale_kernel, dict(BLOCK=8192), 16),
+    'layer norm': lambda: (norm_kernels.layer_norm_forward_kernel, dict(
+        update=None, total=None, BLOCK_M=4, BLOCK_C=1024), 4),
+    'add and layer norm': lambda: (norm_kernels.layer_norm_forward_kernel, dict(BLOCK_M=4, BLOCK_C=1024), 4),
+    'layer norm backward': lambda: (norm_kernels.layer_norm_backward_kernel, dict(
+        dupdate=None, BLOCK_M=2, BLOCK_C=1024, STAGES=3), 4),
+    'softmax': lambda: (softmax_kernels.causal_softmax_forward_kernel, dict(BLOCK_M=4, BLOCK_T=1024), 4),
+    'softmax backward': lambda: (softmax_kernels.causal_softmax_backward_kernel, dict(BLOCK_M=4, BLOCK_T=1024), 4),
+    'cross entropy': lambda: (loss_kernels.cross_entropy_kernel, dict(BLOCK_SIZE=8192, GRADIENT=True), 16),
+    'scale': lambda: (loss_kernels.scale_kernel, dict(BLOCK_SIZE=8192), 16),
 }
 
 
 @compiled
 @pytest.mark.parametrize('name', GPT2_KERNELS)
-def test_kernels_compile_for_a_gpu_with_all_loads_and_stores_16_bytes_wide(name):
+def test_kernels_load_and_store_16_bytes_at_a_time(name):
     kernel, constants, num_warps = GPT2_KERNELS[name]()
     ptx, _ = compile_for_gpu(kernel, '*bf16', constants, num_warps)
     assert re.search(r'ld\.global\S*\.v4\.b32|cp\.async\S* ', ptx) and re.search(r'st\.global\S*\.v4\.b32', ptx)
@@ -568,10 +578,9 @@ def test_kernels_compile_for_a_gpu_with_all_loads_and_stores_16_bytes_wide(name)
 
 @compiled
 @pytest.mark.parametrize('capability, memory', [(80, 164 * 1024), (89, 99 * 1024), (90, 227 * 1024)])
-def test_no_width_of_layer_norm_needs_more_shared_memory_than_a_gpu_has(capability, memory):
-    for width in (1, 768, 1600, 4096, 8192, 50272):
-        ROWS, BLOCK, num_warps = norm_kernels.tile_shape(width, norm_kernels.BACKWARD_TILE)
-        constants = dict(ROWS=ROWS, BLOCK=BLOCK, WHOLE=width <= BLOCK, ADD=True, SPLIT=True, BIAS=True,
-                         STAGES=3 if BLOCK <= 2048 else 1)
-        _, metadata = compile_for_gpu(norm_kernels.backward_kernel, '*fp32', constants, num_warps, capability)
+def test_layer_norm_fits_into_shared_memory_at_every_width(capability, memory):
+    for width in (1, 768, 1600, 4096, 8192):
+        BLOCK_M, BLOCK_C, num_warps = kernels.tile_shape(width, norm_kernels.BACKWARD_TILE)
+        constants = dict(BLOCK_M=BLOCK_M, BLOCK_C=BLOCK_C, STAGES=3 if BLOCK_C <= 2048 else 1)
+        _, metadata = compile_for_gpu(norm_kernels.layer_norm_backward_kernel, '*fp32', constants, num_warps, capability)
         assert metadata.shared <= memory

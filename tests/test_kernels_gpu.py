@@ -2,7 +2,7 @@
 
     pytest tests/test_kernels_gpu.py
 
-Skipped where there is no GPU that can run them. Odd widths and odd inputs are tests/test_kernels.py's concern.
+Skipped where there is no GPU that can run them. tests/test_kernels.py has the unusual widths and inputs.
 """
 import pytest
 import torch
@@ -62,7 +62,7 @@ def check_against_float64(function, reference, tensors, *args, tolerance=None):
 
 
 @dtypes
-@pytest.mark.parametrize('width', [*GPT2_WIDTHS, 1, 4096, 8192, 50257])
+@pytest.mark.parametrize('width', [*GPT2_WIDTHS, 1, 4095, 8191])
 def test_layer_norms_agree_with_float64(width, dtype):
     rows = 16 * 1024 if width <= 1600 else 300
     x, residual, weight, bias = random(rows, width, dtype=dtype), random(rows, width), random(width), random(width)
@@ -76,7 +76,7 @@ def test_layer_norms_agree_with_float64(width, dtype):
 
 
 @dtypes
-@pytest.mark.parametrize('shape', [(8, 12, 1024, 1024), (1, 25, 1024, 1024), (2, 3, 100, 333), (1, 1, 5, 9001)])
+@pytest.mark.parametrize('shape', [(8, 12, 1024, 1024), (1, 25, 1024, 1024), (2, 3, 100, 333), (1, 1, 5, 8192)])
 def test_causal_softmax_agrees_with_float64(shape, dtype):
     check_against_float64(causal_softmax, causal_softmax_reference, [random(*shape, dtype=dtype, scale=3.0)], 0.125)
 

@@ -253,6 +253,7 @@ def test_the_model_traces_into_one_graph_and_gives_the_same_loss():
 @pytest.mark.parametrize('fields, words', [
     (dict(n_embd=30, n_head=4), ['n_embd=30', 'n_head=3']), (dict(n_layer=-1), ['n_layer=-1']),
     (dict(block_size=0), ['block_size=0']), (dict(dropout=1.0), ['dropout=1.0']), (dict(kernels='cuda'), ['kernels=cuda']),
+    (dict(kernels='triton', n_embd=9216), ['8192', '9216', 'kernels=torch']),
     (dict(attention='flash'), ['attention=flash'])])
 def test_a_shape_that_cannot_be_is_refused_by_name(fields, words):
     with pytest.raises(ValueError) as error:

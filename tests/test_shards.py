@@ -50,7 +50,7 @@ def sequences(loader, n):
 
 # ---------------------------------------------------------------------------- the format
 
-def test_a_shard_is_byte_for_byte_what_llm_c_and_modded_nanogpt_read(tmp_path):
+def test_a_shard_has_the_bytes_that_llm_c_reads(tmp_path):
     write_shards([np.array([EOT, 1, 2, 50256], dtype=np.uint16)], tmp_path, 'x')
     assert (tmp_path / 'x_train_000001.bin').read_bytes() == llmc_file([EOT, 1, 2, 50256])
 
@@ -75,8 +75,7 @@ def test_headerless_files_of_nanogpt_are_read_and_trained_on(tmp_path):
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(0, 30), max_size=20), st.integers(4, 60))
-def test_shards_in_the_order_of_their_names_are_the_documents_one_after_another(tmp_path_factory, lengths,
-                                                                                shard_tokens):
+def test_shards_in_order_are_the_documents(tmp_path_factory, lengths, shard_tokens):
     folder = tmp_path_factory.mktemp('shards')
     documents = [np.array([EOT, *range(n)], dtype=np.uint16) for n in lengths]
     entries = write_shards(documents, folder, 'x', shard_tokens=shard_tokens)
@@ -104,6 +103,26 @@ def test_surplus_bytes_another_magic_and_another_version_are_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(BadInput, match=message):
             read_shard(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.integers(1, 25), st.booleans())
+def test_cutting_goes_on_from_the_place_behind_any_shard(lengths, shard_tokens, masked):
+    generator = np.random.default_rng(len(lengths))
+    texts = [generator.integers(0, 300, n).astype(np.uint16) for n in lengths]
+
+    def documents(number=0, skip=0):
+        for n, tokens in enumerate(texts[number:], number):
+            yield tokens, tokens % 2 == 0 if masked else None, {'number': n, 'skip': skip if n == number else 0}
+
+    def cut(documents):
+        return [(tokens.tolist(), counted.tolist() if masked else None, place)
+                for tokens, counted, place in shards.cut_into_shards(documents, shard_tokens, masked)]
+
+    whole = cut(documents())
+    assert list(itertools.chain(*(tokens for tokens, _, _ in whole))) == list(itertools.chain(*(t.tolist() for t in texts)))
+    for i, (_, _, place) in enumerate(whole):
+        assert cut(documents(**place)) == whole[i + 1:]
 
 
 def test_wider_tokens_are_refused_rather_than_wrapped_around(tmp_path):
@@ -163,8 +182,7 @@ def test_neighbours_in_an_epoch_are_not_neighbours_in_the_stream():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 400), st.integers(1, 20), st.integers(1, 7), st.integers(0, 2**40), st.integers(1, 5))
-def test_each_epoch_takes_non_overlapping_windows_that_fill_the_stream_each_once(tmp_path_factory, n_tokens, block_size,
-                                                                                 batch_size, seed, n_shards):
+def test_each_epoch_takes_every_window_once(tmp_path_factory, n_tokens, block_size, batch_size, seed, n_shards):
     block_size = min(block_size, n_tokens - 1)
     data_dir = make_folder(tmp_path_factory.mktemp('d'), list(range(n_tokens)), n_shards=n_shards)
     loader = BatchLoader(data_dir, 'train', block_size, batch_size, seed)
@@ -178,7 +196,7 @@ def test_each_epoch_takes_non_overlapping_windows_that_fill_the_stream_each_once
         assert starts == list(range(starts[0], starts[0] + len(starts) * block_size, block_size))
 
 
-def test_epochs_differ_in_order_and_offset_and_together_reach_every_token(tmp_path):
+def test_epochs_differ_and_together_reach_every_token(tmp_path):
     loader = BatchLoader(make_folder(tmp_path / 'd', list(range(1003))), 'train', 50, 19, seed=5)
     epochs = [sequences(loader, loader.n_sequences) for _ in range(600)]
     assert len({tuple(row[0] for row in epoch) for epoch in epochs}) == 600
@@ -197,7 +215,7 @@ def test_the_seed_alone_decides_the_order(tmp_path):
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from([(1, 12), (2, 6), (4, 3), (1, 4), (2, 2), (12, 1), (3, 1)]), st.integers(0, 1000),
        st.integers(0, 9))
-def test_processes_and_micro_batches_do_not_change_which_sequences_a_step_sees(tmp_path_factory, shape, step, seed):
+def test_processes_and_micro_batches_do_not_change_a_steps_sequences(tmp_path_factory, shape, step, seed):
     world_size, batch_size = shape
     data_dir = make_folder(tmp_path_factory.mktemp('d'), list(range(700)), n_shards=3)
     whole = BatchLoader(data_dir, 'train', 8, 12, seed)
@@ -239,7 +257,7 @@ def test_batches_are_contiguous_int64_and_y_is_x_one_token_later(tmp_path):
         assert str(tensor.dtype) == 'torch.int64' and tensor.shape == (4, 16) and tensor.is_contiguous()
 
 
-def test_more_shards_than_may_be_open_at_once_are_read_all_the_same(tmp_path, monkeypatch):
+def test_more_shards_than_may_be_open_are_read(tmp_path, monkeypatch):
     tokens = list(range(3000))
     few = BatchLoader(make_folder(tmp_path / 'few', tokens), 'train', 16, 4, seed=3)
     monkeypatch.setattr(shards, 'OPEN_SHARDS', 2)
@@ -250,9 +268,10 @@ def test_more_shards_than_may_be_open_at_once_are_read_all_the_same(tmp_path, mo
 # ---------------------------------------------------------------------------- bad data
 
 @pytest.mark.parametrize('name, command', [
-    ('stdlib', 'corpus.py --source=stdlib --vocab_size=4096 --out_dir='), ('gsm8k', '--source=gsm8k --tokenizer=gpt2 --data_dir='),
+    ('stdlib', 'corpus.py --source=stdlib --vocab_size=4096 --out_dir='),
+    ('gsm8k', '-m tasks.prepare_problems --source=gsm8k --tokenizer=gpt2 --out_dir='),
     ('fineweb', 'fineweb.py --out_dir='), ('poems', 'corpus.py --source=TEXTS --vocab_size=4096 --out_dir=')])
-def test_a_missing_folder_and_a_missing_split_name_the_script_that_makes_them(tmp_path, name, command):
+def test_missing_data_names_the_script_that_makes_it(tmp_path, name, command):
     for made in (False, True):
         if made:
             (tmp_path / name).mkdir()
@@ -269,7 +288,7 @@ def test_data_shorter_than_a_block_says_the_largest_block_that_works(tmp_path):
 
 
 @pytest.mark.parametrize('scan_limit', [shards.SCAN_LIMIT, 0])
-def test_an_id_outside_the_vocabulary_is_found_at_the_start_or_in_its_batch(tmp_path, monkeypatch, scan_limit):
+def test_an_id_outside_the_vocabulary_is_found(tmp_path, monkeypatch, scan_limit):
     monkeypatch.setattr(shards, 'SCAN_LIMIT', scan_limit)
     data_dir = make_folder(tmp_path / 'd', [1] * 70 + [300] + [1] * 50, n_shards=2, vocab_size=300)
     with pytest.raises(BadInput, match=r'x_train_000001\.bin: token 39 is id 300, but the vocabulary .* 300 entries'):
@@ -293,9 +312,12 @@ def test_progress_files_of_several_jobs_add_up_to_one_data_set(tmp_path):
     meta = {'tokenizer': 'gpt2', 'tokenizer_sha256': None, 'vocab_size': 300, 'eot': 299}
     for part in (1, 2):
         (tmp_path / f'x_part{part}of2_train_000001.bin').write_bytes(llmc_file(range(100 * part, 100 * part + 50)))
-        shard = {'file': f'x_part{part}of2_train_000001.bin', 'tokens': 50, 'sha256': str(part)}
+        shard = {'file': f'x_part{part}of2_train_000001.bin', 'tokens': 50, 'sha256': str(part), 'mask_sha256': 'm', 'next': {}}
         (tmp_path / f'x_part{part}of2_progress.json').write_text(json.dumps({'meta': meta, 'shards': [shard]}))
-    assert list(load_meta(str(tmp_path))['shards']) == ['x_part1of2_train_000001.bin', 'x_part2of2_train_000001.bin']
+    assert load_meta(str(tmp_path))['shards'] == {f'x_part{part}of2_train_000001.bin': {
+        'tokens': 50, 'sha256': str(part), 'mask_sha256': 'm'} for part in (1, 2)}
+    for part in (1, 2):
+        (tmp_path / f'x_part{part}of2_train_000001.mask').write_bytes(b'\xff' * 7)
     loader = BatchLoader(str(tmp_path), 'train', 49, 1, seed=0)
     assert loader.n_tokens == 100 and loader.vocab_size == 300
     other = json.loads((tmp_path / 'x_part2of2_progress.json').read_text())
@@ -369,7 +391,7 @@ def test_every_kind_of_damage_is_found(folder):
     assert 'tokenizer.json is missing' in complaint()
 
 
-def test_the_command_line_takes_a_folder_or_a_flag_and_ends_with_2_on_damage(folder):
+def test_the_command_line_ends_with_2_on_damage(folder):
     def run(*arguments):
         script = os.path.join(os.path.dirname(shards.__file__), 'shards.py')
         return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
@@ -396,13 +418,13 @@ def masked(tmp_path):
     documents = [(tokens[a:b], counted[a:b]) for a, b in itertools.pairwise(cuts)]
     entries = write_shards(documents, tmp_path, 'x', shard_tokens=403, masked=True)
     entries |= write_shards(documents, tmp_path, 'x', 'val', first=0, masked=True)
-    (tmp_path / 'meta.json').write_text(json.dumps({'tokenizer': 'gpt2', 'tokenizer_sha256': None, 'vocab_size': 50257, 'eot': 50256,
-                                                    'shards': entries}))
+    meta = {'tokenizer': 'gpt2', 'tokenizer_sha256': None, 'vocab_size': 50257, 'eot': 50256, 'shards': entries}
+    (tmp_path / 'meta.json').write_text(json.dumps(meta))
     return str(tmp_path), tokens.astype(np.int64), counted
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_targets_that_a_mask_leaves_out_are_minus_one_and_everything_else_is_as_without(masked, split):
+def test_targets_that_a_mask_leaves_out_are_minus_one(masked, split):
     data_dir, tokens, counted = masked
     loader = BatchLoader(data_dir, split, 16, 3, seed=1)
     starts = loader.window_starts(np.arange(60))
@@ -441,7 +463,7 @@ def test_a_mask_holds_a_bit_a_token_the_first_being_the_lowest(tmp_path):
     (lambda path: path.unlink(), 'is missing'), (lambda path: path.write_bytes(path.read_bytes()[:-1]), 'cut short'),
     (lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]), 'has changed')])
 def test_a_mask_that_is_missing_cut_or_changed_is_found(masked, damage, word, test_data, monkeypatch):
-    monkeypatch.setattr(shards, 'load_tokenizer', lambda data_dir: Tokenizer.gpt2(test_data / 'gpt2'))
+    monkeypatch.setattr(shards, 'load_tokenizer', lambda *_: Tokenizer.gpt2(test_data / 'gpt2'))
     data_dir, _, counted = masked
     assert f'{counted.sum():,}' in shards.check_folder(data_dir)
     damage(pathlib.Path(data_dir) / 'x_train_000002.mask')

@@ -6,13 +6,14 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import types
 
 import pytest
 import torch
-from conftest import ROOT, run_script
+from conftest import ROOT, merged_metrics, run_script
 from torch.nn import functional as F
 
 import checkpoint
@@ -22,14 +23,16 @@ import hellaswag
 import plot
 import shards
 import train
+from optim import Optimizers
 from configurator import configure
 from runtime.errors import BadInput
+from runtime.metrics import read_metrics
+from runtime.process import Process
 from model import GPT
 
 TINY = {'n_layer': 2, 'n_head': 2, 'n_embd': 32, 'block_size': 32, 'total_batch_tokens': 256, 'micro_batch': 4,
         'max_steps': 12, 'warmup_steps': 2, 'learning_rate': 3e-3, 'eval_interval': 4, 'eval_tokens': 700,
         'sample_interval': 0, 'checkpoint_interval': 4, 'device': 'cpu', 'dtype': 'float32'}
-CLOCK = ('tokens_per_s', 'mfu', 'elapsed_s', 'memory_gb')  # what two equal runs may differ in
 
 
 @pytest.fixture
@@ -38,14 +41,8 @@ def run(tmp_path, data_dir):
     def run(name, **settings):
         settings = {**TINY, 'data_dir': data_dir, 'out_dir': str(tmp_path / name), **settings}
         train.main(configure(train.DEFAULTS, [f'--{key}={value}' for key, value in settings.items()]))
-        return metrics(tmp_path / name)
+        return merged_metrics(tmp_path / name)
     return run
-
-
-def metrics(out_dir):
-    rows = checkpoint.read_metrics(str(out_dir))
-    assert [row['step'] for row in rows] == sorted({row['step'] for row in rows}), 'a step twice, or out of order'
-    return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
 
 
 def weights(out_dir, step):
@@ -58,10 +55,10 @@ def stop_at(monkeypatch):
     def stop_at(step):
         real = train.train_step
 
-        def train_step(run, parallel, stop):
-            if run.progress.step + 1 == step:
+        def train_step(model, forward, optimizers, train_data, config, process, stop):
+            if train_data.sequence_index == (step - 1) * 8:
                 stop.first_at = 0.0
-            return real(run, parallel, stop)
+            return real(model, forward, optimizers, train_data, config, process, stop)
         monkeypatch.setattr(train, 'train_step', train_step)
     yield stop_at
 
@@ -78,7 +75,7 @@ def test_a_run_that_was_stopped_and_resumed_is_bit_for_bit_the_uninterrupted_one
         left_out = micro_batch < 8  # told to stop between two micro-batches, it does not finish the step
         newest = [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(str(tmp_path / 'parts'))[:1]]
         assert newest == [stop - left_out] or stop == 1 and left_out and newest == []
-        assert metrics(tmp_path / 'parts')[-1]['step'] < 12
+        assert merged_metrics(tmp_path / 'parts')[-1]['step'] < 12
         monkeypatch.undo()
     assert run('parts', **settings) == whole
     assert len(whole) == 13 and sum('val_loss' in row for row in whole) == 4
@@ -147,10 +144,10 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule():
 def test_weight_decay_is_for_matrices_alone_and_muon_for_those_of_the_blocks():
     config = {**configure(train.DEFAULTS, []), **TINY, 'vocab_size': 300, 'optimizer': 'muon'}
     model = GPT(pretrained.model_config(config))
-    thirds = train.split_qkv(model)
-    adamw, muon = train.build_optimizers(model, thirds, config, train.Process(config))
+    optimizers = Optimizers(model, config, Process(config))
+    adamw, muon = optimizers.list
     names = {id(p): name for name, p in model.named_parameters()}
-    whole = {id(part): id(weight) for weight, parts in thirds for part in parts}
+    whole = {id(part): id(weight) for weight, parts in optimizers.qkv_parts for part in parts}
     decayed, plain = [sorted(names[id(p)] for p in group['params']) for group in adamw.param_groups]
     assert decayed == ['transformer.wpe.weight', 'transformer.wte.weight']
     assert all(name.endswith('bias') or '.ln_' in name for name in plain)
@@ -163,13 +160,12 @@ def test_weight_decay_is_for_matrices_alone_and_muon_for_those_of_the_blocks():
 def test_muon_makes_the_updates_of_queries_keys_and_values_orthogonal_each_for_itself():
     config = {**configure(train.DEFAULTS, []), **TINY, 'vocab_size': 300, 'optimizer': 'muon', 'weight_decay': 0.0}
     model = GPT(pretrained.model_config(config))
-    thirds = train.split_qkv(model)
-    muon = train.build_optimizers(model, thirds, config, train.Process(config))[1]
+    optimizers = Optimizers(model, config, Process(config))
     model(torch.randint(300, (4, 32)), torch.randint(300, (4, 32))).backward()
     weight = model.transformer.h[0].attn.c_attn.weight
     before, grads = weight.detach().clone(), weight.grad.chunk(3)
-    train.hand_on_gradients(thirds)
-    muon.step()
+    optimizers.clip_gradients(0)
+    optimizers.list[1].step()
     for rows, start, grad in zip(weight.detach().chunk(3), before.chunk(3), grads):
         alone = torch.nn.Parameter(start.clone())
         alone.grad = grad.clone()
@@ -224,6 +220,29 @@ def test_samples_and_a_plot_are_left_in_the_folder(run, tmp_path, capsys):
     assert '--- sample at step 12' in output and 'best validation loss' in output and 'bits per byte' in output
 
 
+def test_every_start_leaves_what_it_can_be_traced_by(run, tmp_path):
+    run('a', max_steps=4)
+    run('a', max_steps=6)
+    starts = [json.loads((tmp_path / 'a' / name).read_text()) for name in ('run_0000000.json', 'run_0000004.json')]
+    assert [start['config']['max_steps'] for start in starts] == [4, 6]
+    assert f'torch=={torch.__version__}'.split('+')[0] in ' '.join(starts[0]['packages'])
+    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert starts[1]['commit'] == (commit or None)
+
+
+def test_a_signal_during_an_evaluation_saves_and_the_evaluation_is_repeated(run, monkeypatch, tmp_path):
+    whole, real = run('whole'), shards.BatchLoader.next
+
+    def next_batch(loader):
+        if loader.split == 'val' and len(checkpoint.list_checkpoints(str(tmp_path / 'parts'))):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(loader)
+    monkeypatch.setattr(shards.BatchLoader, 'next', next_batch)
+    assert 'val_loss' not in run('parts')[-1]
+    monkeypatch.undo()
+    assert run('parts') == whole
+
+
 def test_training_starts_from_given_weights_with_a_shorter_block(run, tmp_path):
     first = run('a')
     again = run('b', init_from=str(tmp_path / 'a'), max_steps=1, learning_rate=1e-9, min_lr=0.0)
@@ -248,7 +267,7 @@ def test_hellaswag_is_scored_at_intervals_as_by_its_own_script(run, tmp_path, da
     assert [row['step'] for row in rows if 'hellaswag_acc' in row] == [0, 8, 12]
     model, tokenizer, _ = pretrained.load(str(tmp_path / 'a'))
     questions = hellaswag.prepare(hellaswag.load(str(source), 10), tokenizer, 64, ['harness'])
-    process = train.Process({'device': 'cpu', 'dtype': 'float32'})
+    process = Process({'device': 'cpu', 'dtype': 'float32'})
     assert rows[-1]['hellaswag_acc_norm'] == hellaswag.accuracies(model, questions, process)['acc_norm']
     with pytest.raises(BadInput, match='hellaswag_interval=3'):
         run('b', **{**settings, 'hellaswag_interval': 3})
@@ -271,12 +290,12 @@ def test_a_run_without_a_better_loss_for_long_enough_ends_and_a_kill_at_the_end_
 
 def test_processes_that_found_different_checkpoints_all_say_so():
     steps = [3000, 2000]
-    process = types.SimpleNamespace(world_size=2, sum=lambda values: [sum(steps), sum(step ** 2 for step in steps)])
+    process = types.SimpleNamespace(gather=lambda step: steps)
     for step in steps:
         with pytest.raises(BadInput, match='out_dir must be a folder that all'):
-            train.check_agreement(step, process)
+            train.check_same_step(step, process)
     steps[1] = 3000
-    train.check_agreement(3000, process)
+    train.check_same_step(3000, process)
 
 
 def test_data_that_has_grown_since_the_checkpoint_is_said(run, tmp_path, data_dir, capsys):
@@ -362,10 +381,10 @@ def test_settings_that_will_disappoint_are_said_before_the_first_step(run, tmp_p
     monkeypatch.setattr(train.hardware, 'measure_peak_flops', lambda device, dtype: 1e4)
     run('slow', max_steps=1, warmup_steps=0, min_lr=0, schedule='wsd', wsd_decay=1.0)
     assert 'will take about' in capsys.readouterr().out
-    monkeypatch.setattr(train, 'train', lambda run: None)
+    monkeypatch.setattr(train, 'train', lambda *arguments: None)
     run('long', max_steps=20_000)
     said = capsys.readouterr().out
-    assert 'learn the text by heart; --max_steps=' in said
+    assert 'expect overfitting (--max_steps=' in said
 
 
 def test_a_learning_rate_that_goes_up_again_is_said(run, capsys):
@@ -422,7 +441,7 @@ def test_plots_of_several_runs_go_into_one_picture(run, tmp_path):
     run('b', learning_rate=1e-3)
     code, out, err = command('plot.py', f'--out_dir={tmp_path / "a"},{tmp_path / "b"}', f'--to={tmp_path / "both.png"}')
     assert code == 0 and (tmp_path / 'both.png').read_bytes().startswith(b'\x89PNG')
-    last = checkpoint.read_metrics(str(tmp_path / 'b'))[-1]
+    last = read_metrics(str(tmp_path / 'b'))[-1]
     assert [str(tmp_path / 'b'), '12', '3,072', f'{last["val_loss"]:.4f}'] in [line.split()[:4] for line in out.splitlines()]
     code, out, err = command('plot.py', f'--out_dir={tmp_path / "none"}')
     assert code == 2 and 'none' in err and err.count('\n') == 1

@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 
 import shards
+import sources
 import wikitext
 from runtime.errors import BadInput
 
@@ -41,7 +42,7 @@ def documents_of(out_dir, split):
 
 
 @pytest.mark.parametrize('name', ['{}.txt', 'wiki.{}.raw', 'wiki.{}.tokens'])
-def test_the_official_splits_are_kept_and_each_article_is_a_document(tmp_path, name):
+def test_official_splits_are_kept_and_articles_are_documents(tmp_path, name):
     run(source=write_folder(tmp_path / 'in', name), out_dir=str(tmp_path / 'out'))
     assert ''.join(documents_of(tmp_path / 'out', 'train')) == SPLITS['train']
     assert ''.join(documents_of(tmp_path / 'out', 'val')) == SPLITS['valid']
@@ -51,7 +52,7 @@ def test_the_official_splits_are_kept_and_each_article_is_a_document(tmp_path, n
     assert found == [[str(i)] for i in range(40, 45)]
 
 
-def test_the_hubs_tables_of_lines_give_the_same_text_as_the_raw_files(tmp_path, monkeypatch):
+def test_tables_of_the_hub_give_the_text_of_raw_files(tmp_path, monkeypatch):
     repository = tmp_path / 'Salesforce' / 'wikitext' / 'wikitext-2-raw-v1'
     repository.mkdir(parents=True)
     config = ['---\nconfigs:\n- config_name: wikitext-2-raw-v1\n  data_files:']
@@ -79,7 +80,7 @@ def test_articles_are_the_same_whatever_pieces_the_text_comes_in():
         assert list(wikitext.articles(pieces)) == whole
 
 
-def test_real_wikitext_keeps_every_character_in_60_validation_articles(tmp_path, test_data):
+def test_real_wikitext_has_60_validation_articles(tmp_path, test_data):
     text = (test_data / 'wikitext-2' / 'valid.txt').read_text()
     articles = list(wikitext.articles([text]))
     assert len(articles) == 60
@@ -117,3 +118,21 @@ def test_meta_names_the_source_and_the_tokenizer(tmp_path):
     meta = json.loads((tmp_path / 'out' / 'meta.json').read_text())
     assert (meta['source'], meta['tokenizer'], meta['vocab_size']) == ('wikitext-2', 'tokenizer.json', 300)
     assert meta['val_bytes'] == len(SPLITS['valid'].encode())
+
+
+def test_a_lost_test_text_is_written_again(tmp_path):
+    source = write_folder(tmp_path / 'in')
+    run(source=source, out_dir=str(tmp_path / 'out'))
+    (tmp_path / 'out' / 'test.txt').unlink()
+    run(source=source, out_dir=str(tmp_path / 'out'))
+    assert (tmp_path / 'out' / 'test.txt').read_text() == SPLITS['test']
+
+
+def test_shards_in_a_folder_are_not_taken_for_its_splits(tmp_path):
+    (tmp_path / 'wiki.test.tokens').write_text(SPLITS['test'])
+    (tmp_path / 'x_val_000000.bin').write_bytes(b'no text')
+    files = sources.wikitext_files(source=str(tmp_path))
+    assert files == {'test': [str(tmp_path / 'wiki.test.tokens')]}
+    assert ''.join(sources.read_split(files['test'])) == SPLITS['test']
+    with pytest.raises(BadInput, match='has no file for the val split, such as valid.txt'):
+        sources.check_split(files, 'val', str(tmp_path))

@@ -1,0 +1,85 @@
+"""What a run tells about itself: the lines at its start and end, and run.json, by which a curve can be traced.
+
+Knows a model and its data only by numbers.
+"""
+import importlib.metadata
+import math
+import os
+import platform
+import subprocess
+import sys
+
+from runtime import hardware
+from runtime.files import warn_if_unwritable, write_json
+from runtime.metrics import read_metrics
+
+OVERFITTING_PASSES = 100
+LONG_STEP_S = 60
+
+
+def announce(config: dict, process, n_params: int, train_data, n_val_tokens: int, step: int):
+    """Says in a few lines what runs, so that no choice that the machine made is silent."""
+    micro_batch, train_tokens = train_data.batch_size, train_data.n_tokens
+    origin = 'scratch' if config['init_from'] == 'auto' else config['init_from']
+    n_micro = config['total_batch_tokens'] // (config['block_size'] * process.world_size * micro_batch)
+    passes = config['max_steps'] * config['total_batch_tokens'] / train_tokens
+    process.print0(f'{config["out_dir"]}: {f"resumes at step {step:,}" if step else f"starts from {origin}"}; '
+                   f'{process.world_size} x {hardware.describe(process.device)}, {str(process.dtype).removeprefix("torch.")}')
+    process.print0(f'model: {n_params:,} parameters ({config["n_layer"]} layers, {config["n_head"]} heads, '
+                   f'width {config["n_embd"]}, block {config["block_size"]}, vocabulary {config["vocab_size"]:,})')
+    process.print0(f'batch: {config["total_batch_tokens"]:,} tokens = {process.world_size} processes x {n_micro} '
+                   f'micro-batches x {micro_batch} sequences x {config["block_size"]} tokens')
+    process.print0(f'data: {train_tokens:,} tokens to train on, seen {f"{passes:,.0f}" if passes >= 100 else f"{passes:.3g}"} '
+                   f'times; {n_val_tokens:,} to validate on')
+    if passes >= OVERFITTING_PASSES:
+        process.print0(f'the data repeats {passes:,.0f} times; expect overfitting '
+                       f'(--max_steps={math.ceil(config["max_steps"] * 10 / passes)} repeats it 10 times)')
+
+
+def warn_if_slow(config: dict, process, flops_per_token: int, peak_flops: float):
+    """Warns when a step should take longer than a minute: settings for GPUs were started on something else."""
+    seconds = config['total_batch_tokens'] * flops_per_token / (peak_flops / 2)
+    if seconds > LONG_STEP_S:
+        process.print0(f'a step of {config["total_batch_tokens"]:,} tokens will take about {seconds / 60:,.0f} minutes here; '
+                       f'config/demo.py has settings for a CPU')
+
+
+def write_run_info(config: dict, process, step: int):
+    """OUT_DIR/run_STEP.json for a start at that step: the command, the config, the commit, the machine, all packages."""
+    packages = sorted(f'{package.metadata["Name"]}=={package.version}' for package in importlib.metadata.distributions())
+    path = os.path.join(config['out_dir'], f'run_{step:07d}.json')
+    with warn_if_unwritable(path):
+        write_json(path, {
+            'command': sys.argv, 'config': config, 'commit': git('rev-parse', 'HEAD'),
+            'changed_files': (git('status', '--porcelain') or '').splitlines(), 'python': platform.python_version(),
+            'device': hardware.describe(process.device), 'world_size': process.world_size, 'packages': packages})
+
+
+def git(*arguments):
+    """What git prints about the code that runs, or None where it is no checkout or git is missing."""
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        return subprocess.run(['git', '-C', folder, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: float | None):
+    """Says how the run ended, in a few lines. progress: its step, tokens, elapsed_s and train_s."""
+    if not done:
+        where = f'stopped and saved at step {progress.step:,}' if progress.step else 'stopped before the end of the first step'
+        process.print0(f'{where}; the same command resumes it: python {" ".join(sys.argv)}')
+        return
+    rows = [row for row in read_metrics(config['out_dir']) if 'val_loss' in row]
+    best, last = min(rows, key=lambda row: row['val_loss']), rows[-1]
+    process.print0(f'done: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.elapsed_s / 3600:.2f} h, '
+                   f'{progress.tokens / max(progress.train_s, 1e-9):,.0f} tokens/s while training, '
+                   f'peak memory {hardware.peak_memory(process.device) / 1e9:.2f} GB')
+    process.print0(f'best validation loss {best["val_loss"]:.4f} (perplexity {best["val_ppl"]:.2f}) at step {best["step"]:,}; '
+                   f'the last is {last["val_loss"]:.4f}')
+    process.print0(f'held-out text: {last["val_bpb"]:.4f} bits per byte' +
+                   (f' (xz -9e needs {xz_bits_per_byte:.4f} for the same text)' if xz_bits_per_byte else ''))
+    plot_path = os.path.join(config['out_dir'], 'loss.png')
+    process.print0(f'loss curve: {plot_path}' if os.path.exists(plot_path) else
+                   'loss curve: `pip install matplotlib`, then `python plot.py` draws it')
+    process.print0(f'samples: python sample.py --out_dir={config["out_dir"]}')

@@ -1,0 +1,100 @@
+"""Problems in GSM8K's form (Cobbe et al. 2021, "Training Verifiers to Solve Math Word Problems"), from several sources.
+
+    from tasks.gsm8k import answer_of, read_problems
+    problems = read_problems('gsm8k', 'test')            # of the Hugging Face hub
+    problems = read_problems('my.jsonl')                 # a file: an object with question and answer on each line
+    problems = read_problems('generated', 'train', 1000, seed=0)
+
+The answer of a problem is its solution, with calls such as `<<48/2=24>>24`, and `#### 24` as the last line. This file knows
+nothing about tokens or models.
+"""
+import itertools
+import json
+import re
+from fractions import Fraction
+
+from tqdm import tqdm
+
+import sources
+from runtime.errors import BadInput
+from tasks.tool_use import CALL, check_call
+from tasks.word_problems import generate_problems
+
+HUB_NAME = 'openai/gsm8k'
+ANSWER = re.compile(r'####\s*(.*)')
+
+
+def read_problems(source: str, split: str = 'train', n_generated: int = 0, seed: int = 0) -> list[dict]:
+    """The problems of one source as [{'question', 'answer', 'kind'}].
+
+    source: 'generated', 'gsm8k' or the path of a .jsonl file. Raises BadInput if that holds something else.
+    split: 'train' or 'test', of generated problems and of the hub's
+    n_generated, seed: of generated problems; all others are taken whole
+    """
+    if source == 'generated':
+        generator = itertools.islice(generate_problems(split, seed), n_generated)
+        return list(tqdm(generator, total=n_generated, desc=f'making {split} problems', unit=' problems'))
+    rows = fetch_gsm8k(split) if source == 'gsm8k' else read_jsonl(source)
+    if not rows:
+        raise BadInput(f'{source} has no problems')
+    return [check_problem(row, f'{source}, line {number}') for number, row in enumerate(rows, 1)]
+
+
+def check_problem(row, place):
+    """A row as a problem. Raises BadInput, with its place, if it is none."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ('question', 'answer')):
+        raise BadInput(f'{place}: a problem is an object with a question and an answer, both text')
+    if answer_of(row['answer']) is None:
+        raise BadInput(f'{place}: the answer does not end in #### and a number')
+    return {'question': row['question'], 'answer': row['answer'], 'kind': row.get('kind') or kind_by_length(row['answer'])}
+
+
+def kind_by_length(solution):
+    """The kind of a problem that names none: the number of calls in its solution."""
+    n_calls = len(CALL.findall(solution))
+    return '1 step' if n_calls == 1 else f'{n_calls} steps' if n_calls < 6 else '6 or more steps'
+
+
+def read_jsonl(path):
+    try:
+        with open(path, encoding='utf-8') as file:
+            return [json.loads(line) for line in file if line.strip()]
+    except OSError as error:
+        raise BadInput(f'source {path}: {error.strerror}; a source is generated, gsm8k or a .jsonl file') from None
+    except ValueError as error:
+        raise BadInput(f'{path} is not a .jsonl file: {error}') from None
+
+
+def fetch_gsm8k(split):
+    import datasets
+    sources.ask_hub(HUB_NAME)
+    try:
+        return list(datasets.load_dataset(HUB_NAME, 'main', split=split))
+    except Exception as error:  # the hub, the network and the library raise dozens of kinds
+        raise BadInput(f'{HUB_NAME} could not be fetched from the hub ({type(error).__name__}); download its {split}.jsonl '
+                       f'and give that as --source') from error
+
+
+def answer_of(solution: str) -> Fraction | None:
+    """The number behind the last #### of a solution, or None."""
+    answers = ANSWER.findall(solution)
+    if not answers:
+        return None
+    try:
+        return Fraction(answers[-1].strip().rstrip('.').replace(',', '').replace('$', ''))
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def check_calls(problems: list[dict]) -> tuple[int, list[tuple]]:
+    """(number of calls in the solutions, those whose result the calculator does not confirm).
+
+    The second is a list of (number of the problem from 1, the call, what the calculator says).
+    """
+    calls = [(number, *call) for number, problem in enumerate(problems, 1) for call in CALL.findall(problem['answer'])]
+    unconfirmed = []
+    for number, expression, written in calls:
+        confirmed, result = check_call(expression, written)
+        if not confirmed:
+            unconfirmed.append((number, f'<<{expression}={written}>>', result))
+    return len(calls), unconfirmed

@@ -1,0 +1,82 @@
+"""Solves one word problem with a trained model, and shows the solution while it is written.
+
+    python -m tasks.solve --out_dir=out/math --question='Tom has 48 pens. He sells half of them. How many are left?'
+
+On a terminal, what the calculator writes is coloured. tasks/solve_rate.py counts how many of many problems come out right.
+"""
+import sys
+
+import pretrained
+from configurator import choice, configure, optional
+from inference.engine import Engine, Request
+from runtime import hardware
+from runtime.errors import BadInput, one_line_errors
+from tasks.gsm8k import answer_of
+from tasks.tool_use import Calculator, decode_solution, encode_question
+
+DEFAULTS = {
+    'question': '',  # the problem; empty: standard input
+    'out_dir': 'out/math',  # a run's folder: its newest checkpoint is taken
+    'init_from': optional(str),  # instead: a checkpoint, a folder in Hugging Face's layout, or gpt2[-medium|-large|-xl]
+    'calculator': True,  # whether the calculator answers calls
+    'max_new_tokens': 200,  # longest solution, in tokens
+    'temperature': 0.0,  # 0 takes the likeliest token
+    'seed': 0,  # of a temperature above 0
+    # machine
+    'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
+    'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of the weights and the arithmetic
+}
+COLOURED = '\033[1;36m{}\033[0m'
+
+
+def main(config):
+    if config['max_new_tokens'] < 1:
+        raise BadInput(f'max_new_tokens={config["max_new_tokens"]} should be at least 1')
+    question = config['question'] or sys.stdin.read()
+    if not question.strip():
+        raise BadInput('which problem? --question="Tom has 48 pens. ..."')
+    model, tokenizer = open_model(config)
+    engine = Engine(model, max_batch=1)
+    (sequence,) = engine.add(Request(encode_question(question, tokenizer), config['max_new_tokens'], config['temperature'],
+                                     seed=config['seed'], stop_tokens=(tokenizer.eot,),
+                                     tool=Calculator(tokenizer) if config['calculator'] else None))
+    solution = ''
+    while sequence.finish_reason is None:
+        engine.step()
+        solution = print_new_text(sequence, tokenizer, solution)
+    answer = answer_of(solution)
+    if answer is not None:
+        print(f'\n\nanswer: {solution.rpartition("####")[2].strip()}')
+    elif sequence.finish_reason == 'length':
+        print(f'\n\nno answer: the solution was not finished after {config["max_new_tokens"]} tokens')
+    else:
+        print('\n\nno answer: the solution has none')
+
+
+def open_model(config):
+    """(model, tokenizer) on the device, after a line that says what they are."""
+    device = hardware.pick_device(config['device'])
+    dtype = hardware.pick_dtype(config['dtype'], device)
+    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
+    print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {str(dtype).removeprefix("torch.")}',
+          file=sys.stderr)
+    return model.to(device, dtype), tokenizer
+
+
+def print_new_text(sequence, tokenizer, printed):
+    """Prints what a solution has beyond the `printed` text, and returns all of its text."""
+    n_written = len(sequence.tokens)  # those before the calculator's tokens at the end
+    while n_written - 1 in sequence.forced:
+        n_written -= 1
+    for n_tokens, by_calculator in ((n_written, False), (len(sequence.tokens), True)):
+        text = decode_solution(sequence.tokens[:n_tokens], tokenizer)
+        if len(text) > len(printed) and not text.endswith('\ufffd'):  # the rest of a character is still to come
+            new = text[len(printed):]
+            print(COLOURED.format(new) if by_calculator and sys.stdout.isatty() else new, end='', flush=True)
+            printed = text
+    return printed
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main(configure(DEFAULTS))

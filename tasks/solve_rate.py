@@ -1,0 +1,120 @@
+"""How many word problems a model solves: with the calculator, without it, and by a vote of several solutions.
+
+    python -m tasks.solve_rate --out_dir=out/math                                          generated test problems
+    python -m tasks.solve_rate --source=gsm8k --out_dir=out/gsm8k --limit=0 --max_new_tokens=300
+
+The vote (Wang et al. 2022, "Self-Consistency Improves Chain of Thought Reasoning in Language Models") takes the answer that
+most of several sampled solutions give. Prints a table by kind of problem, with what is wrong with the unsolved ones.
+"""
+import collections
+import itertools
+import json
+
+from tqdm import tqdm
+
+from configurator import choice, configure, optional
+from inference.engine import Engine, Request
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import atomic_write
+from tasks.gsm8k import answer_of, read_problems
+from tasks.solve import open_model
+from tasks.tool_use import CALL, Calculator, check_call, decode_solution, encode_question
+
+DEFAULTS = {
+    'source': 'generated',  # generated, gsm8k (from the hub), .jsonl files; several with commas between
+    'limit': 500,  # problems of each source at most; 0: all of a file, 500 generated ones
+    'out_dir': 'out/math',  # a run's folder: its newest checkpoint is taken
+    'init_from': optional(str),  # instead: a checkpoint, a folder in Hugging Face's layout, or gpt2[-medium|-large|-xl]
+    'max_new_tokens': 200,  # longest solution, in tokens
+    'votes': 8,  # sampled solutions for the majority vote; 0 for none
+    'temperature': 0.7,  # of the samples for the vote
+    'seed': 0,  # of generated problems and of the samples
+    'details': optional(str),  # write every problem with its solutions to this .jsonl file
+    'batch_size': 64,  # solutions written side by side
+    # machine
+    'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
+    'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of the weights and the arithmetic
+}
+FAILURES = ('wrong number', 'bad call', 'no answer')
+
+
+def main(config):
+    for key, least in (('max_new_tokens', 1), ('limit', 0), ('votes', 0), ('batch_size', 1)):
+        if config[key] < least:
+            raise BadInput(f'{key}={config[key]} should be at least {least}')
+    problems = []
+    for source in config['source'].split(','):
+        problems += read_problems(source, 'test', config['limit'] or 500, config['seed'])[:config['limit'] or None]
+    model, tokenizer = open_model(config)
+    engine, calculator = Engine(model, config['batch_size']), Calculator(tokenizer)
+
+    def solve_all(description, n_samples=1, **settings):
+        """Yields the texts of n_samples solutions for each problem."""
+        prompts = (encode_question(problem['question'], tokenizer) for problem in problems for _ in range(n_samples))
+        requests = [Request(prompt, config['max_new_tokens'], stop_tokens=(tokenizer.eot,), seed=config['seed'] + i, **settings)
+                    for i, prompt in enumerate(prompts)]
+        sequences = generate_many(engine, requests, description)
+        for i in range(0, len(sequences), n_samples):
+            yield [decode_solution(sequence.tokens, tokenizer) for sequence in sequences[i:i + n_samples]]
+
+    results = [{'kind': problem['kind'], 'question': problem['question'], 'reference': problem['answer'], 'with': text}
+               for problem, (text,) in zip(problems, solve_all('with calculator', temperature=0, tool=calculator))]
+    for result, (text,) in zip(results, solve_all('without calculator', temperature=0)):
+        result['without'] = text
+    if config['votes']:
+        samples = solve_all('samples for the vote', config['votes'], temperature=config['temperature'], tool=calculator)
+        for result, texts in zip(results, samples):
+            result['samples'] = texts
+    print(format_table(results, config['votes']))
+    if config['details']:
+        with atomic_write(config['details']) as file:
+            file.writelines(json.dumps(result, ensure_ascii=False).encode() + b'\n' for result in results)
+        print(f'every problem with its solutions: {config["details"]}')
+
+
+def generate_many(engine: Engine, requests: list[Request], description: str | None = None) -> list:
+    """The finished Sequences of all requests, in their order. Keeps the engine full."""
+    sequences, waiting = [], iter(requests)
+    with tqdm(total=len(requests), desc=description, unit=' solutions', disable=description is None) as bar:
+        while len(sequences) < len(requests) or engine.n_running:
+            for request in itertools.islice(waiting, engine.free):
+                sequences += engine.add(request)
+            bar.update(sum(sequence.finish_reason is not None for sequence in engine.step()))
+    return sequences
+
+
+def format_table(results, n_votes):
+    """Solve rates by kind of problem, and what is wrong with the solutions that failed with the calculator."""
+    table = [['kind', 'problems', 'with calculator', 'without', *([f'vote of {n_votes}'] if n_votes else []), *FAILURES]]
+    for kind in [*sorted({result['kind'] for result in results}), 'all']:
+        rows = [result for result in results if kind in (result['kind'], 'all')]
+        n_right, failures = [0] * (3 if n_votes else 2), collections.Counter()
+        for row in rows:
+            reference = answer_of(row['reference'])
+            answers = [answer_of(row['with']), answer_of(row['without']), majority_answer(row.get('samples', []))]
+            n_right = [n + (answer == reference) for n, answer in zip(n_right, answers)]
+            if answers[0] != reference:
+                failures[find_failure(row['with'])] += 1
+        rates = [f'{n / len(rows):.1%}' for n in n_right]
+        table.append([kind, str(len(rows)), *rates, *(str(failures[name]) for name in FAILURES)])
+    widths = [max(map(len, column)) for column in zip(*table)]
+    return '\n'.join('  '.join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+                     for row in table)
+
+
+def majority_answer(solutions):
+    """The answer that most solutions give, the first of them where several do; None if none has an answer."""
+    answers = [answer for answer in map(answer_of, solutions) if answer is not None]
+    return collections.Counter(answers).most_common(1)[0][0] if answers else None
+
+
+def find_failure(solution):
+    """What is wrong with a solution that did not give the right answer: one of FAILURES."""
+    if answer_of(solution) is None:
+        return 'no answer'
+    return 'wrong number' if all(check_call(*call)[0] for call in CALL.findall(solution)) else 'bad call'
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main(configure(DEFAULTS))

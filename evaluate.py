@@ -1,97 +1,146 @@
-"""How well a model predicts a text: perplexity by token and by word, bits per byte.
+"""How well a model predicts a text: perplexity by token and by word, and bits per byte.
 
-A perplexity by token depends on the vocabulary; by word and by byte it does not, so those are what compares models.
-Each figure is exp(nats / count), where the count is that of the text before anything was done to it. Three protocols
-are in use, and their figures do not compare:
+    python evaluate.py --init_from=gpt2                              # WikiText-2's test text, from the hub
+    python evaluate.py --init_from=gpt2 --protocol=gpt2 --size=103   # WikiText-103, as in GPT-2's paper
+    python evaluate.py --out_dir=out/mine --source=FILE              # the newest checkpoint of a run, on any text
+    python evaluate.py --out_dir=out/mine --source=data/wikitext-2   # on a local folder with WikiText's test.txt
+    torchrun --nproc_per_node=8 evaluate.py --init_from=gpt2-xl --stride=512
 
-    harness   lm-evaluation-harness's task `wikitext`: every page by itself, after a clean-up of spaces that cannot be
-              undone; words are what stands between white space
-    gpt2      the paper's (Radford et al. 2019, section 3.1): the whole text in one, after a clean-up that can be undone,
-              so that a probability of the cleaned text is one of the original; words are WikiText's, line ends included
-    plain     the whole text in one, as it is: for any text
+Perplexity is exp(nats / count). By token it depends on the vocabulary; by word and by byte it does not, so compare models
+by these. Words and bytes are counted in the text as it was before any clean-up. Figures of one protocol do not compare
+with those of another:
 
-`wikitext.py --eval=True` runs all of them. This module knows nothing about where texts come from.
+    harness   lm-evaluation-harness's task `wikitext`: each page by itself, after a clean-up that cannot be undone;
+              words are what stands between white space
+    gpt2      the paper's (Radford et al. 2019, section 3.1): the whole text in one piece, after a clean-up that can be
+              undone, so that a probability of the cleaned text is one of the original; words are WikiText's tokens, and
+              the end of a line is one of them
+    plain     the whole text in one piece, as it is: for any text
+
+scoring/wikitext_cleanup.py has the clean-ups, sources.py knows where the texts are.
 """
-import itertools
 import math
+import os
 import re
+from collections.abc import Iterator
 
 import torch
-from tqdm import tqdm
 
-from runtime.errors import BadInput
+from bpe import Tokenizer
+from configurator import choice, configure, optional
+from model import GPT
+from runtime.errors import BadInput, one_line_errors
+from runtime.process import Process
+from runtime.tables import table
+from scoring.likelihood import log_likelihoods, open_for_evaluation
+from scoring.wikitext_cleanup import clean_page, detokenize, pages
+from sources import check_split, read_split, wikitext_files
 
 PROTOCOLS = 'harness', 'gpt2', 'plain'
-ROW_UNIT = 128  # windows are filled up to a multiple of it, so that few shapes occur
+DEFAULTS = {
+    # model
+    'init_from': optional(str),  # a checkpoint file, a folder in Hugging Face's layout, or gpt2[-medium|-large|-xl]
+    'out_dir': optional(str),  # or a run's folder: its newest checkpoint is taken
+    # text
+    'source': optional(str),  # a text file, or a folder with a file for each of WikiText's splits; None: WikiText on the hub
+    'size': choice('2', '103'),  # which WikiText: 2 (2 million words) or 103 (103 million)
+    'split': choice('test', 'val', 'train'),  # of WikiText
+    'protocol': choice('auto', *PROTOCOLS),  # how text is cleaned and words are counted; auto: plain for a file, else harness
+    'stride': optional(int),  # tokens that the window moves on; None: its length, so that windows do not overlap
+    # machine
+    'batch_size': 8,  # windows in a forward pass
+    'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
+    'dtype': choice('float32', 'auto', 'bfloat16', 'float16'),  # of matrix products; published figures are float32's
+    'compile': False,  # torch.compile
+}
 
 
-def measure(model, tokenizer, text, process, protocol='plain', stride=None, batch_size=8, progress=False, compiled=False):
+def main(config):
+    if not (config['init_from'] or config['out_dir']):
+        raise BadInput('which model? give --init_from=gpt2, or --out_dir=OUT for the newest checkpoint of a run')
+    protocol, text = choose_text(config)
+    model, tokenizer, process, compiled = open_for_evaluation(config)
+    stride = config['stride'] or model.config.block_size
+    process.print0(f'protocol {protocol}, windows of {model.config.block_size} tokens that move on by {stride}')
+    result = measure_perplexity(model, tokenizer, text, process, protocol, config['stride'],
+                                batch_size=config['batch_size'], progress='perplexity', compiled=compiled)
+    process.print0(table([
+        ('score', 'value', 'text'),
+        ('token perplexity', readable(result['token_perplexity']), f'{result["tokens"]:,} tokens'),
+        ('word perplexity', readable(result['word_perplexity']), f'{result["words"]:,} words'),
+        ('bits per byte', f'{result["bits_per_byte"]:.5f}', f'{result["bytes"]:,} bytes')]))
+    process.end()
+
+
+def choose_text(config):
+    """(protocol, text). The paper's protocol takes the version of WikiText in which rare words are <unk>."""
+    source, split, protocol = config['source'], config['split'], config['protocol']
+    is_file = source is not None and os.path.isfile(source)
+    if protocol == 'auto':
+        protocol = 'plain' if is_file else 'harness'
+    files = {split: [source]} if is_file else wikitext_files(config['size'], raw=protocol != 'gpt2', source=source)
+    check_split(files, split, source)
+    return protocol, ''.join(read_split(files[split]))
+
+
+def readable(perplexity):
+    """With four decimals, or as a power of ten: the word perplexity of an untrained model has dozens of digits."""
+    return f'{perplexity:.4f}' if perplexity < 1e6 else f'{perplexity:.3e}'
+
+
+def measure_perplexity(model: GPT, tokenizer: Tokenizer, text: str, process: Process, protocol: str = 'plain',
+                       stride: int | None = None, **options) -> dict[str, float]:
     """{'tokens', 'words', 'bytes', 'nats', 'token_perplexity', 'word_perplexity', 'bits_per_byte'} of a text.
 
-    stride: how far the window of block_size tokens moves on; None: by its length, so that windows do not overlap.
-    Small strides give every token more context, lower perplexities and take longer.
-    process: as in process.py; every process takes its share of the windows and gets the same result.
-    compiled: torch.compile the model first.
+    stride: how many tokens the window of block_size tokens moves on; None: its length, so that windows do not overlap.
+        A small stride gives every token more context: perplexity is lower, and it takes longer.
+    options: of `log_likelihoods`. Every process must call this, and gets the same result.
     """
-    texts, n_words, n_bytes = prepare(text, protocol)
+    texts, n_words, n_bytes = apply_protocol(text, protocol)
     documents = tokenizer.encode_batch(texts)
     n_tokens = sum(map(len, documents))
     if not n_tokens or not n_words:
         raise BadInput('there is no text to measure the perplexity on')
-    nats = score(model, documents, tokenizer.eot, process, stride, batch_size, progress, compiled)
+    nats = total_nats(model, documents, tokenizer.eot, process, stride, **options)
     return {'tokens': n_tokens, 'words': n_words, 'bytes': n_bytes, 'nats': nats,
-            'token_perplexity': math.exp(min(nats / n_tokens, 700)), 'word_perplexity': math.exp(min(nats / n_words, 700)),
+            'token_perplexity': exp_or_inf(nats / n_tokens), 'word_perplexity': exp_or_inf(nats / n_words),
             'bits_per_byte': nats / n_bytes / math.log(2)}
 
 
-def prepare(text, protocol):
-    """(what the model reads, in documents; the number of words and of bytes in the original)."""
+def exp_or_inf(x):
+    return math.exp(x) if x < 700 else math.inf  # where math.exp would raise OverflowError
+
+
+def apply_protocol(text: str, protocol: str) -> tuple[list[str], int, int]:
+    """(documents as the model reads them, number of words, number of bytes); both are counted in the original."""
     if protocol == 'harness':
         originals = pages(text)
-        n_words = sum(len(re.split(r'\s+', page)) for page in originals)  # as the harness counts: a space at the end adds one
+        n_words = sum(len(re.split(r'\s+', page)) for page in originals)  # the harness's way: white space at an end adds one
         return [clean_page(page) for page in originals], n_words, sum(len(page.encode()) for page in originals)
     if protocol == 'gpt2':
         return [detokenize(text)], len(text.split()) + text.count('\n'), len(text.encode())
     return [text], len(text.split()), len(text.encode())
 
 
-@torch.no_grad()
-def score(model, documents, eot, process, stride=None, batch_size=8, progress=False, compiled=False):
-    """The sum over all tokens of all documents of -log p(token | those before it), in nats.
-
-    Every document is predicted from <|endoftext|> on. The processes take the batches in turns, so that the batches are
-    the same however many there are.
-    """
+def total_nats(model: GPT, documents: list[list[int]], eot: int, process: Process, stride: int | None = None,
+               **options) -> float:
+    """The sum over all tokens of all documents of -log p(token | those before it); <|endoftext|> is before the first."""
     block_size = model.config.block_size
     if stride is not None and not 1 <= stride <= block_size:
         raise BadInput(f'stride={stride} should be 1 to {block_size}, the longest context of the model')
-    spans = [(d, *span) for d, ids in enumerate(documents) for span in windows(len(ids), block_size, stride or block_size)]
-    spans.sort(key=lambda span: span[1] - span[3])  # the longest first
-    batches = [spans[i:i + batch_size] for i in range(0, len(spans), batch_size)]
-    forward = torch.compile(model) if compiled else model
-    training = model.training
-    model.eval()
-    nats = torch.zeros((), dtype=torch.float64)
-    try:
-        with tqdm(total=len(spans), desc='perplexity', unit=' windows', disable=not progress or process.rank > 0,
-                  leave=False) as bar:
-            for i, batch in enumerate(batches):
-                if i % process.world_size == process.rank:
-                    x, y = make_batch(documents, batch, eot, batch_size, block_size)
-                    with process.autocast():
-                        mean = forward(x.to(process.device), y.to(process.device))
-                    nats += mean.double().cpu() * (y >= 0).sum()
-                bar.update(len(batch))
-    finally:
-        model.train(training)
-    return process.sum([nats])[0]
+    pairs = []
+    for ids in documents:
+        shifted = torch.tensor([eot, *ids])  # token i is shifted[i + 1]; the pairs are views of it
+        pairs += [(shifted[begin:first + 1], shifted[first + 1:end + 1])
+                  for begin, first, end in windows(len(ids), block_size, stride or block_size)]
+    return -log_likelihoods(model, pairs, process, **options).sum().item()
 
 
-def windows(n_tokens, block_size, stride):
-    """Yields (begin, first, end): with tokens begin - 1 .. end - 2 read, those from `first` to end - 1 are new.
+def windows(n_tokens: int, block_size: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Yields (begin, first, end): a window that reads tokens begin - 1 to end - 2 and predicts tokens first to end - 1.
 
-    The first window predicts as much as fits; each one after it moves on by `stride` tokens, or to the end of the text,
-    and predicts the tokens that no window before it has. Token -1 is <|endoftext|>.
+    The first window predicts as many tokens as fit. Each one after it ends `stride` tokens later, or with the text, and
+    predicts the tokens that no window before it has predicted. Token -1 is <|endoftext|>.
     """
     first = 0
     while first < n_tokens:
@@ -100,133 +149,6 @@ def windows(n_tokens, block_size, stride):
         first = end
 
 
-def make_batch(documents, spans, eot, n_rows, block_size):
-    """(n_rows, T) inputs and targets; what is no target of its window is -1."""
-    T = min(block_size, -(-max(end - begin for _, begin, _, end in spans) // ROW_UNIT) * ROW_UNIT)
-    x = torch.zeros(n_rows, T, dtype=torch.int64)
-    y = torch.full((n_rows, T), -1)
-    for row, (d, begin, first, end) in enumerate(spans):
-        ids = documents[d]
-        x[row, :end - begin] = torch.tensor([ids[begin - 1] if begin else eot, *ids[begin:end - 1]])
-        y[row, first - begin:end - begin] = torch.tensor(ids[first:end])
-    return x, y
-
-
-# ---- the harness's clean-up -------------------------------------------------------------------------
-
-
-def pages(text):
-    """The pages of WikiText as EleutherAI/wikitext_document_level cuts them; other text is one page."""
-    found, page = [], []
-    for line in text.split('\n'):
-        title = line.replace('= = =', '===').replace('= =', '==').strip()
-        if title.startswith('= ') and title.endswith(' =') and page:
-            found.append('\n'.join(page))
-            page = []
-        page.append(line)
-    found = [page for page in found if page.strip()]
-    return [*found, '\n'.join(page)]
-
-
-# In this order; task `wikitext`, version 2 of lm-evaluation-harness, with the slips that its rules have.
-HARNESS_RULES = [(re.compile(pattern), replacement) for pattern, replacement in [
-    (r"s '", "s'"), (r"/' [0-9]/", "/'[0-9]/"), (r' @-@ ', '-'), (r' @,@ ', ','), (r' @\.@ ', '.'),
-    (r' : ', ': '), (r' ; ', '; '), (r' \. ', '. '), (r' ! ', '! '), (r' \? ', '? '), (r' , ', ', '),
-    (r'\(\s*([^\)]*?)\s*\)', r'(\1)'), (r'\[\s*([^\]]*?)\s*\]', r'[\1]'), (r'{\s*([^}]*?)\s*}', r'{\1}'),
-    (r'"\s*([^"]*?)\s*"', r'"\1"'), (r"'\s*([^']*?)\s*'", r"'\1'"),
-    (r'= = = =', '===='), (r'= = =', '==='), (r'= =', '=='), (r' ° ', '°'),
-    (r' \n', '\n'), (r'\n ', '\n'), (r' N ', ' 1 '), (r" 's", "'s")]]
-
-
-def clean_page(page):
-    for pattern, replacement in HARNESS_RULES:
-        page = pattern.sub(replacement, page)
-    return page
-
-
-# ---- a clean-up that can be undone ------------------------------------------------------------------
-
-LINES = re.compile(r'[^\n]*\n|[^\n]+')
-WIKITEXT_LINE = re.compile(r' ([^ \n]+ )*\n')
-TO_THE_LEFT = set(""", . ... ; : ! ? ) ] % 's 't 're 've 'm 'll 'd ° …""".split())  # written right behind what is before them
-TO_THE_RIGHT = set('( [ $ £ € #'.split())  # written right before what follows
-BETWEEN = {'@-@': '-', '@,@': ',', '@.@': '.'}  # written without spaces on both sides
-OF_BETWEEN = {sign: token for token, sign in BETWEEN.items()}
-ENDINGS = tuple(token for token in TO_THE_LEFT if token[0] == "'")
-FIRST = re.compile(r'[(\[$£€#"]')
-LAST = re.compile(r'[,.;:!?)\]%°…"]$')
-DOTS = re.compile(r'\.{2,}$')
-INNER = re.compile(r'(?<=[^\W_]|>)([-,.])(?=[^\W_]|<)')
-ABBREVIATION = re.compile(r'(?:[A-Za-z]\.)+|(?:No|Nos|St|Mr|Mrs|Ms|Dr|Jr|Sr|Lt|Col|Gen|Capt|Sgt|Maj|Adm|Rev|Prof|Inc|Co|Corp|Ltd'
-                          r'|Bros|vs|etc|Ph\.D|Mt|Ft|Vol|pp|Gov|Sen|Rep|Hon)\.')
-
-
-def detokenize(text):
-    """WikiText as people write: ' He said : " It 's a 1 @,@ 000 @-@ year riddle . " ' -> 'He said: "It's a 1,000-year riddle."'
-
-    `retokenize` undoes it for any text. A line of WikiText begins with a space, has one between tokens and one at its end;
-    lines of another form are kept, behind a space. Words whose tokens could not be told apart again are written apart,
-    and get a backslash if that is not enough.
-    """
-    return ''.join(map(detokenize_line, LINES.findall(text)))
-
-
-def detokenize_line(line):
-    if not WIKITEXT_LINE.fullmatch(line):
-        return ' ' + line
-    words, quoted = [], False
-    sticks = False  # whether what comes next is written right behind what was last
-    for token in line.split(' ')[1:-1]:
-        before = token in TO_THE_LEFT or token in BETWEEN or token == '"' and quoted
-        if words and (sticks or before or token == '=' == words[-1][-1]):
-            words[-1].append(token)
-        else:
-            words.append([token])
-        quoted ^= token == '"'
-        sticks = token in TO_THE_RIGHT or token in BETWEEN or token == '"' and quoted
-    return ' '.join(itertools.chain.from_iterable(map(write_word, words))) + '\n'
-
-
-def write_word(tokens):
-    """Tokens that belong together as one word, or apart if `read_word` could not find them in it."""
-    word = ''.join(BETWEEN.get(token, token) for token in tokens)
-    if read_word(word) == tokens:
-        return [word]
-    return [token if read_word(token) == [token] else '\\' + token for token in tokens]
-
-
-def retokenize(text):
-    """The text that `detokenize` was given."""
-    return ''.join(map(retokenize_line, LINES.findall(text)))
-
-
-def retokenize_line(line):
-    if line.startswith(' '):
-        return line[1:]
-    tokens = itertools.chain.from_iterable(map(read_word, line[:-1].split(' ')))
-    return ' ' + ''.join(f'{token} ' for token in tokens if token) + '\n'
-
-
-def read_word(word):
-    """The tokens of a word."""
-    if word.startswith('\\'):
-        return [word[1:]]
-    if word in BETWEEN:
-        return [word]
-    if word and set(word) == {'='}:
-        return list(word)
-    if DOTS.fullmatch(word):
-        return [word]
-    first, last = [], []
-    while len(word) > 1 and FIRST.match(word):
-        first.append(word[0])
-        word = word[1:]
-    while len(word) > 1 and not ABBREVIATION.fullmatch(word):
-        ending = next((e for e in ENDINGS if word.endswith(e) and len(word) > len(e)), None)
-        ending = ending or (DOTS.search(word) or LAST.search(word) or [None])[0]
-        if ending is None or word in (ending, *ENDINGS):
-            break
-        last.insert(0, ending)
-        word = word[:-len(ending)]
-    parts = [word] if ABBREVIATION.fullmatch(word) else INNER.split(word)  # every second one is a sign between
-    return [*first, *(OF_BETWEEN[part] if i % 2 else part for i, part in enumerate(parts)), *last]
+if __name__ == '__main__':
+    with one_line_errors():
+        main(configure(DEFAULTS))

@@ -17,6 +17,7 @@ from configurator import configure
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write
 from runtime.metrics import read_metrics
+from runtime.tables import table
 
 DEFAULTS = {
     'out_dir': 'out',  # folder of the run, or several separated by commas
@@ -30,7 +31,7 @@ def main(config):
     if importlib.util.find_spec('matplotlib') is None:
         raise BadInput('plots need matplotlib: pip install matplotlib')
     draw(folders, path)
-    print(table(folders))
+    print(compare(folders))
     print(path)
 
 
@@ -79,7 +80,7 @@ def draw(folders, path):
         file.write(picture.getvalue())
 
 
-def table(folders):
+def compare(folders):
     """The runs side by side in text: where they ended, how good they were, how fast."""
     lines = [('run', 'steps', 'tokens', 'last validation', 'best', 'bits per byte', 'tokens/s')]
     for folder in folders:
@@ -90,9 +91,7 @@ def table(folders):
         lines.append((folder, f'{rows[-1]["step"]:,}', f'{rows[-1]["tokens"]:,}', f'{last.get("val_loss", math.nan):.4f}',
                       f'{min((row["val_loss"] for row in validated), default=math.nan):.4f}',
                       f'{last.get("val_bpb", math.nan):.4f}', f'{statistics.median(speeds or [math.nan]):,.0f}'))
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return '\n'.join('  '.join(f'{cell:>{width}}' if i else f'{cell:<{width}}' for i, (cell, width) in enumerate(zip(line, widths)))
-                     for line in lines)
+    return table(lines)
 
 
 def smooth(values, reach=20):

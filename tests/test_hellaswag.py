@@ -21,6 +21,7 @@ from configurator import configure
 from runtime.errors import BadInput
 from model import GPT, GPTConfig
 from runtime.process import Process
+from runtime.stop import Stopped
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLE = {'activity_label': 'Baking cookies', 'ctx': 'A man stirs. he', 'ctx_a': 'A man stirs.', 'ctx_b': 'he',
@@ -80,9 +81,9 @@ def harness_words(example):
 
 
 @pytest.mark.parametrize('block_size', [160, 64])
-def test_every_log_probability_is_that_of_the_ending_after_its_context_scored_alone(process, tokenizer, examples, block_size):
+def test_every_log_probability_is_that_of_its_text_scored_alone(process, tokenizer, examples, block_size):
     model = make_model(block_size=block_size)
-    results = hellaswag.evaluate(model, hellaswag.prepare(examples, tokenizer, block_size), process, batch_size=4)
+    results = hellaswag.accuracies(model, hellaswag.prepare(examples, tokenizer, block_size), process, batch_size=4)
     for i, example in enumerate(examples):
         context, endings = harness_words(example)
         for j in range(4):
@@ -94,7 +95,7 @@ def test_every_log_probability_is_that_of_the_ending_after_its_context_scored_al
 
 def test_each_accuracy_divides_by_what_its_name_says(process, tokenizer, examples):
     model = make_model()
-    results = hellaswag.evaluate(model, hellaswag.prepare(examples, tokenizer, 160), process)
+    results = hellaswag.accuracies(model, hellaswag.prepare(examples, tokenizer, 160), process)
     right = {metric: [] for metrics in hellaswag.METRICS.values() for metric in metrics}
     for example in examples:
         context, endings = harness_words(example)
@@ -113,27 +114,29 @@ def test_each_accuracy_divides_by_what_its_name_says(process, tokenizer, example
 @pytest.mark.parametrize('batch_size', [1, 5, 64])
 def test_the_batch_size_changes_no_log_probability(process, tokenizer, examples, batch_size):
     model, questions = make_model(), hellaswag.prepare(examples, tokenizer, 160)
-    expected = hellaswag.evaluate(model, questions, process, batch_size=16)
-    results = hellaswag.evaluate(model, questions, process, batch_size=batch_size)
+    expected = hellaswag.accuracies(model, questions, process, batch_size=16)
+    results = hellaswag.accuracies(model, questions, process, batch_size=batch_size)
     for protocol in questions:
         torch.testing.assert_close(results['scores'][protocol], expected['scores'][protocol], atol=1e-4, rtol=0)
     assert {k: v for k, v in results.items() if k != 'scores'} == {k: v for k, v in expected.items() if k != 'scores'}
 
 
-def test_a_context_is_computed_once_for_its_four_endings(tokenizer):
-    questions = hellaswag.prepare([EXAMPLE], tokenizer, 1024)['harness']
-    context, endings = harness_words(EXAMPLE)
-    n_context = len(tokenizer.encode(context))
-    n_endings = sum(len(tokenizer.encode(f'{context} {ending}')) - n_context for ending in endings)
-    assert [row.length() for row in questions.rows] == [n_context + n_endings - 4]
-
-
-def test_evaluation_can_be_stopped_and_leaves_the_model_in_the_mode_it_was_in(process, tokenizer, examples):
+def test_a_stop_ends_it_and_leaves_the_model_in_the_mode_it_was_in(process, tokenizer, examples):
     model, questions = make_model().train(), hellaswag.prepare(examples, tokenizer, 160)
-    assert hellaswag.evaluate(model, questions, process, batch_size=4, stopped=lambda: True) is None
+
+    def stop():
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        hellaswag.accuracies(model, questions, process, batch_size=4, check_stop=stop)
     assert model.training
-    assert hellaswag.evaluate(model, questions, process, batch_size=4, stopped=lambda: False) is not None
-    assert model.training
+
+
+def test_a_context_that_the_clean_up_empties_is_a_new_document(tokenizer):
+    example = {**EXAMPLE, 'activity_label': '[x', 'ctx_a': ']', 'ctx_b': ''}
+    pairs = hellaswag.prepare([example], tokenizer, 160)['harness'].pairs
+    assert [context for context, _ in pairs] == [[tokenizer.eot]] * 4
+    assert tokenizer.decode(pairs[0][1]) == ' eats.'
 
 
 # ---- input ------------------------------------------------------------------------------------------
@@ -176,7 +179,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, text, message):
 
 def test_files_that_cannot_be_read_are_refused_by_name(tmp_path):
     (tmp_path / 'binary').write_bytes(b'\xff\xfe\x00')
-    for name, message in (('missing', 'No such file'), ('.', 'Is a directory'), ('binary', 'not UTF-8')):
+    for name, message in (('missing', 'No such file'), ('.', 'Is a directory'), ('binary', 'binary, line 1 is not JSON')):
         with pytest.raises(BadInput, match=message):
             hellaswag.load(str(tmp_path / name))
 
@@ -199,7 +202,7 @@ def test_an_ending_longer_than_the_models_context_is_refused(tokenizer):
 
 
 def test_one_example_has_no_standard_error(process, tokenizer):
-    results = hellaswag.evaluate(make_model(), hellaswag.prepare([EXAMPLE], tokenizer, 160), process)
+    results = hellaswag.accuracies(make_model(), hellaswag.prepare([EXAMPLE], tokenizer, 160), process)
     assert math.isnan(results['acc_stderr'])
 
 
@@ -249,7 +252,7 @@ def test_compiled_it_gives_the_same_log_probabilities(tmp_path, folder, examples
     torch.testing.assert_close(read_details(tmp_path / 'eager')[0], read_details(tmp_path / 'compiled')[0], atol=1e-4, rtol=0)
 
 
-def test_a_bad_source_ends_the_script_with_one_line_and_nothing_written(tmp_path, folder):
+def test_a_bad_source_is_one_line_and_nothing_is_written(tmp_path, folder):
     source = write(tmp_path / 'a.jsonl', {**EXAMPLE, 'label': 7})
     ended = subprocess.run([sys.executable, ROOT / 'hellaswag.py', f'--init_from={folder}', f'--source={source}',
                             f'--details={tmp_path / "details"}'], capture_output=True, text=True, timeout=240)
@@ -259,8 +262,8 @@ def test_a_bad_source_ends_the_script_with_one_line_and_nothing_written(tmp_path
 
 
 def test_lm_eval_scores_200_real_examples_the_same_one_by_one(tmp_path, test_data):
-    lm_eval = pytest.importorskip('lm_eval', reason='pip install lm-eval')
-    from lm_eval.models.huggingface import HFLM
+    HFLM = pytest.importorskip('lm_eval.models.huggingface', reason='pip install lm-eval accelerate').HFLM
+    import lm_eval
     from lm_eval.tasks import TaskManager
     tokenizer, folder, details = Tokenizer.gpt2(), str(tmp_path / 'model'), tmp_path / 'details'
     pretrained.save(make_model(vocab_size=50257, block_size=256), folder, eot=tokenizer.eot)

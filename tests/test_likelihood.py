@@ -1,0 +1,82 @@
+import types
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model import GPT, GPTConfig
+from runtime.process import Process
+from runtime.stop import Stopped
+from scoring.likelihood import log_likelihoods, open_for_evaluation, pad_right
+
+
+@pytest.fixture(scope='module')
+def process():
+    return Process({'device': 'cpu', 'dtype': 'float32'}, float32_precision='highest')
+
+
+@pytest.fixture(scope='module')
+def model():
+    torch.manual_seed(0)
+    return GPT(GPTConfig(block_size=16, vocab_size=40, n_layer=1, n_head=2, n_embd=16))
+
+
+PAIRS = [(list(range(n)), list(range(m))) for n, m in ((1, 1), (3, 5), (16, 1), (1, 16), (7, 2), (4, 4), (2, 9))]
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, 100])
+@torch.no_grad()
+def test_each_pair_is_scored_as_if_it_were_alone(process, model, batch_size):
+    values = log_likelihoods(model, PAIRS, process, batch_size)
+    tensors = log_likelihoods(model, [tuple(map(torch.tensor, pair)) for pair in PAIRS], process, batch_size)
+    assert torch.equal(values, tensors)
+    for value, (context, continuation) in zip(values, PAIRS, strict=True):
+        logits = model(torch.tensor([(context + continuation)[:-1]]))[0, len(context) - 1:]
+        nats = F.cross_entropy(logits, torch.tensor(continuation), reduction='sum').item()
+        assert value.item() == pytest.approx(-nats, abs=1e-4)
+
+
+def test_the_longest_rows_come_first(process, model, monkeypatch):
+    lengths, hidden = [], model.hidden
+    monkeypatch.setattr(model, 'hidden', lambda idx: lengths.append(idx.size(1)) or hidden(idx))
+    log_likelihoods(model, PAIRS, process, batch_size=2)
+    assert lengths == sorted(lengths, reverse=True) and len(lengths) == 4
+
+
+def test_rows_are_filled_up_at_the_right():
+    idx, targets = pad_right([([1, 2], [3, 4]), ([5], [6])])
+    assert idx.tolist() == [[1, 2, 3], [5, 0, 0]]
+    assert targets.tolist() == [[-1, 3, 4], [6, -1, -1]]
+
+
+def test_a_stop_ends_it_between_batches_and_restores_training_mode(process, model):
+    calls = []
+
+    def check_stop():
+        calls.append(model.training)
+        if len(calls) == 2:
+            raise Stopped
+
+    model.train()
+    with pytest.raises(Stopped):
+        log_likelihoods(model, PAIRS, process, batch_size=1, check_stop=check_stop)
+    assert calls == [False, False] and model.training
+    log_likelihoods(model, PAIRS, process)
+    assert model.training
+
+
+def test_more_processes_than_batches_leave_some_without_work(model):
+    ranks = [types.SimpleNamespace(rank=rank, world_size=3, is_first=rank == 0, device=torch.device('cpu'),
+                                   autocast=torch.no_grad, sum=lambda values: values.tolist()) for rank in range(3)]
+    shares = [log_likelihoods(model, PAIRS, rank, batch_size=4) for rank in ranks]
+    assert not shares[2].any()
+    alone = types.SimpleNamespace(**{**vars(ranks[0]), 'world_size': 1})
+    torch.testing.assert_close(sum(shares), log_likelihoods(model, PAIRS, alone, batch_size=4))
+
+
+def test_where_nothing_compiles_it_says_why_and_goes_on(monkeypatch, capsys, model):
+    monkeypatch.setattr('runtime.hardware.why_no_compile', lambda device: 'no compiler here')
+    monkeypatch.setattr('pretrained.load', lambda path, **overrides: (model, 'tokenizer', path))
+    config = {'init_from': None, 'out_dir': 'out/x', 'batch_size': 1, 'device': 'cpu', 'dtype': 'float32', 'compile': True}
+    assert open_for_evaluation(config)[3] is False
+    assert 'not compiled: no compiler here\nout/x: ' in capsys.readouterr().out

@@ -21,11 +21,11 @@ import sources
 import train
 from bpe import Tokenizer
 from configurator import configure
-from runtime.errors import BadInput, one_line_errors
-from runtime.files import atomic_write, read_text
 from kernels.attention import blocks
 from model import GPT, GPTConfig
 from pretrained import PUBLISHED_SIZES
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import atomic_write, read_text
 from shards import BatchLoader
 
 DEFAULTS = {
@@ -152,7 +152,7 @@ def draw_parameters():
     parts = {'token embedding (and head)': 'wte', 'positions': 'wpe', 'attention': '.attn.', 'MLP': '.mlp.',
              'layer norms': '.ln_|ln_f'}
     figure, axis = plt.subplots(figsize=(6.5, 2.3), layout='constrained')
-    for row, (name, (n_layer, n_head, n_embd)) in enumerate(PUBLISHED_SIZES.items()):
+    for row, (n_layer, n_head, n_embd) in enumerate(PUBLISHED_SIZES.values()):
         with torch.device('meta'):
             model = GPT(GPTConfig(n_layer=n_layer, n_head=n_head, n_embd=n_embd))
         left = 0

@@ -43,11 +43,11 @@ def main(config):
     with torch.device('meta'):
         model = GPT(GPTConfig(**{key: config[key] for key in GPTConfig.__dataclass_fields__}))
     tokens_per_s = tokens_per_second(config, model)
-    n_tokens = config['max_steps'] * config['total_batch_tokens']
-    print(f'{model.n_params() / 1e6:,.0f} million parameters, {n_tokens / 1e9:.2f} billion tokens in {config["max_steps"]:,} steps, '
+    n_params, n_tokens = model.n_params(), config['max_steps'] * config['total_batch_tokens']
+    print(f'{n_params / 1e6:,.0f} million parameters, {n_tokens / 1e9:.2f} billion tokens in {config["max_steps"]:,} steps, '
           f'{tokens_per_s:,.0f} tokens/s per GPU; weights, gradients and moments take '
-          f'{model.n_params() * BYTES_PER_PARAMETER / 1e9:.1f} GB on each')
-    for line in plan_table(config, model.n_params(), tokens_per_s):
+          f'{n_params * BYTES_PER_PARAMETER / 1e9:.1f} GB on each')
+    for line in plan_table(config, n_params, tokens_per_s):
         print('| ' + ' | '.join(line) + ' |')
 
 

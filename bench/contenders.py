@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from bench.turns import alone
+from bench.turns import alone, compare
 from runtime import hardware
 from runtime.errors import BadInput
 
@@ -63,6 +63,14 @@ def make_turn(setup, config):
     call, returned = setup(config, device), []
     seconds = time_calls(lambda: returned.append(call()), device, config['turn_s'])
     return {'seconds': median(seconds), 'peak GiB': hardware.peak_memory(device) / 2**30, 'returned': returned[2]}
+
+
+def compare_contenders(turns: dict[str, list[dict]], n_tokens: int) -> list[dict]:
+    """A row for each contender: its rate and its peak of memory, of the turns that take_turns gave."""
+    rows = compare({name: [turn['seconds'] for turn in turns[name]] for name in turns}, n_tokens, 'tokens/s')
+    for row in rows:
+        row['peak GiB'] = max(turn['peak GiB'] for turn in turns[row['contender']])
+    return rows
 
 
 def time_calls(call: Callable, device: torch.device, total_s: float = 0.0, warm_up: int = 1, at_least: int = 2) -> list[float]:

@@ -34,16 +34,12 @@ def measure_data(config):
         with open(source, 'w', encoding='utf-8') as file:
             file.writelines(json.dumps({'text': text}) + '\n' for text in documents)
         times = take_turns({
-            'a pool of processes, a document a task': timed(lambda: shards_by_pool(documents, folder)),
+            'a pool of processes': timed(lambda: shards_by_pool(documents, folder)),
             'fineweb.py': timed(lambda: shards_by_fineweb(source, out_dir)),
         }, config['turns'])
         yield (f'{n_mb:.1f} MB of text, {len(documents):,} documents, to shards of GPT-2 tokens on '
-               f'{bpe.available_cores()} cores'), rows_of(compare(times, n_mb, 'MB/s', 'the pool'))
+               f'{bpe.available_cores()} cores'), compare(times, n_mb, 'MB/s')
         yield compare_loading(out_dir, config['turns'])
-
-
-def rows_of(compared):
-    return [{'what': what, **columns} for what, columns in compared.items()]
 
 
 def read_texts(patterns):
@@ -91,7 +87,7 @@ def compare_loading(data_dir, turns):
 
     times = take_turns({'random windows': timed(lambda: [random_windows() for _ in range(N_BATCHES)]),
                         'shards.BatchLoader': timed(lambda: [loader.next() for _ in range(N_BATCHES)])}, turns)
-    compared = compare(times, N_BATCHES * BATCH * BLOCK / 1e6, 'million tokens/s')
-    for columns in compared.values():
-        columns['of a training step at 1 million tokens/s'] = f'{1 / columns["million tokens/s"]:.2%}'
-    return f'Batches of {BATCH} x {BLOCK} tokens out of {len(tokens):,}', rows_of(compared)
+    rows = compare(times, N_BATCHES * BATCH * BLOCK / 1e6, 'million tokens/s')
+    for row in rows:
+        row['of a training step at 1 million tokens/s'] = f'{1 / row["million tokens/s"]:.2%}'
+    return f'Batches of {BATCH} x {BLOCK} tokens out of {len(tokens):,}', rows

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from bench.contenders import (
-    choose, complete, describe_model, nanogpt_model, our_model, time_calls, transformers_model, turns_alone)
-from bench.turns import alone, compare, spread, take_turns
+    choose, compare_contenders, complete, describe_model, nanogpt_model, our_model, time_calls, transformers_model, turns_alone)
+from bench.turns import alone, spread, take_turns
 from runtime import hardware
 from runtime.errors import BadInput
 
@@ -27,9 +27,9 @@ def measure_generation(config):
         raise BadInput(f'block_size should be at least {PROMPT + 1}, as the prompt has {PROMPT}, and new_tokens at least 1')
     contenders = choose(list_contenders(), config['contenders'])
     turns = take_turns(turns_alone(contenders, config), config['turns'], warm_up=0)
-    compared = compare({name: [turn['seconds'] for turn in turns[name]] for name in turns}, n_tokens, 'tokens/s')
-    rows = [{'contender': name, **columns, 'peak GiB': max(turn['peak GiB'] for turn in turns[name]),
-             'what it is': contenders[name][0]} for name, columns in compared.items()]
+    rows = compare_contenders(turns, n_tokens)
+    for row in rows:
+        row['what it is'] = contenders[row['contender']][0]
     yield f'Generating {n_tokens} tokens after {PROMPT}, one sequence, top_k 50: {describe_model(config)}', rows
     yield alone(measure_steps, config)
 

@@ -7,8 +7,9 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 
-from bench.contenders import SHAPE, choose, complete, describe_model, nanogpt_model, our_model, transformers_model, turns_alone
-from bench.turns import alone, compare, take_turns
+from bench.contenders import (
+    SHAPE, choose, compare_contenders, complete, describe_model, nanogpt_model, our_model, transformers_model, turns_alone)
+from bench.turns import alone, take_turns
 from runtime import hardware
 from runtime.errors import BadInput
 
@@ -16,19 +17,17 @@ from runtime.errors import BadInput
 def measure_training(config):
     """Yields (title, rows)."""
     config = complete(config)
+    with torch.device('meta'):
+        flops_per_token = our_model(config, 'meta').flops_per_token()
     contenders = choose(list_contenders(config), config['contenders'])
     turns = take_turns({'product': lambda: alone(measure_product, config), **turns_alone(contenders, config)},
                        config['turns'], warm_up=0)
     peak_flops = median(turns.pop('product'))
-    with torch.device('meta'):
-        flops_per_token = our_model(config, 'meta').flops_per_token()
-    n_tokens = config['batch_size'] * config['block_size']
-    compared = compare({name: [turn['seconds'] for turn in turns[name]] for name in turns}, n_tokens, 'tokens/s')
-    peaks = {name: max(turn['peak GiB'] for turn in turns[name]) for name in turns}
-    rows = [{'contender': name, **columns, 'MFU': f'{columns["tokens/s"] * flops_per_token / peak_flops:.0%}',
-             'peak GiB': peaks[name], 'of its memory': f'{peaks[name] / peaks[next(iter(peaks))]:.2f}',
-             'loss of step 3': turns[name][0]['returned'], 'what it is': contenders[name][0]}
-            for name, columns in compared.items()]
+    rows = compare_contenders(turns, config['batch_size'] * config['block_size'])
+    for row in rows:
+        row |= {'of its memory': f'{row["peak GiB"] / rows[0]["peak GiB"]:.2f}',
+                'MFU': f'{row["tokens/s"] * flops_per_token / peak_flops:.0%}',
+                'loss of step 3': turns[row['contender']][0]['returned'], 'what it is': contenders[row['contender']][0]}
     yield (f'Training step (forward, backward, clip, AdamW): {describe_model(config)}, batch {config["batch_size"]} x '
            f'{config["block_size"]} tokens; MFU is of {peak_flops / 1e9:,.0f} GFLOP/s, '
            f'{flops_per_token / 1e9:.3f} GFLOP a token'), rows

@@ -1,7 +1,7 @@
 """Measuring in turns: what is compared is called once a turn, so that a busy machine slows all of it.
 
     times = take_turns({'pool': timed(pool), 'fineweb.py': timed(shard)}, turns=3)      # {name: [seconds]}
-    columns = compare(times, n_mb, 'MB/s')    # {'pool': {'MB/s': 12.3, 'spread': '4%', 'times pool': 1.0}, ...}
+    rows = compare(times, n_mb, 'MB/s')       # [{'contender': 'pool', 'MB/s': 12.3, 'spread': '4%', 'times pool': 1.0}, ...]
 
 Knows nothing about what it measures, and nothing of torch.
 """
@@ -58,16 +58,13 @@ def timed(call: Callable) -> Callable:
     return seconds
 
 
-def compare(times: dict[str, list[float]], amount: float, unit: str, baseline: str = '') -> dict[str, dict]:
-    """{name: columns of its row}: the amount per median second, its spread, and the ratio to that of the first.
-
-    baseline: what the first is called in the ratio's column, if not by its name.
-    """
+def compare(times: dict[str, list[float]], amount: float, unit: str) -> list[dict]:
+    """A row for each name: the amount per median second, its spread, and the ratio to that of the first."""
     if not times:
         raise BadInput('none of the contenders could be measured')
     first, *_ = times
-    return {name: {unit: amount / median(seconds), 'spread': spread(seconds),
-                   f'times {baseline or first}': median(times[first]) / median(seconds)} for name, seconds in times.items()}
+    return [{'contender': name, unit: amount / median(seconds), 'spread': spread(seconds),
+             f'times {first}': median(times[first]) / median(seconds)} for name, seconds in times.items()]
 
 
 def spread(samples: list[float]) -> str | None:

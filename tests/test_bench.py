@@ -166,8 +166,8 @@ def test_a_contender_that_fails_is_left_out_with_a_warning(capsys):
 
 def test_figures_are_medians_with_their_spread_and_ratio():
     compared = bench.turns.compare({'theirs': [2.0, 4.0, 3.0], 'ours': [1.0]}, 6, 'MB/s')
-    assert compared == {'theirs': {'MB/s': 2.0, 'spread': '67%', 'times theirs': 1.0},
-                        'ours': {'MB/s': 6.0, 'spread': None, 'times theirs': 3.0}}
+    assert compared == [{'contender': 'theirs', 'MB/s': 2.0, 'spread': '67%', 'times theirs': 1.0},
+                        {'contender': 'ours', 'MB/s': 6.0, 'spread': None, 'times theirs': 3.0}]
 
 
 def test_the_presets_are_the_models_of_the_config_files():

@@ -40,7 +40,7 @@ def list_contenders():
         'nanogpt': ('nanoGPT as its sample.py runs: autocast on a GPU, float32 on a CPU, no cache', setup_nanogpt),
         'transformers_float32': ('GPT2LMHeadModel.generate with its defaults, its cache',
                                  functools.partial(setup_transformers, dtype='float32')),
-        'transformers': ('the same with weights in the format that ours has', setup_transformers),
+        'transformers': ('GPT2LMHeadModel.generate, weights in the format that ours has, its cache', setup_transformers),
         'ours': ('inference/engine.py as sample.py calls it, its cache', setup_ours),
     }
 

@@ -47,7 +47,7 @@ def measure_data(config):
 def read_texts(patterns):
     """The texts of files, globs and folders, or of Python's standard library for None."""
     import sources
-    paths = find_files(patterns.split(','))[0] if patterns else sources.stdlib_files()
+    paths = find_files(patterns) if patterns else sources.stdlib_files()
     return [pathlib.Path(path).read_text('utf-8', 'replace') for path in paths]
 
 

@@ -10,7 +10,16 @@ import torch
 from torch.nn import functional as F
 
 from bench.contenders import (
-    choose, compare_contenders, complete, describe_model, nanogpt_model, our_model, time_calls, transformers_model, turns_alone)
+    choose,
+    compare_contenders,
+    complete,
+    describe_model,
+    nanogpt_model,
+    our_model,
+    time_calls,
+    transformers_model,
+    turns_alone,
+)
 from bench.turns import alone, spread, take_turns
 from runtime import hardware
 from runtime.errors import BadInput

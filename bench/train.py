@@ -8,7 +8,16 @@ import torch
 from torch.nn import functional as F
 
 from bench.contenders import (
-    SHAPE, choose, compare_contenders, complete, describe_model, nanogpt_model, our_model, transformers_model, turns_alone)
+    SHAPE,
+    choose,
+    compare_contenders,
+    complete,
+    describe_model,
+    nanogpt_model,
+    our_model,
+    transformers_model,
+    turns_alone,
+)
 from bench.turns import alone, take_turns
 from runtime import hardware
 from runtime.errors import BadInput

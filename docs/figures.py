@@ -21,11 +21,11 @@ import sources
 import train
 from bpe import Tokenizer
 from configurator import configure
-from runtime.errors import BadInput, one_line_errors
-from runtime.files import atomic_write, read_text
 from kernels.attention import blocks
 from model import GPT, GPTConfig
 from pretrained import PUBLISHED_SIZES
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import atomic_write, read_text
 from shards import BatchLoader
 
 DEFAULTS = {

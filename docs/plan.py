@@ -20,8 +20,8 @@ import torch
 
 import train
 from configurator import configure, optional
-from runtime.errors import BadInput, one_line_errors
 from model import GPT, GPTConfig
+from runtime.errors import BadInput, one_line_errors
 
 DEFAULTS = train.DEFAULTS | {
     # the machine

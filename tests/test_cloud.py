@@ -196,7 +196,7 @@ def test_the_workflow_tests_on_every_supported_python_and_names_files_that_exist
     workflow = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text())
     jobs = workflow['jobs']
     assert set(workflow[True]) == {'push', 'pull_request'}  # YAML 1.1 reads the key `on` as true
-    assert jobs['test']['strategy']['matrix']['python'] == ['3.10', '3.11', '3.12']
+    assert jobs['test']['strategy']['matrix']['python'] == ['3.10', '3.11', '3.12', '3.13', '3.14']
     assert {'run': 'make test'} in jobs['test']['steps']
     build = next(step['with'] for step in jobs['image']['steps'] if 'build-push-action' in step.get('uses', ''))
     assert (ROOT / build['file']).exists() and 'type=gha' in build['cache-from'] and 'mode=max' in build['cache-to']

@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from typing import Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import regex

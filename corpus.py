@@ -19,7 +19,7 @@ How text is read stands in sources.py, how it becomes shards in data_folder.py.
 """
 import hashlib
 import itertools
-from typing import Iterable
+from collections.abc import Iterable
 
 import shards
 import sources

@@ -12,7 +12,7 @@ import itertools
 import lzma
 import os
 import re
-from typing import Callable, Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from tqdm import tqdm

@@ -14,9 +14,9 @@ import sys
 
 import checkpoint
 import pretrained
-from runtime import hardware
 from bpe import EOT
 from configurator import choice, configure, optional
+from runtime import hardware
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
 

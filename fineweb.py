@@ -29,8 +29,16 @@ import shards
 import sources
 from bpe import open_tokenizer
 from configurator import choice, configure, optional
-from data_folder import (PIECE_CHARACTERS, Progress, check_same_settings, describe, encode_document, file_name_of, fingerprint,
-                         prepare_folder)
+from data_folder import (
+    PIECE_CHARACTERS,
+    Progress,
+    check_same_settings,
+    describe,
+    encode_document,
+    file_name_of,
+    fingerprint,
+    prepare_folder,
+)
 from runtime.errors import BadInput, first_line, one_line_errors
 from runtime.files import read_json, sha256_of, write_json
 from runtime.parallel import in_pieces, ordered_map

@@ -53,7 +53,7 @@ DEFAULTS = {
     'protocol': choice('all', *METRICS),  # which figures to measure
     'details': optional(str),  # write each example's log-probabilities and choices to this .jsonl file
     # machine
-    'batch_size': 32,  # endings in a forward pass
+    'batch_size': 16,  # examples in a forward pass
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('float32', 'auto', 'bfloat16', 'float16'),  # of matrix products; published figures are float32's
     'compile': False,  # torch.compile

@@ -47,7 +47,16 @@ from configurator import choice, configure, optional
 from inference.engine import Engine
 from inference.http_gate import Gate
 from inference.http_types import (
-    MAX_SAMPLES, ApiError, Completion, CompletionRequest, ErrorBody, Model, Models, Status, validation_error)
+    MAX_SAMPLES,
+    ApiError,
+    Completion,
+    CompletionRequest,
+    ErrorBody,
+    Model,
+    Models,
+    Status,
+    validation_error,
+)
 from inference.metrics import Metrics
 from inference.worker import Busy, Draining, Worker
 from runtime import hardware

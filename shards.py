@@ -23,8 +23,8 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Iterable, Iterator
 
 import numpy as np
 import torch

@@ -15,7 +15,8 @@ import os
 import re
 import sys
 import zlib
-from typing import Iterable, Iterator, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from bpe import EOT
 from runtime.errors import BadInput, first_line

@@ -12,7 +12,7 @@ This script knows how articles begin; sources.py finds and reads the text, data_
 """
 import os
 import re
-from typing import Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import shards
 from configurator import choice, configure, optional

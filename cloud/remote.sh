@@ -165,7 +165,7 @@ start_or_reattach() {
 # What runs, by name: whatever else lies in the folder, such as a key, stays here.
 copy() {
     local folder code=()
-    for folder in runtime inference tasks kernels config; do
+    for folder in runtime kernels inference scoring tasks config; do
         code+=(--include="/$folder/" --include="/$folder/*.py" --include="/$folder/*.html" --include="/$folder/*.txt")
     done
     "${ssh[@]}" "$host" "mkdir -p -m 700 $(printf '%q' "$dir/.job") $(printf '%q' "$dir/data")"

@@ -21,8 +21,8 @@ import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import pretrained
 import export
+import pretrained
 from configurator import choice, configure, optional
 from runtime.errors import BadInput, one_line_errors
 

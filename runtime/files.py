@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import sys
-from typing import Iterator
+from collections.abc import Iterator
 
 from tqdm import tqdm
 

@@ -5,7 +5,7 @@ This file knows nothing about what is worked on.
 import collections
 import concurrent.futures
 import os
-from typing import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 
 def available_cores() -> int:

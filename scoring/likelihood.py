@@ -46,30 +46,32 @@ def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_
     """(N,) float64 on the CPU, the same on every process: log p(continuation | context) of N pairs, in nats.
 
     pairs: (context, continuation), each a list or 1-D tensor of token ids. A context has at least one token, and both
-        together have at most block_size + 1, since the last token is predicted but not read.
+        together have at most block_size + 1, since the last token is predicted but not read. Neighbours with the same
+        context, such as the endings of one question, share one row, so that their context is computed once.
     process: every process must call this. They take the batches in turns, so the batches, and with them the figures, do
         not depend on the number of processes.
     progress: what the progress bar says; no bar if empty.
     check_stop: called after each batch, equally often on every process; it raises to stop (runtime.stop.StopSignals.check).
     """
-    hidden = torch.compile(model.hidden, dynamic=True) if compiled else model.hidden  # one graph for all lengths
+    nats_of = torch.compile(token_nats, dynamic=True) if compiled else token_nats  # one graph for all lengths
+    rows = share_contexts(pairs)
     # The longest first, so that running out of memory shows at once; and rows of a batch have about the same length.
-    order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
-    batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+    rows.sort(key=lambda row: -row_length(row, pairs))
+    batches = [rows[i:i + batch_size] for i in range(0, len(rows), batch_size)]
     totals = torch.zeros(len(pairs), dtype=torch.float64)
     training = model.training
     model.eval()
     try:
-        with tqdm(total=len(pairs), desc=progress, unit=' rows', leave=False,
+        with tqdm(total=len(pairs), desc=progress, unit=' texts', leave=False,
                   disable=not (progress and process.is_first)) as bar:
             for first in range(0, len(batches), process.world_size):
                 turn = batches[first:first + process.world_size]
                 if process.rank < len(turn):
-                    batch = turn[process.rank]
-                    idx, targets = pad_right([pairs[i] for i in batch])
+                    *inputs, owners = pack(turn[process.rank], pairs)
                     with process.autocast():
-                        totals[batch] = sum_over_targets(model, hidden, idx, targets, process.device)
-                bar.update(sum(map(len, turn)))
+                        nats = nats_of(model, *(None if tensor is None else tensor.to(process.device) for tensor in inputs))
+                    totals.index_add_(0, owners, -nats.double().cpu())
+                bar.update(sum(len(row) for batch in turn for row in batch))
                 if check_stop:
                     check_stop()
     finally:
@@ -77,27 +79,58 @@ def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_
     return torch.tensor(process.sum(totals), dtype=torch.float64)
 
 
-def pad_right(pairs):
-    """(B, T) int64 inputs, and targets that are -1 where nothing is predicted.
+def share_contexts(pairs):
+    """The numbers of the pairs as rows: neighbours that have the same context are in one."""
+    rows = []
+    for i, (context, _) in enumerate(pairs):
+        if rows and isinstance(context, list) and context == pairs[rows[-1][-1]][0]:
+            rows[-1].append(i)
+        else:
+            rows.append([i])
+    return rows
 
-    Rows are filled up at the right, where no token of a causal model sees the filling; so there is no need for a mask.
+
+def row_length(row, pairs):
+    """Tokens that are read: the context once, and all of each continuation but its last token."""
+    return len(pairs[row[0]][0]) + sum(len(pairs[i][1]) - 1 for i in row)
+
+
+def pack(rows, pairs):
+    """Tensors for a forward pass over B rows of at most T tokens, with M targets in all.
+
+    idx, positions (B, T); mask (B, 1, T, T), which keeps the continuations of a row from seeing each other, or None where
+    every row has one only; for each target the place in the flattened (B, T) that predicts it, its id, and its pair, (M,).
+    Rows are filled up at the right, which no token of a causal model sees.
     """
-    T = max(len(context) + len(continuation) for context, continuation in pairs) - 1
-    idx, targets = torch.zeros(len(pairs), T, dtype=torch.int64), torch.full((len(pairs), T), -1)
-    for row, (context, continuation) in enumerate(pairs):
-        begin, end = len(context), len(context) + len(continuation)
-        idx[row, :begin] = torch.as_tensor(context)
-        idx[row, begin:end - 1] = torch.as_tensor(continuation[:-1])
-        targets[row, begin - 1:end - 1] = torch.as_tensor(continuation)
-    return idx, targets
+    T = max(row_length(row, pairs) for row in rows)
+    idx, positions = torch.zeros(2, len(rows), T, dtype=torch.int64)
+    part = torch.zeros(len(rows), T, dtype=torch.int64)  # 0 in the context, 1, 2, ... in the continuations
+    places, ids, owners = [], [], []
+    for b, row in enumerate(rows):
+        context = pairs[row[0]][0]
+        n = end = len(context)
+        idx[b, :n], positions[b, :n] = torch.as_tensor(context), torch.arange(n)
+        for k, i in enumerate(row, 1):
+            continuation = torch.as_tensor(pairs[i][1])
+            begin, end = end, end + len(continuation) - 1
+            idx[b, begin:end] = continuation[:-1]
+            positions[b, begin:end], part[b, begin:end] = torch.arange(n, n + end - begin), k
+            places += [torch.tensor([b * T + n - 1]), torch.arange(b * T + begin, b * T + end)]
+            ids.append(continuation)
+            owners.append(torch.full_like(continuation, i))
+    mask = None
+    if any(len(row) > 1 for row in rows):
+        visible = (part[:, :, None] == part[:, None, :]) | (part == 0)[:, None, :]  # (B, T, T)
+        mask = (visible & torch.ones(T, T, dtype=torch.bool).tril())[:, None]
+    return idx, positions, mask, torch.cat(places), torch.cat(ids), torch.cat(owners)
 
 
-def sum_over_targets(model, hidden, idx, targets, device):
-    """(B, T) inputs and targets on the CPU -> (B,) float64: each row's sum of the log-probabilities of its targets."""
-    counted = targets >= 0
-    x, ids = hidden(idx.to(device))[counted.to(device)], targets[counted].to(device)  # (M, C), (M,)
-    losses = [F.cross_entropy(model.head(some_x).float(), some_ids, reduction='none')
-              for some_x, some_ids in zip(x.split(HEAD_ROWS), ids.split(HEAD_ROWS))]
-    nats = torch.zeros(targets.shape, dtype=torch.float64)
-    nats[counted] = torch.cat(losses).double().cpu()
-    return -nats.sum(dim=1)
+def token_nats(model, idx, positions, mask, places, ids):
+    """The cross entropy of each of M targets, (M,) float32."""
+    def attend(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    x = model.hidden(idx, positions, None if mask is None else [attend] * model.config.n_layer)  # (B, T, C)
+    x = x.flatten(0, 1)[places]  # (M, C)
+    return torch.cat([F.cross_entropy(model.head(some_x).float(), some_ids, reduction='none')
+                      for some_x, some_ids in zip(x.split(HEAD_ROWS), ids.split(HEAD_ROWS))])

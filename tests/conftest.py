@@ -77,9 +77,9 @@ def texts():
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory, texts):
     """Shards of those texts with a BPE of 300 entries, about 20,000 tokens; every sixth document is for validation."""
-    from runtime import files
     import shards
     from bpe import Tokenizer
+    from runtime import files
     folder = tmp_path_factory.mktemp('data')
     tokenizer = Tokenizer.train(texts, 300)
     tokenizer.save(folder / 'tokenizer.json')

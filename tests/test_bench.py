@@ -1,15 +1,19 @@
-"""Every part of bench.py on tiny settings: that it compares what it says, not how fast anything is."""
+"""Every part of bench on tiny settings: that it compares what it says, not how fast anything is."""
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, run_script
 
-import bench
+import bench.__main__
+import bench.contenders
+import bench.kernels
+import bench.turns
 from runtime.errors import BadInput
 
 TINY = ('--n_layer=1', '--n_head=2', '--n_embd=32', '--block_size=32', '--vocab_size=100', '--batch_size=2',
@@ -51,13 +55,13 @@ class GPT(torch.nn.Module):
 
 
 def run_bench(*args, **environment):
-    return subprocess.run([sys.executable, 'bench.py', *args], cwd=ROOT, capture_output=True, text=True,
+    return subprocess.run([sys.executable, '-m', 'bench', *args], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, **environment})
 
 
 @pytest.fixture
 def peer_dir(tmp_path):
-    """What bench.py needs of a checkout of nanoGPT."""
+    """What bench needs of a checkout of nanoGPT."""
     folder = tmp_path / 'a_peer'
     folder.mkdir()
     (folder / 'model.py').write_text(PEER)
@@ -71,7 +75,7 @@ def text_file(tmp_path, texts):
     return path
 
 
-def test_train_measures_contenders_on_the_same_task_and_names_the_machine_but_no_path(tmp_path, peer_dir):
+def test_train_compares_contenders_and_names_the_machine_but_no_path(tmp_path, peer_dir):
     names = ['nanogpt', 'eager', 'transformers', 'ours']
     result = run_bench('train', *TINY, f'--peer_dir={peer_dir}', f'--contenders={",".join(names)}',
                        f'--json={tmp_path / "out.json"}')
@@ -81,16 +85,18 @@ def test_train_measures_contenders_on_the_same_task_and_names_the_machine_but_no
     assert [row['contender'] for row in table['rows']] == names
     assert all(row['contender'] in result.stdout for row in table['rows'])
     for row in table['rows']:
-        assert row['tokens/s'] > 0 and 0.1 < row['peak GiB'] < 10
+        assert row['tokens/s'] > 0 and 0.1 < row['peak GiB'] < 10 and 'spread' in row
         assert row['loss of step 3'] == pytest.approx(math.log(100), abs=0.4)  # random tokens, all but untrained
     losses = {row['contender']: row['loss of step 3'] for row in table['rows']}
     assert losses['ours'] == pytest.approx(losses['eager'], rel=0.02)  # the same weights and batch, in bf16
     assert written['versions']['torch'] == torch.__version__ and written['machine']['cores'] >= 1
+    assert written['machine']['cpu'] and written['commit']
     assert str(tmp_path) not in result.stdout and str(peer_dir) not in json.dumps(written['command'])
 
 
-def test_sample_measures_generation_without_saying_what_peers_print(peer_dir):
-    result = run_bench('sample', *TINY, '--new_tokens=4', f'--peer_dir={peer_dir}', '--markdown=True')
+def test_sample_measures_generation_and_mutes_what_peers_print(peer_dir):
+    shape = [flag for flag in TINY if not flag.startswith('--batch_size')]
+    result = run_bench('sample', *shape, '--new_tokens=4', f'--peer_dir={peer_dir}')
     assert result.returncode == 0, result.stderr
     for name in ('nanogpt', 'transformers_float32', 'ours'):
         assert f'\n| {name} ' in result.stdout
@@ -98,18 +104,17 @@ def test_sample_measures_generation_without_saying_what_peers_print(peer_dir):
     assert 'Steps of generation' in result.stdout and 'times a token with the cache' in result.stdout
 
 
-def test_kernels_are_compared_with_what_gives_the_same_gradients(monkeypatch, capsys):
+def test_compared_kernels_give_the_same_gradients(monkeypatch, capsys):
     seen = []
 
     def small_cases(dtype):
         torch.manual_seed(0)
-        case = bench.head_case(64, 16, 100, 128, {'dtype': torch.float32, 'device': 'cpu'}, fused=False)
+        case = bench.kernels.head_case(64, 16, 100, 128, {'dtype': torch.float32, 'device': 'cpu'}, fused=False)
         seen.append(case)
         yield case
 
-    monkeypatch.setattr(bench, 'cpu_cases', small_cases)
-    config = {key: getattr(value, 'default', value) for key, value in bench.DEFAULTS.items()}
-    bench.main(['kernels'], {**config, 'turns': 1, 'device': 'cpu'}, ['kernels'])
+    monkeypatch.setattr(bench.kernels, 'cpu_cases', small_cases)
+    bench.__main__.main(['kernels', '--turns=1', '--device=cpu'])
     out = capsys.readouterr().out
     assert 'linear_cross_entropy 64x16x128' in out and 'GB/s' in out
     _, _, flops, inputs, functions = seen[0]
@@ -120,7 +125,7 @@ def test_kernels_are_compared_with_what_gives_the_same_gradients(monkeypatch, ca
 
 
 def test_the_cpu_kernels_compared_are_the_ones_that_training_uses():
-    name, _, _, inputs, functions = next(bench.cpu_cases(torch.float32))
+    name, _, _, inputs, functions = next(bench.kernels.cpu_cases(torch.float32))
     assert name.startswith('attention')
     torch.testing.assert_close(functions['ours'](*inputs), functions['torch'](*inputs), rtol=1e-4, atol=1e-5)
 
@@ -138,19 +143,42 @@ def test_bpe_compares_training_and_encoding(text_file):
     assert 'Training on' in result.stdout and 'bpe.py encode_batch' in result.stdout
 
 
-def test_without_a_part_what_cannot_be_measured_here_is_said_and_the_rest_is_measured(monkeypatch, capsys):
+def test_a_part_that_cannot_be_measured_does_not_stop_the_next(monkeypatch, capsys):
     def impossible(config):
         raise BadInput('there is no network')
         yield
 
-    monkeypatch.setattr(bench, 'PARTS', {'first': impossible, 'second': lambda config: [('A table', [{'MB/s': 1.5}])]})
-    bench.main(['first', 'second'], {'turns': 1, 'device': 'cpu', 'markdown': False, 'json': None}, [])
+    monkeypatch.setattr(bench.__main__, 'PARTS', {'first': impossible, 'second': lambda config: [('A table', [{'MB/s': 1.5}])]})
+    bench.__main__.measure_parts(['first', 'second'], {'device': 'cpu', 'json': None}, [])
     out = capsys.readouterr().out
-    assert 'first: not measured: there is no network' in out and 'A table\n\nMB/s\n1.5' in out
+    assert 'first: not measured: there is no network' in out and 'A table\n\n| MB/s |\n| ---- |\n| 1.5  |' in out
+
+
+def no_memory():
+    raise RuntimeError('out of memory\nand much more')
+
+
+def test_a_contender_that_fails_is_left_out_with_a_warning(capsys):
+    measures = {'small': lambda: 1.0, 'large': lambda: bench.turns.alone(no_memory), 'last': lambda: 2.0}
+    assert bench.turns.take_turns(measures, turns=2) == {'small': [1.0, 1.0], 'last': [2.0, 2.0]}
+    assert capsys.readouterr().err == 'warning: large is left out: RuntimeError: out of memory\n'
+
+
+def test_figures_are_medians_with_their_spread_and_ratio():
+    compared = bench.turns.compare({'theirs': [2.0, 4.0, 3.0], 'ours': [1.0]}, 6, 'MB/s')
+    assert compared == [{'contender': 'theirs', 'MB/s': 2.0, 'spread': '67%', 'times theirs': 1.0},
+                        {'contender': 'ours', 'MB/s': 6.0, 'spread': None, 'times theirs': 3.0}]
+
+
+def test_the_presets_are_the_models_of_the_config_files():
+    for name, config in (('demo', 'demo'), ('gpt2', 'train_gpt2')):
+        settings = runpy.run_path(str(ROOT / f'config/{config}.py'))
+        preset = bench.contenders.PRESETS[name] | (bench.contenders.GPT2_ON_A_GPU if name == 'gpt2' else {})
+        assert all(preset[key] == settings[key] for key in ('n_layer', 'n_head', 'n_embd', 'block_size'))
 
 
 def test_a_turn_is_measured_in_a_process_of_its_own():
-    results = bench.take_turns_alone({'a': (os.getpid, ()), 'b': (os.getpid, ())}, turns=2)
+    results = bench.turns.take_turns({name: lambda: bench.turns.alone(os.getpid) for name in 'ab'}, turns=2, warm_up=0)
     pids = [*results['a'], *results['b']]
     assert len(set(pids)) == 4 and os.getpid() not in pids
 
@@ -166,14 +194,20 @@ def test_a_turn_is_measured_in_a_process_of_its_own():
     (('sample', '--block_size=10'), 'at least 17'),
     (('train', '--nonsense=1'), 'unknown key'),
 ])
-def test_a_mistake_is_one_line_and_exit_code_2(args, words):
-    result = run_bench(*args)
-    assert result.returncode == 2
-    assert words in result.stderr and result.stderr.count('\n') == 1
+def test_a_mistake_is_one_line_and_exit_code_2(args, words, capsys):
+    assert run_script('bench/__main__.py', *args) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count('\n') == 1
 
 
-def test_help_names_every_part_and_key():
-    result = run_bench('--help')
-    assert result.returncode == 0
-    for word in (*bench.PARTS, *bench.DEFAULTS):
-        assert word in result.stdout
+def test_help_names_every_part_and_key(capsys):
+    assert run_script('bench/__main__.py', '--help') == 0
+    out = capsys.readouterr().out
+    for part, defaults in bench.__main__.DEFAULTS.items():
+        assert part in out and all(f'--{key}=' in out for key in defaults)
+
+
+def test_help_of_a_part_leaves_out_the_keys_of_others(capsys):
+    assert run_script('bench/__main__.py', 'data', '--help') == 0
+    out = capsys.readouterr().out
+    assert '--data_mb=20' in out and '--turns=3' in out and '--n_layer' not in out

@@ -9,14 +9,15 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from conftest import run_script
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import evaluate
 import pretrained
 from bpe import Tokenizer
 from configurator import configure
-from conftest import run_script
 from evaluate import windows
 from model import GPT, GPTConfig
 from runtime import hardware

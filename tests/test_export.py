@@ -10,17 +10,18 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from inference.engine import generate
-import pretrained
 import export
+import pretrained
 import sample
 import train
 from bpe import Tokenizer
 from configurator import configure
-from runtime.errors import BadInput
+from inference.engine import generate
 from model import GPT, GPTConfig
+from runtime.errors import BadInput
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHAPES = [dict(n_layer=3, n_head=4, n_embd=64, vocab_size=300, block_size=256),

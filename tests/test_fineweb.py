@@ -13,7 +13,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import tokenizers
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import fineweb
 import shards

@@ -4,7 +4,8 @@ import random
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from test_model import make_model, uncached
 

@@ -1,7 +1,6 @@
 import json
 import math
 import os
-import pretrained
 import pathlib
 import re
 import shutil
@@ -10,16 +9,18 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from torch.nn import functional as F
 
-from runtime import hardware
 import hellaswag
+import pretrained
 from bpe import Tokenizer
 from configurator import configure
-from runtime.errors import BadInput
 from model import GPT, GPTConfig
+from runtime import hardware
+from runtime.errors import BadInput
 from runtime.process import Process
 from runtime.stop import Stopped
 

@@ -6,7 +6,6 @@ import os
 import pathlib
 import random
 import shutil
-
 import socket
 import subprocess
 import sys

@@ -14,8 +14,12 @@ from kernels import cross_entropy as loss_kernels
 from kernels import layer_norm as norm_kernels
 from kernels import softmax as softmax_kernels
 from kernels.cross_entropy import (
-    cross_entropy, cross_entropy_reference, linear_cross_entropy, linear_cross_entropy_reference,
-    linear_cross_entropy_torch)
+    cross_entropy,
+    cross_entropy_reference,
+    linear_cross_entropy,
+    linear_cross_entropy_reference,
+    linear_cross_entropy_torch,
+)
 from kernels.layer_norm import add_layer_norm, add_layer_norm_reference, layer_norm, layer_norm_reference
 from kernels.softmax import causal_softmax, causal_softmax_reference
 

@@ -10,8 +10,12 @@ import torch.nn.functional as F
 
 import kernels
 from kernels.cross_entropy import (
-    cross_entropy, cross_entropy_reference, linear_cross_entropy, linear_cross_entropy_reference,
-    linear_cross_entropy_torch)
+    cross_entropy,
+    cross_entropy_reference,
+    linear_cross_entropy,
+    linear_cross_entropy_reference,
+    linear_cross_entropy_torch,
+)
 from kernels.layer_norm import add_layer_norm, add_layer_norm_reference, layer_norm, layer_norm_reference
 from kernels.softmax import causal_softmax, causal_softmax_reference
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from model import GPT, GPTConfig
 from runtime.process import Process
 from runtime.stop import Stopped
-from scoring.likelihood import log_likelihoods, open_for_evaluation, pad_right
+from scoring.likelihood import log_likelihoods, open_for_evaluation, share_contexts
 
 
 @pytest.fixture(scope='module')
@@ -38,15 +38,20 @@ def test_each_pair_is_scored_as_if_it_were_alone(process, model, batch_size):
 
 def test_the_longest_rows_come_first(process, model, monkeypatch):
     lengths, hidden = [], model.hidden
-    monkeypatch.setattr(model, 'hidden', lambda idx: lengths.append(idx.size(1)) or hidden(idx))
+    monkeypatch.setattr(model, 'hidden', lambda idx, *rest: lengths.append(idx.size(1)) or hidden(idx, *rest))
     log_likelihoods(model, PAIRS, process, batch_size=2)
     assert lengths == sorted(lengths, reverse=True) and len(lengths) == 4
 
 
-def test_rows_are_filled_up_at_the_right():
-    idx, targets = pad_right([([1, 2], [3, 4]), ([5], [6])])
-    assert idx.tolist() == [[1, 2, 3], [5, 0, 0]]
-    assert targets.tolist() == [[-1, 3, 4], [6, -1, -1]]
+def test_endings_of_one_context_share_a_row_and_do_not_see_each_other(process, model):
+    context = [3, 1, 4]
+    pairs = [(context, [1, 5, 9]), (context, [2, 6]), (list(context), [5]), ([1, 5], [3, 5])]
+    assert [len(row) for row in share_contexts(pairs)] == [3, 1]
+    together = log_likelihoods(model, pairs, process)
+    alone = torch.cat([log_likelihoods(model, [pair], process) for pair in pairs])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    changed = log_likelihoods(model, [(context, [7, 7, 7]), *pairs[1:]], process)
+    assert torch.equal(changed[1:], together[1:])
 
 
 def test_a_stop_ends_it_between_batches_and_restores_training_mode(process, model):

@@ -1,18 +1,19 @@
 import json
 import math
 
-import pretrained
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from runtime.errors import BadInput
-from kernels.attention import blocked_attention
+import pretrained
 from inference.engine import generate, window_start
+from kernels.attention import blocked_attention
 from model import GPT, GPTConfig
 from pretrained import PUBLISHED_SIZES
+from runtime.errors import BadInput
 
 
 def make_model(**fields):

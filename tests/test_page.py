@@ -3,7 +3,6 @@ import re
 import shutil
 
 import pytest
-
 from test_serve import folder, serving  # noqa: F401, the fixture too
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)

@@ -14,9 +14,8 @@ import httpx
 import openai
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings, strategies
-
 from conftest import ROOT
+from hypothesis import HealthCheck, Phase, given, settings, strategies
 
 import export
 import pretrained

@@ -17,18 +17,18 @@ from conftest import ROOT, merged_metrics, run_script
 from torch.nn import functional as F
 
 import checkpoint
-from inference.engine import generate
-import pretrained
 import hellaswag
 import plot
+import pretrained
 import shards
 import train
-from optim import Optimizers
 from configurator import configure
+from inference.engine import generate
+from model import GPT
+from optim import Optimizers
 from runtime.errors import BadInput
 from runtime.metrics import read_metrics
 from runtime.process import Process
-from model import GPT
 
 TINY = {'n_layer': 2, 'n_head': 2, 'n_embd': 32, 'block_size': 32, 'total_batch_tokens': 256, 'micro_batch': 4,
         'max_steps': 12, 'warmup_steps': 2, 'learning_rate': 3e-3, 'eval_interval': 4, 'eval_tokens': 700,

@@ -1,5 +1,6 @@
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from scoring.wikitext_cleanup import clean_page, detokenize, pages, retokenize
 

@@ -1,0 +1,102 @@
+"""Speed and memory, measured beside what a user would run instead.
+
+    python -m bench                                    # all parts, small, for the machine at hand: some minutes
+    python -m bench train --peer_dir=PATH              # a training step; PATH: a checkout of nanoGPT, if there is one
+    python -m bench train --preset=gpt2 --contenders=eager,ours         # the 124M model
+    python -m bench sample --preset=gpt2               # generation, token by token
+    python -m bench kernels                            # norms, attention, softmax, loss, one by one
+    python -m bench data                               # documents to shards, and shards to batches
+    python -m bench bpe --large_mb=1000                # training and encoding against Hugging Face's tokenizers
+    python -m bench bpe --json=bpe.json                # the figures for programs too
+    python -m bench train --help                       # the settings of one part
+
+What is compared takes turns on the same data, so that a busy machine slows all of it. A figure is the median of the
+turns; its spread is (largest - smallest) / median. In the parts train and sample, every contender has a process of its
+own at each turn: its peak memory and its allocator are its own. MFU is the share of the rate of a matrix product, and
+bandwidth that of a copy, both measured in the same run. What cannot run here is left out with a warning.
+"""
+import sys
+
+from bench.bpe import measure_bpe
+from bench.data import measure_data
+from bench.kernels import measure_kernels
+from bench.report import describe_run, print_run, print_table
+from bench.sample import measure_generation
+from bench.train import measure_training
+from configurator import choice, configure, optional
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import write_json
+
+COMMON = {
+    # every part
+    'turns': 3,  # how often each thing is measured
+    'device': 'auto',  # auto, cuda, cuda:1, cpu
+    'json': optional(str),  # write the results to this file
+}
+MODEL = {
+    # parts train and sample
+    'preset': choice('auto', 'demo', 'gpt2'),  # shape of the model; auto: gpt2 (124M) on a GPU, else config/demo.py's
+    'n_layer': optional(int),  # instead of the preset's
+    'n_head': optional(int),  # instead of the preset's
+    'n_embd': optional(int),  # instead of the preset's
+    'block_size': optional(int),  # instead of the preset's (gpt2: 1024 on a GPU, 512 on a CPU)
+    'vocab_size': optional(int),  # instead of the preset's
+    'peer_dir': optional(str),  # a checkout of nanoGPT: its model.py is imported from there
+    'contenders': optional(str),  # which, with commas between; the first is the baseline; None: all
+    'turn_s': 5.0,  # seconds of each contender's turn, after its warm-up
+}
+TEXT = {
+    # parts data and bpe
+    'input': optional(str),  # text: files, globs, folders; None: Python's standard library
+}
+DEFAULTS = {
+    'train': COMMON | MODEL | {
+        'batch_size': optional(int),  # sequences in a step, all in one pass (demo 16; gpt2 8, on a GPU 64)
+    },
+    'sample': COMMON | MODEL | {
+        'new_tokens': 200,  # tokens to generate
+    },
+    'kernels': COMMON,
+    'data': COMMON | TEXT | {
+        'data_mb': 20,  # size of the documents to make shards of
+    },
+    'bpe': COMMON | TEXT | {
+        'vocab_sizes': '4096,32768',  # sizes to train, with commas between; the last one encodes
+        'large_mb': 0,  # size of a text on which training's memory is measured; 0 leaves that out
+    },
+}
+PARTS = {'train': measure_training, 'sample': measure_generation, 'kernels': measure_kernels, 'data': measure_data,
+         'bpe': measure_bpe}
+
+
+def main(argv):
+    parts = argv[:1] if argv and not argv[0].startswith('-') else list(PARTS)
+    if parts[0] not in PARTS:
+        raise BadInput(f'no part {parts[0]!r}; `python -m bench PART` measures one of {", ".join(PARTS)}; without PART all')
+    defaults = {key: default for part in parts for key, default in DEFAULTS[part].items()}
+    config = configure(defaults, argv[1:] if parts == argv[:1] else argv)
+    if config['turns'] < 1:
+        raise BadInput(f'turns={config["turns"]} should be at least 1')
+    measure_parts(parts, config, argv)
+
+
+def measure_parts(parts, config, argv):
+    """Prints each table as soon as it is measured and writes it to the JSON file, so that a later failure loses nothing."""
+    run = {'parts': parts, **describe_run(argv, config['device']), 'tables': []}
+    print_run(run)
+    for part in parts:
+        try:
+            for title, rows in PARTS[part](config):
+                print_table(title, rows)
+                run['tables'].append({'title': title, 'rows': rows})
+                if config['json']:
+                    write_json(config['json'], run)
+        except (BadInput, ImportError) as error:
+            if len(parts) == 1:
+                raise BadInput(str(error)) from error
+            print(f'\n{part}: not measured: {error}', flush=True)
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,120 @@
+"""What the parts train and sample share: the model's shape, and the turn of a contender in a process of its own.
+
+A contender is a line {name: (what it is, setup)} in its part. setup(config, device) returns the function whose calls
+are timed; it imports what only this contender needs, as the memory of its process is measured.
+"""
+import contextlib
+import functools
+import importlib.util
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+from bench.turns import alone, compare
+from runtime import hardware
+from runtime.errors import BadInput
+
+SHAPE = ('n_layer', 'n_head', 'n_embd', 'block_size', 'vocab_size')
+PRESETS = {  # the models of config/demo.py and config/train_gpt2.py, with a batch that a CPU does in seconds
+    'demo': {'n_layer': 4, 'n_head': 4, 'n_embd': 256, 'block_size': 256, 'vocab_size': 4096, 'batch_size': 16},
+    'gpt2': {'n_layer': 12, 'n_head': 12, 'n_embd': 768, 'block_size': 512, 'vocab_size': 50257, 'batch_size': 8},
+}
+GPT2_ON_A_GPU = {'block_size': 1024, 'batch_size': 64}
+
+
+def complete(config: dict) -> dict:
+    """The config with the preset's values where it has none. Raises BadInput."""
+    import pretrained
+    on_gpu = hardware.pick_device(config['device']).type == 'cuda'
+    preset = config['preset'] if config['preset'] != 'auto' else 'gpt2' if on_gpu else 'demo'
+    values = PRESETS[preset] | (GPT2_ON_A_GPU if on_gpu and preset == 'gpt2' else {})
+    config = config | {key: value for key, value in values.items() if config.get(key) is None}
+    pretrained.model_config(config)  # raises BadInput
+    if config['batch_size'] < 1:
+        raise BadInput(f'batch_size={config["batch_size"]} should be at least 1')
+    if config['peer_dir'] and not os.path.isfile(os.path.join(config['peer_dir'], 'model.py')):
+        raise BadInput(f'peer_dir={config["peer_dir"]} has no model.py; it should be a checkout of nanoGPT')
+    return config
+
+
+def choose(contenders: dict[str, tuple], names: str | None) -> dict[str, tuple]:
+    """Those that --contenders names, in its order, or all. The first is the baseline."""
+    chosen = list(contenders) if names is None else names.split(',')
+    for name in chosen:
+        if name not in contenders:
+            raise BadInput(f'--contenders: there is no {name!r} here; there are {", ".join(contenders)}')
+    return {name: contenders[name] for name in chosen}
+
+
+def turns_alone(contenders: dict[str, tuple], config: dict) -> dict[str, Callable]:
+    """{name: function that makes one turn of it in a new process}, for take_turns."""
+    return {name: functools.partial(alone, make_turn, setup, config) for name, (_, setup) in contenders.items()}
+
+
+def make_turn(setup, config):
+    """Median seconds of a call, peak memory of the process, and what the third call returned."""
+    device = hardware.pick_device(config['device'])
+    torch.manual_seed(0)
+    call, returned = setup(config, device), []
+    seconds = time_calls(lambda: returned.append(call()), device, config['turn_s'])
+    return {'seconds': median(seconds), 'peak GiB': hardware.peak_memory(device) / 2**30, 'returned': returned[2]}
+
+
+def compare_contenders(turns: dict[str, list[dict]], n_tokens: int) -> list[dict]:
+    """A row for each contender: its rate and its peak of memory, of the turns that take_turns gave."""
+    rows = compare({name: [turn['seconds'] for turn in turns[name]] for name in turns}, n_tokens, 'tokens/s')
+    for row in rows:
+        row['peak GiB'] = max(turn['peak GiB'] for turn in turns[row['contender']])
+    return rows
+
+
+def time_calls(call: Callable, device: torch.device, total_s: float = 0.0, warm_up: int = 1, at_least: int = 2) -> list[float]:
+    """Seconds of each call: `at_least` calls, and more until they take `total_s`, after `warm_up` that do not count."""
+    seconds = []
+    for number in itertools.count():
+        hardware.synchronize(device)
+        started = time.perf_counter()
+        call()
+        hardware.synchronize(device)
+        if number >= warm_up:
+            seconds.append(time.perf_counter() - started)
+        if len(seconds) >= at_least and sum(seconds) >= total_s:
+            return seconds
+
+
+def describe_model(config: dict) -> str:
+    """Its shape and the number format that train.py and sample.py choose, for a title."""
+    dtype = hardware.pick_dtype('auto', hardware.pick_device(config['device']))
+    return (f'{config["n_layer"]} layers, {config["n_head"]} heads, width {config["n_embd"]}, '
+            f'vocabulary {config["vocab_size"]:,}, {str(dtype).removeprefix("torch.")}')
+
+
+def our_model(config, device, **changes):
+    import pretrained
+    from model import GPT
+    return GPT(pretrained.model_config({**config, **changes})).to(device)
+
+
+def transformers_model(config, device):
+    import transformers
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        n_layer=config['n_layer'], n_head=config['n_head'], n_embd=config['n_embd'], n_positions=config['block_size'],
+        vocab_size=config['vocab_size'], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0,
+        eos_token_id=None)).to(device)
+
+
+def nanogpt_model(config, device, vocab_size):
+    """The model of nanoGPT's model.py, imported from the checkout under a name of its own, and without what it prints."""
+    if not config['peer_dir']:
+        raise BadInput('--peer_dir=PATH names no checkout of nanoGPT')
+    spec = importlib.util.spec_from_file_location('nanogpt_model', os.path.join(config['peer_dir'], 'model.py'))
+    module = sys.modules['nanogpt_model'] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    shape = {key: config[key] for key in SHAPE} | {'vocab_size': vocab_size}
+    with contextlib.redirect_stdout(None):
+        return module.GPT(module.GPTConfig(**shape, dropout=0.0, bias=True)).to(device)

@@ -1,0 +1,140 @@
+"""The part train: a training step, from the batch to the updated weights. A contender's function returns the loss."""
+import contextlib
+import functools
+import types
+from statistics import median
+
+import torch
+from torch.nn import functional as F
+
+from bench.contenders import (
+    SHAPE,
+    choose,
+    compare_contenders,
+    complete,
+    describe_model,
+    nanogpt_model,
+    our_model,
+    transformers_model,
+    turns_alone,
+)
+from bench.turns import alone, take_turns
+from runtime import hardware
+from runtime.errors import BadInput
+
+
+def measure_training(config):
+    """Yields (title, rows)."""
+    config = complete(config)
+    with torch.device('meta'):
+        flops_per_token = our_model(config, 'meta').flops_per_token()
+    contenders = choose(list_contenders(config), config['contenders'])
+    turns = take_turns({'product': lambda: alone(measure_product, config), **turns_alone(contenders, config)},
+                       config['turns'], warm_up=0)
+    peak_flops = median(turns.pop('product'))
+    rows = compare_contenders(turns, config['batch_size'] * config['block_size'])
+    for row in rows:
+        row |= {'of its memory': f'{row["peak GiB"] / rows[0]["peak GiB"]:.2f}',
+                'MFU': f'{row["tokens/s"] * flops_per_token / peak_flops:.0%}',
+                'loss of step 3': turns[row['contender']][0]['returned'], 'what it is': contenders[row['contender']][0]}
+    yield (f'Training step (forward, backward, clip, AdamW): {describe_model(config)}, batch {config["batch_size"]} x '
+           f'{config["block_size"]} tokens; MFU is of {peak_flops / 1e9:,.0f} GFLOP/s, '
+           f'{flops_per_token / 1e9:.3f} GFLOP a token'), rows
+
+
+def list_contenders(config):
+    """{name: (what it is, setup)}. What others use stands first, as the first is the baseline."""
+    explicit = functools.partial(setup_ours, attention='explicit', compile=False)
+    on_gpus = {
+        'explicit': ('ours with the whole attention matrix, plain PyTorch', explicit),
+        'explicit_triton': ('the same with our fused kernels', functools.partial(explicit, kernels='triton')),
+        'ours_eager': ('train.py --compile=False', functools.partial(setup_ours, compile=False)),
+        'ours_triton': ('train.py --kernels=triton', functools.partial(setup_ours, kernels='triton')),
+    }
+    return {
+        'nanogpt': ('nanoGPT as its train.py runs: autocast and compiled on a GPU, neither on a CPU', setup_nanogpt),
+        'eager': ('plain PyTorch: SDPA, whole logits, autocast', setup_plain),
+        'compile': ('the same with torch.compile', functools.partial(setup_plain, compiled=True)),
+        'transformers': ('GPT2LMHeadModel, SDPA, autocast', setup_transformers),
+        **(on_gpus if hardware.pick_device(config['device']).type == 'cuda' else {}),
+        'ours': ("train.py's own step and defaults, its allocator setting included", setup_ours),
+    }
+
+
+def measure_product(config):
+    """FLOP/s of a matrix product in the best number format of the device."""
+    device = hardware.pick_device(config['device'])
+    return hardware.measure_peak_flops(device, hardware.pick_dtype('auto', device))
+
+
+def random_batch(config, device):
+    """Token ids and targets, (B, T) each."""
+    return [torch.randint(config['vocab_size'], (config['batch_size'], config['block_size']), device=device) for _ in range(2)]
+
+
+def setup_ours(config, device, **options):
+    """train.py's train_step on a batch that stays the same, with AdamW as all others have it."""
+    import train
+    from configurator import configure
+    from optim import Optimizers
+    from runtime.process import Process
+    batch = [ids.cpu() for ids in random_batch(config, device)]
+    config = {**configure(train.DEFAULTS, []), **{key: config[key] for key in (*SHAPE, 'device')},
+              'micro_batch': config['batch_size'], 'total_batch_tokens': batch[0].numel(), 'warmup_steps': 0, **options}
+    process = Process(config)
+    model = our_model(config, device)
+    on_gpu = device.type == 'cuda'
+    forward = process.compile(model, on_gpu if config['compile'] is None else config['compile'])
+    optimizers = Optimizers(model, config, process)
+    train_data = types.SimpleNamespace(batch_size=config['micro_batch'], sequence_index=0, next=lambda: batch,
+                                       count_targets=lambda n_sequences: n_sequences * config['block_size'])
+    stop = types.SimpleNamespace(check=lambda: None)
+    return lambda: train.train_step(model, forward, optimizers, train_data, config, process, stop)['loss']
+
+
+def setup_plain(config, device, compiled=False):
+    """The model in PyTorch's own operations: SDPA, all logits at once, F.cross_entropy, fused AdamW."""
+    if compiled and hardware.why_no_compile(device):
+        raise BadInput(hardware.why_no_compile(device))
+    x, y = random_batch(config, device)
+    model = our_model(config, device, attention='sdpa')
+    forward = torch.compile(model) if compiled else model
+    return plain_step(model, fused_adamw(model), device, lambda: F.cross_entropy(forward(x).flatten(0, 1).float(), y.flatten()))
+
+
+def setup_transformers(config, device):
+    x, _ = random_batch(config, device)
+    model = transformers_model(config, device).train()
+    return plain_step(model, fused_adamw(model), device, lambda: model(x, labels=x, use_cache=False).loss)
+
+
+def setup_nanogpt(config, device):
+    """Its model and its optimizer, in the order of the steps of its train.py, which has autocast on GPUs alone. Its
+    vocabulary is padded to a multiple of 64, as it advises."""
+    torch.set_float32_matmul_precision('high')  # it allows TF32
+    x, y = random_batch(config, device)
+    model = nanogpt_model(config, device, vocab_size=-(-config['vocab_size'] // 64) * 64)
+    with contextlib.redirect_stdout(None):
+        optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), device.type)
+    on_gpu = device.type == 'cuda'
+    forward = torch.compile(model) if on_gpu else model
+    return plain_step(model, optimizer, device, lambda: forward(x, y)[1], dtype='auto' if on_gpu else 'float32')
+
+
+def fused_adamw(model):
+    return torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+
+def plain_step(model, optimizer, device, compute_loss, dtype='auto'):
+    """A training step as most scripts write it."""
+    dtype = hardware.pick_dtype(dtype, device)
+
+    def step():
+        with hardware.autocast(device, dtype):
+            loss = compute_loss()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+    return step

@@ -1,0 +1,72 @@
+"""Measuring in turns: what is compared is called once a turn, so that a busy machine slows all of it.
+
+    times = take_turns({'pool': timed(pool), 'fineweb.py': timed(shard)}, turns=3)      # {name: [seconds]}
+    rows = compare(times, n_mb, 'MB/s')       # [{'contender': 'pool', 'MB/s': 12.3, 'spread': '4%', 'times pool': 1.0}, ...]
+
+Knows nothing about what it measures, and nothing of torch.
+"""
+import concurrent.futures
+import itertools
+import multiprocessing
+import time
+from collections.abc import Callable
+from statistics import median
+
+from tqdm import tqdm
+
+from runtime.errors import BadInput, first_line, warn
+
+
+def take_turns(measures: dict[str, Callable], turns: int, warm_up: int = 1) -> dict[str, list]:
+    """{name: [what its function returned at each turn]}, without the first `warm_up` turns.
+
+    What raises BadInput is left out from then on, with a warning.
+    """
+    results = {name: [] for name in measures}
+    schedule = list(itertools.product(range(-warm_up, turns), measures))
+    for turn, name in tqdm(schedule, leave=False, disable=None, dynamic_ncols=True):
+        if name not in results:
+            continue
+        try:
+            result = measures[name]()
+        except BadInput as error:
+            warn(f'{name} is left out: {error}')
+            del results[name]
+            continue
+        if turn >= 0:
+            results[name].append(result)
+    return results
+
+
+def alone(function: Callable, *arguments):
+    """What the function returns in a new process, which ends after it. Raises BadInput where it cannot do its work."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as executor:
+        try:
+            return executor.submit(function, *arguments).result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise BadInput('its process was killed, probably because memory ran out; try a smaller size') from None
+        except (ImportError, OSError, RuntimeError) as error:  # what libraries raise, for want of GPU memory too
+            raise BadInput(first_line(error)) from error
+
+
+def timed(call: Callable) -> Callable:
+    """A function that makes the call and returns its seconds."""
+    def seconds():
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+    return seconds
+
+
+def compare(times: dict[str, list[float]], amount: float, unit: str) -> list[dict]:
+    """A row for each name: the amount per median second, its spread, and the ratio to that of the first."""
+    if not times:
+        raise BadInput('none of the contenders could be measured')
+    first, *_ = times
+    return [{'contender': name, unit: amount / median(seconds), 'spread': spread(seconds),
+             f'times {first}': median(times[first]) / median(seconds)} for name, seconds in times.items()]
+
+
+def spread(samples: list[float]) -> str | None:
+    """(largest - smallest) / median of the turns in percent; None for a single turn."""
+    return f'{(max(samples) - min(samples)) / median(samples):.0%}' if len(samples) > 1 else None

@@ -100,17 +100,19 @@ def all_commands():
             for command, _ in commands(text) for part in parts(command)]
 
 
-def module_of(script, arguments):
-    """The module in which the settings of a script stand."""
+def defaults_of(script, arguments):
+    """The settings of a script or module; None where it has none."""
     if script == 'bench':
-        return importlib.import_module(f'bench.{next((word for word in arguments if not word.startswith("--")), "__main__")}')
+        parts = importlib.import_module('bench.__main__').DEFAULTS
+        named = [word for word in arguments if not word.startswith('--')]
+        return {key: default for part in named or parts for key, default in parts[part].items()}
     if not script.endswith('.py'):
-        return importlib.import_module(script)
+        return getattr(importlib.import_module(script), 'DEFAULTS', None)
     assert (ROOT / script).is_file(), f'no script {script}'
     folder, name = os.path.split(script)
     sys.path.insert(0, str(ROOT / folder))
     try:
-        return importlib.import_module(name.removesuffix('.py'))
+        return getattr(importlib.import_module(name.removesuffix('.py')), 'DEFAULTS', None)
     finally:
         sys.path.pop(0)
 
@@ -120,11 +122,11 @@ def test_every_script_config_and_flag_in_a_command_exists(command):
     script, arguments = script_of(shlex.split(command))
     if script is None:
         return
-    module = module_of(script, arguments)
+    defaults = defaults_of(script, arguments)
     flags = [argument if '=' in argument else f'{argument}=True' for argument in arguments if argument.startswith('--')]
     configs = [str(ROOT / argument) for argument in arguments if argument.startswith('config/')]
-    if hasattr(module, 'DEFAULTS') and '--help=True' not in flags:
-        configure(module.DEFAULTS, configs + [re.sub(r'=[A-Z]{2,}$', '=1', flag) for flag in flags])
+    if defaults and '--help=True' not in flags:
+        configure(defaults, configs + [re.sub(r'=[A-Z]{2,}$', '=1', flag) for flag in flags])
 
 
 @pytest.mark.parametrize('path', PAGES, ids=relative)

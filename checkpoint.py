@@ -197,4 +197,6 @@ def runs_beside(path):
     """The end of an error message: names the runs in the same folder, or says how to make one."""
     parent = os.path.dirname(os.path.normpath(path))
     runs = sorted({os.path.dirname(found) for found in glob.glob(os.path.join(glob.escape(parent), '*', 'ckpt_*.pt'))})
-    return f'; there are checkpoints in {", ".join(runs)}' if runs else '; `python train.py config/demo.py` makes some in out/demo'
+    if runs:
+        return f'; there are checkpoints in {", ".join(runs)}'
+    return '; `python train.py config/demo.py` makes some in out/demo'

@@ -22,7 +22,8 @@ class Optimizers:
     def __init__(self, model, config: dict, process):
         self.model, self.qkv_parts = model, []
         if config['optimizer'] == 'muon':
-            self.qkv_parts = [(weight, qkv_parts(weight)) for weight in (block.attn.c_attn.weight for block in model.transformer.h)]
+            weights = [block.attn.c_attn.weight for block in model.transformer.h]
+            self.qkv_parts = [(weight, qkv_parts(weight)) for weight in weights]
         self.list = build_optimizers(model, self.qkv_parts, config, process)
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=process.dtype == torch.float16)
 

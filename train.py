@@ -43,7 +43,7 @@ from runtime.stop import Stopped, StopSignals
 DEFAULTS = {
     # run
     'out_dir': 'out',  # folder of this run: checkpoints, metrics, samples, plot
-    'init_from': 'auto',  # auto (resume if OUT_DIR has a checkpoint, else scratch), scratch, resume, gpt2[-medium|-large|-xl], or a path to weights
+    'init_from': 'auto',  # auto (resume, else scratch), scratch, resume, gpt2[-medium|-large|-xl], or a path to weights
     'seed': 1337,  # of the initial weights, the order of the data, and dropout
     # data
     'data_dir': 'data/stdlib',  # folder of shards with a meta.json
@@ -55,7 +55,7 @@ DEFAULTS = {
     'dropout': 0.0,  # 0 for one pass over much data, 0.1-0.2 for many passes over little
     'bias': True,  # biases in linear layers and layer norms, as GPT-2 has them
     'kernels': choice('torch', 'triton'),  # triton: our fused kernels
-    'attention': choice('auto', 'sdpa', 'explicit'),  # auto: the fastest that is exact; explicit: with the whole matrix of weights
+    'attention': choice('auto', 'sdpa', 'explicit'),  # auto: the fastest; explicit: with the whole matrix of weights
     # batch
     'total_batch_tokens': 524_288,  # tokens an optimizer step, over all processes
     'micro_batch': 0,  # sequences a forward pass and process; 0 finds the largest that fits
@@ -136,7 +136,8 @@ def check_config(config):
     for key in ('learning_rate', 'muon_lr', 'max_steps'):
         if config[key] <= 0:
             raise BadInput(f'{key}={config[key]} should be above 0')
-    for key in ('min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'eval_interval', 'checkpoint_interval', 'sample_interval'):
+    for key in ('min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'eval_interval', 'checkpoint_interval',
+                'sample_interval'):
         if config[key] < 0:
             raise BadInput(f'{key}={config[key]} should be 0 or more')
     if config['hellaswag_interval'] and (config['eval_interval'] < 1 or config['hellaswag_interval'] % config['eval_interval']):
@@ -227,8 +228,8 @@ def check_same_step(step, process):
     """Raises BadInput, in all processes, if they do not all resume at the same step."""
     steps = process.gather(step)
     if min(steps) != max(steps):
-        raise BadInput(f'the processes found different checkpoints (steps {min(steps):,.0f} to {max(steps):,.0f}): out_dir must '
-                       f'be a folder that all machines share')
+        raise BadInput(f'the processes found different checkpoints (steps {min(steps):,.0f} to {max(steps):,.0f}): '
+                       f'out_dir must be a folder that all machines share')
 
 
 def prepare_out_dir(config, meta, step, process):
@@ -276,7 +277,8 @@ def train(config, process, model, forward, optimizers, data, progress):
             tokens_per_s = config['total_batch_tokens'] / (time.perf_counter() - began)
             row |= {'lr': config['learning_rate'] * factor, 'tokens_per_s': round(tokens_per_s, 1),
                     'mfu': round(tokens_per_s * model.flops_per_token() / peak_flops, 4),
-                    'memory_gb': round(hardware.peak_memory(process.device) / 1e9, 3), 'elapsed_s': round(progress.elapsed_s, 3)}
+                    'memory_gb': round(hardware.peak_memory(process.device) / 1e9, 3),
+                    'elapsed_s': round(progress.elapsed_s, 3)}
             if is_due(progress.step, config['log_interval']) or progress.step == config['max_steps']:
                 metrics.log(step=progress.step, tokens=progress.tokens, **row)
             bar.update()
@@ -433,7 +435,8 @@ def write_sample(model, tokenizer, config, step, process):
         ids = generate(model, start, config['sample_tokens'], temperature=0.8, top_k=50, seed=config['seed'],
                        stop_tokens=(tokenizer.eot,))
     text = tokenizer.decode([i for i in ids[0].tolist() if i != tokenizer.eot])
-    with warn_if_unwritable('the sample'), atomic_write(os.path.join(config['out_dir'], 'samples', f'step_{step:07d}.txt')) as file:
+    path = os.path.join(config['out_dir'], 'samples', f'step_{step:07d}.txt')
+    with warn_if_unwritable('the sample'), atomic_write(path) as file:
         file.write(text.encode())
     process.print0(f'--- sample at step {step:,}\n{text}\n---')
 

@@ -29,7 +29,7 @@ from runtime.errors import BadInput, one_line_errors
 DEFAULTS = {
     # model
     'out_dir': 'out',  # a run's folder: its newest checkpoint is taken
-    'init_from': optional(str),  # instead of out_dir: a checkpoint file, a folder in Hugging Face's layout, or gpt2[-medium|-large|-xl]
+    'init_from': optional(str),  # instead of out_dir: a checkpoint file, Hugging Face folder, or gpt2[-medium|-large|-xl]
     'dtype': choice('bfloat16', 'float32', 'float16'),  # of the weights in the archive
     # deployment
     'name': 'scratchgpt',  # of the model, the endpoint and its configuration

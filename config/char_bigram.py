@@ -1,5 +1,5 @@
 # Bytes as tokens and no layers: a neural bigram model, the first model of every course. Seconds on a CPU.
-# Needs any text, such as a list of names, a line each: python corpus.py --source=names.txt --vocab_size=257 --out_dir=data/names
+# Needs any text, such as a list of names: python corpus.py --source=names.txt --vocab_size=257 --out_dir=data/names
 out_dir = 'out/char_bigram'
 data_dir = 'data/names'
 block_size = 64

@@ -19,8 +19,11 @@ class Metrics:
     """Writes rows to metrics.jsonl and, where the config says so, to TensorBoard and Weights & Biases."""
 
     def __init__(self, config: dict, from_step: int, is_first: bool = True):
-        """is_first: whether this process writes; on the others `log` does nothing. A run that resumes at from_step trains the steps after it and repeats the validation at it: rows of both
-        that an earlier start has left are removed first."""
+        """is_first: whether this process writes; on the others `log` does nothing.
+
+        A run that resumes at from_step trains the steps after it and repeats the validation at it, so the rows of both that
+        an earlier start has left are removed first.
+        """
         out_dir, self.writes = config['out_dir'], is_first
         if not is_first:
             return

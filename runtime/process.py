@@ -50,7 +50,7 @@ class Process:
         return self.sum([value if rank == self.rank else 0 for rank in range(self.world_size)])
 
     def compile(self, function, wanted):
-        """torch.compile of a function or model if that is wanted and possible here; else the same, after a line that says why."""
+        """The function or model, compiled if that is wanted and possible here; if it is not possible, a line says why."""
         reason = hardware.why_no_compile(self.device) if wanted else None
         if reason:
             self.print0(f'not compiled: {reason}')

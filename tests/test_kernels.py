@@ -456,15 +456,14 @@ def opcheck_samples():
     x, weight, bias = random(5, 24), random(24), random(24)
     targets = random_targets(5, 30)
     table = torch.randn(40, 24)
-    for op, arguments in (
+    yield from (
             (norm_kernels.layer_norm_op, (x, None, weight, bias, 1e-5, torch.float32)),
             (norm_kernels.layer_norm_op, (x, random(5, 24, dtype=torch.bfloat16), weight, None, 1e-5, torch.bfloat16)),
             (softmax_kernels.causal_softmax_op, (random(2, 5, 7), 0.3)),
             (loss_kernels.cross_entropy_op, (torch.randn(5, 40), targets, torch.ones(()), 30, -1, True)),
             (loss_kernels.scale_op, (torch.randn(5, 40), torch.tensor(0.5))),
             (loss_kernels.linear_cross_entropy_op, (x.detach(), table, targets, 30, -1, torch.float32, True, True)),
-            (loss_kernels.linear_cross_entropy_op, (x.detach(), table, targets, 30, -1, torch.bfloat16, True, False))):
-        yield op, arguments
+            (loss_kernels.linear_cross_entropy_op, (x.detach(), table, targets, 30, -1, torch.bfloat16, True, False)))
 
 
 @interpreted

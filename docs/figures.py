@@ -189,7 +189,7 @@ def draw_stream():
         model(torch.randint(512, (8, 64)))
         axis.plot(range(1, 49), sizes, label='c_proj smaller by 1/sqrt(2·n_layer)' if scaled else 'every matrix N(0, 0.02)')
     axis.set(xlabel='block', ylabel='std of the residual stream', ylim=(0, None))
-    axis.legend(frameon=False, loc='center right')
+    axis.legend(frameon=False, ncols=2, loc='lower center', bbox_to_anchor=(0.5, 1), fontsize=8)
     return figure
 
 

@@ -19,7 +19,7 @@ import zipfile
 import torch
 
 from runtime.errors import BadInput, first_line, warn
-from runtime.files import atomic_write, write_json
+from runtime.files import atomic_write, warn_if_unwritable, write_json
 
 NEWEST_KEPT = 3
 FIXED_BY_WEIGHTS = 'n_layer', 'n_head', 'n_embd', 'bias', 'block_size', 'vocab_size'
@@ -90,6 +90,14 @@ class BackgroundWriter:
         snapshot = self.copy(state, ())
         self.thread = threading.Thread(target=self.write, args=(snapshot,))
         self.thread.start()
+
+    def note_best(self, step, val_loss):
+        """Writes best.json if the validation loss of a step that has been saved is the lowest of those."""
+        if step == self.step and val_loss < read_best(self.out_dir)[1]:
+            self.wait()
+            if os.path.exists(checkpoint_path(self.out_dir, step)):
+                with warn_if_unwritable('best.json'):
+                    write_best(self.out_dir, step, val_loss)
 
     def copy(self, state, path):
         """A copy of nested dicts and lists with every tensor on the CPU; `path` is the tuple of keys that leads here."""

@@ -12,6 +12,7 @@ about text, files, optimizers or training: pretrained.py loads and saves weights
 
 Letters in shapes: B sequences, T tokens, C = n_embd, nh = n_head, hd = C / nh, V = vocab_size.
 """
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,14 +20,15 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
-from kernels import MAX_COLS, attention, cross_entropy, layer_norm, softmax
+from kernels import MAX_COLS, cross_entropy, layer_norm, softmax
+from kernels.attention import blocked_attention
 
 
 @dataclass
 class GPTConfig:
-    """The shape of a model and how it is computed. Raises ValueError that names the field and what would be right."""
+    """The shape of a model and how it is computed. A wrong value raises ValueError with a message for the user."""
     block_size: int = 1024
     vocab_size: int = 50257
     n_layer: int = 12
@@ -34,8 +36,10 @@ class GPTConfig:
     n_embd: int = 768
     dropout: float = 0.0
     bias: bool = True  # in the linear layers and layer norms, as GPT-2 has it
-    kernels: str = 'torch'  # or 'triton': our fused kernels
-    attention: str = 'auto'  # or 'sdpa': PyTorch's, 'explicit': with the whole (T, T) matrix of weights in memory
+    kernels: str = 'torch'  # 'torch': plain PyTorch; 'triton': our fused layer norm, loss and (if explicit) softmax
+    # How attention is computed. 'sdpa': PyTorch's fused kernel. 'explicit': the textbook's way, with the whole (T, T)
+    # matrix in memory. 'auto': ours for training on CPUs, 'sdpa' everywhere else.
+    attention: str = 'auto'
 
     def __post_init__(self):
         for name, allowed in (('kernels', ('torch', 'triton')), ('attention', ('auto', 'sdpa', 'explicit'))):
@@ -58,11 +62,11 @@ class GPTConfig:
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding in memory: matrix units want multiples of 128."""
-        return -(-self.vocab_size // 128) * 128
+        return math.ceil(self.vocab_size / 128) * 128
 
 
 class LayerNorm(nn.Module):
-    """Layer norm, alone or together with the residual add before it, so that one kernel may do both at once."""
+    """Layer norm, alone or fused with the residual add before it."""
 
     def __init__(self, config):
         super().__init__()
@@ -76,37 +80,38 @@ class LayerNorm(nn.Module):
         """(B, T, C) -> (B, T, C)"""
         return self.norm(x, self.weight, self.bias, 1e-5)
 
-    def add(self, x, update):
-        """(B, T, C), (B, T, C) -> the normalized sum and the sum itself, (B, T, C) each"""
-        return self.add_norm(x, update, self.weight, self.bias, 1e-5)
+    def add_and_norm(self, x, update):
+        """(B, T, C), (B, T, C) -> x + update and its layer norm, (B, T, C) each"""
+        y, x = self.add_norm(x, update, self.weight, self.bias, 1e-5)
+        return x, y
 
 
 class CausalSelfAttention(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.n_head, self.dropout, self.attention = config.n_head, config.dropout, config.attention
+        self.n_head, self.dropout, self.how = config.n_head, config.dropout, config.attention
         self.softmax = softmax.causal_softmax if config.kernels == 'triton' else softmax.causal_softmax_reference
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # q, k and v in one product
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x, attend=None):
-        """(B, T, C) -> (B, T, C). attend: takes the place of `self.attend`."""
+    def forward(self, x, attention_fn=None):
+        """(B, T, C) -> (B, T, C). attention_fn: used instead of `self.causal_attention` where it is given."""
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hd) each
-        y = (attend or self.attend)(q, k, v)  # (B, nh, T, hd)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hd) -> (B, nh, T, hd) each
+        y = (attention_fn or self.causal_attention)(q, k, v)  # (B, nh, T, hd)
         y = y.transpose(1, 2).reshape(B, T, C)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 
-    def attend(self, q, k, v):
+    def causal_attention(self, q, k, v):
         """softmax(q kᵀ / sqrt(hd)) v, where each token sees itself and those before it; (B, nh, T, hd) each."""
         dropout = self.dropout if self.training else 0.0
-        if self.attention == 'explicit':
+        if self.how == 'explicit':
             weights = self.softmax(q @ k.transpose(-2, -1), q.size(-1) ** -0.5)  # (B, nh, T, T)
             return F.dropout(weights, dropout) @ v
-        if self.attention == 'auto' and q.device.type == 'cpu' and torch.is_grad_enabled() and not dropout:
-            return attention.blocked_attention(q, k, v)  # three times as fast as PyTorch's there
+        if self.how == 'auto' and q.device.type == 'cpu' and torch.is_grad_enabled() and not dropout:
+            return blocked_attention(q, k, v)  # exact and causal too, and on CPUs three times as fast as PyTorch's
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
 
 
@@ -132,10 +137,25 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x, attend=None):
+    def forward(self, x, attention_fn=None):
         """The residual stream, (B, T, C) -> (B, T, C): x = x + attn(ln_1(x)), then x = x + mlp(ln_2(x))."""
-        y, x = self.ln_2.add(x, self.attn(self.ln_1(x), attend))
+        update = self.attn(self.ln_1(x), attention_fn)
+        x, y = self.ln_2.add_and_norm(x, update)  # x = x + update; y = ln_2(x)
         return x + self.mlp(y)
+
+
+def drop_padding(model, state, prefix, _local_metadata):
+    """A hook of state_dict(): saved weights have vocab_size rows, without the padding."""
+    key = prefix + 'transformer.wte.weight'
+    state[key] = state[key][:model.config.vocab_size]
+
+
+def add_padding(model, state, prefix, *_):
+    """A hook of load_state_dict(): loaded weights get their padding rows back, as zeros."""
+    key = prefix + 'transformer.wte.weight'
+    rows = model.config.padded_vocab_size - model.config.vocab_size
+    if key in state and state[key].size(0) == model.config.vocab_size and rows:
+        state[key] = F.pad(state[key], (0, 0, 0, rows))
 
 
 class GPT(nn.Module):
@@ -157,7 +177,8 @@ class GPT(nn.Module):
     @torch.no_grad()
     def init_weights(self):
         """N(0, 0.02), with residual projections smaller by 1/sqrt(2·n_layer), so that the variance of the residual
-        stream does not grow with depth (section 2.3 of the paper). Padding rows are zero and never get a gradient."""
+        stream does not grow with depth (section 2.3 of the paper). Padding rows are zero, and as the loss leaves them
+        out, they stay zero."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 scale = (2 * self.config.n_layer) ** -0.5 if name.endswith('c_proj.weight') else 1.0
@@ -173,12 +194,12 @@ class GPT(nn.Module):
         x = self.hidden(idx)  # (B, T, C)
         return self.head(x) if targets is None else self.loss(x, targets)
 
-    def hidden(self, idx: Tensor, positions: Tensor | None = None, attend: Sequence[Callable] | None = None) -> Tensor:
+    def hidden(self, idx: Tensor, positions: Tensor | None = None, attention_fns: Sequence[Callable] | None = None) -> Tensor:
         """(B, T) tokens -> the final hidden states, (B, T, C).
 
-        positions: (B, T), where each token stands; None for 0, 1, 2, ...
-        attend: for each layer a function that takes the place of its attention, (B, nh, T, hd) queries, keys and values
-            -> (B, nh, T, hd). Generation attends with it to cached keys, evaluation to several endings of one context.
+        positions: (B, T), the position of each token; None for 0, 1, 2, ...
+        attention_fns: for each layer a function (q, k, v) -> y, (B, nh, T, hd) each, that replaces its causal attention.
+            With it, generation reads cached keys and values, and evaluation scores several endings of one context.
         """
         T = idx.size(1)
         if positions is None and T > self.config.block_size:
@@ -187,9 +208,9 @@ class GPT(nn.Module):
         x = F.dropout(self.transformer.wte(idx) + wpe, self.config.dropout, self.training)  # (B, T, C)
         for i, block in enumerate(self.transformer.h):
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
+                x = recompute_in_backward(block, x, use_reentrant=False)
             else:
-                x = block(x, attend[i] if attend else None)
+                x = block(x, attention_fns[i] if attention_fns else None)
         return self.transformer.ln_f(x)
 
     def head(self, x: Tensor) -> Tensor:
@@ -204,7 +225,10 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def generate(self, idx: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
-        """(B, T) -> (B, T + max_new_tokens): recomputes the last block_size tokens for every new one."""
+        """(B, T) -> (B, T + max_new_tokens): recomputes the last block_size tokens for every new one.
+
+        Call model.eval() first, else dropout is active.
+        """
         for _ in range(max_new_tokens):
             logits = self.head(self.hidden(idx[:, -self.config.block_size:])[:, -1]).float()  # (B, V)
             if top_k is not None:
@@ -223,23 +247,9 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters()) - padding
 
     def flops_per_token(self) -> int:
-        """Floating-point operations of forward and backward per token: 6 for each weight that multiplies, and
+        """Floating-point operations of forward and backward per token: 6 for each weight of a matrix, and
         12·n_layer·n_embd·block_size for attention (Chowdhery et al. 2022, "PaLM", appendix B)."""
         config = self.config
         matrices = sum(p.numel() for p in self.transformer.h.parameters() if p.dim() == 2)
         head = config.vocab_size * config.n_embd
         return 6 * (matrices + head) + 12 * config.n_layer * config.n_embd * config.block_size
-
-
-def drop_padding(model, state, prefix, _):
-    """Saved weights have vocab_size rows."""
-    key = prefix + 'transformer.wte.weight'
-    state[key] = state[key][:model.config.vocab_size]
-
-
-def add_padding(model, state, prefix, *_):
-    """Loaded weights get their padding rows back, as zeros."""
-    key = prefix + 'transformer.wte.weight'
-    rows = model.config.padded_vocab_size - model.config.vocab_size
-    if key in state and state[key].size(0) == model.config.vocab_size and rows:
-        state[key] = F.pad(state[key], (0, 0, 0, rows))

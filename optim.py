@@ -3,14 +3,13 @@
     optimizers = Optimizers(model, config, process)
     optimizers.set_learning_rate(0.5)            # share of every group's highest rate
     optimizers.scale(loss).backward()
-    grad_norm = optimizers.clip_gradients(1.0)
+    optimizers.unscale_gradients()               # now gradients may be looked at and clipped
     optimizers.step()
 
 Muon: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". AdamW: Loshchilov and Hutter 2019,
 "Decoupled Weight Decay Regularization". With zero=True, each process keeps the states of its share of the parameters
 (Rajbhandari et al. 2020, "ZeRO", stage 1). Knows nothing about data or the training loop.
 """
-import math
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ class Optimizers:
     """What updates the parameters, as one thing with one state: the optimizers and the loss scaler that float16 needs."""
 
     def __init__(self, model, config: dict, process):
-        self.model, self.qkv_parts = model, []
+        self.qkv_parts = []
         if config['optimizer'] == 'muon':
             weights = [block.attn.c_attn.weight for block in model.transformer.h]
             self.qkv_parts = [(weight, qkv_parts(weight)) for weight in weights]
@@ -37,21 +36,24 @@ class Optimizers:
         """The loss to call backward on: times a large number in float16, so that small gradients are not rounded to 0."""
         return self.scaler.scale(loss)
 
-    def clip_gradients(self, max_norm: float) -> Tensor:
-        """Scales the gradient down to max_norm (0: leaves it) and returns the norm that it had, over all parameters."""
+    def unscale_gradients(self):
+        """Divides the gradients by what `scale` multiplied the loss with. Call it after the last backward of a step."""
         share_qkv_grads(self.qkv_parts)
         for optimizer in self.list:
             self.scaler.unscale_(optimizer)
-        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm or math.inf)
+
+    @property
+    def uses_loss_scaling(self) -> bool:
+        return self.scaler.is_enabled()
+
+    def learning_rate(self) -> float:
+        """AdamW's present rate; Muon's follows the same schedule from another peak."""
+        return self.list[0].param_groups[0]['lr']
 
     def step(self):
         for optimizer in self.list:
             self.scaler.step(optimizer)
         self.scaler.update()
-
-    def skips_overflow(self) -> bool:
-        """Whether `step` itself leaves out a step whose gradient is not finite, and then scales the loss less."""
-        return self.scaler.is_enabled()
 
     def state_dict(self) -> dict:
         """On the first process; under ZeRO all processes must call it, since each has a share."""
@@ -67,11 +69,6 @@ class Optimizers:
             optimizer.load_state_dict(saved)
         if state['scaler']:
             self.scaler.load_state_dict(state['scaler'])
-
-
-def n_optimizers(config):
-    """How many optimizers a run of this config has, as a checkpoint holds them."""
-    return 2 if config['optimizer'] == 'muon' and config['n_layer'] else 1
 
 
 def build_optimizers(model, all_qkv_parts, config, process):

@@ -36,7 +36,7 @@ from runtime import hardware, report
 from runtime.errors import BadInput, one_line_errors, warn
 from runtime.files import atomic_write, copy_file, make_folder, warn_if_unwritable
 from runtime.metrics import Metrics, read_metrics
-from runtime.micro_batch import choose_micro_batch, sequences_per_process, suggest_smaller
+from runtime.micro_batch import choose_micro_batch, out_of_memory_hint, sequences_per_process
 from runtime.process import Process
 from runtime.stop import Stopped, StopSignals
 
@@ -57,8 +57,8 @@ DEFAULTS = {
     'kernels': choice('torch', 'triton'),  # triton: our fused kernels
     'attention': choice('auto', 'sdpa', 'explicit'),  # auto: the fastest; explicit: with the whole matrix of weights
     # batch
-    'total_batch_tokens': 524_288,  # tokens an optimizer step, over all processes
-    'micro_batch': 0,  # sequences a forward pass and process; 0 finds the largest that fits
+    'total_batch_tokens': 524_288,  # tokens per optimizer step, over all processes
+    'micro_batch': 0,  # sequences per forward pass on each process; 0 finds the largest that fits
     'max_steps': 19_073,  # optimizer steps
     # optimizer
     'optimizer': choice('adamw', 'muon'),  # muon: Muon for the blocks' matrices, AdamW for the rest
@@ -77,7 +77,7 @@ DEFAULTS = {
     'eval_tokens': 2_097_152,  # validation tokens, the same ones every time (at most what there is)
     'patience': 0,  # validations in a row without a better loss after which the run ends; 0: none
     'hellaswag_interval': 0,  # steps between HellaSwag scores, together with a validation; 0 for none
-    'hellaswag_examples': 1000,  # how many of its 10,042 examples, the first ones
+    'hellaswag_examples': 1000,  # the first so many of its 10,042 examples
     'hellaswag_source': optional(str),  # a .jsonl file as published; None: from the hub
     'sample_interval': 1000,  # steps between samples of text; 0 for none
     'sample_tokens': 100,  # length of a sample
@@ -92,36 +92,33 @@ DEFAULTS = {
     'activation_checkpointing': False,  # recompute each block in the backward pass: a third more time, far less memory
     'zero': False,  # several processes: each keeps the optimizer states of its share of the weights alone (ZeRO-1)
 }
-MAX_SKIPPED_STEPS = 5  # in a row, as their loss or gradient is not finite, before the run ends
+MAX_SKIPPED_STEPS = 5  # after so many steps in a row without a finite loss and gradient the run ends
 
 
 def main(config):
     check_config(config)
-    process = Process(config)
+    process = Process(config)  # rank, device, number format
     data = open_data(config, process)
-    state = checkpoint.resume(config, data.meta)  # None for a fresh run
-    weights = None
-    if state is None and config['init_from'] not in ('auto', 'scratch'):
-        weights = pretrained.load_to_train(config, data.meta)
-    config = complete_config(config, data.meta, state, weights)
-    model = build_model(config, state, weights, process.device)
-    forward = process.compile(model, process.device.type == 'cuda' if config['compile'] is None else config['compile'])
-    data.train.batch_size = data.val.batch_size = choose_micro_batch(forward, config, process)
+    saved = checkpoint.resume(config, data.meta)  # the dict of a checkpoint, or None for a fresh run
+    raw_model, config = build_model(config, data.meta, saved, process.device)
+    # `model` computes losses: compiled, and averaging gradients over processes. `raw_model` is the same GPT, unwrapped.
+    model = process.compile(raw_model, process.device.type == 'cuda' if config['compile'] is None else config['compile'])
+    data.train.batch_size = data.val.batch_size = choose_micro_batch(model, config, process)
     if process.world_size > 1:
-        forward = DistributedDataParallel(forward, gradient_as_bucket_view=True)
-    optimizers = Optimizers(model, config, process)
-    progress = restore(state, optimizers, data.train)
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    optimizers = Optimizers(raw_model, config, process)
+    progress = restore(saved, optimizers, data.train)
     check_same_step(progress.step, process)
     n_val_tokens = n_val_sequences(config, data.val) * config['block_size']
-    report.announce(config, process, model.n_params(), data.train, n_val_tokens, progress.step)
+    report.announce(config, process, raw_model.n_params(), data.train, n_val_tokens, progress.step)
     if is_done(config, progress.step):
         limit = '--max_steps' if progress.step >= config['max_steps'] else '--patience'
         process.print0(f'{config["out_dir"]} is at its end, step {progress.step:,}; a larger {limit} trains on')
     else:
-        warn_if_rate_rises(config, state, process)
-        del state, weights  # their memory is the run's
-        prepare_out_dir(config, data.meta, progress.step, process)  # nothing is written before everything has been checked
-        train(config, process, model, forward, optimizers, data, progress)
+        warn_if_rate_rises(config, saved, process)
+        del saved  # frees the memory of its tensors
+        prepare_out_dir(config, data.meta, progress.step, process)  # nothing is written before everything is checked
+        train(config, process, raw_model, model, optimizers, data, progress)
         report.summarize(config, process, progress, is_done(config, progress.step), data.meta.get('val_xz_bits_per_byte'))
     process.end()
 
@@ -148,17 +145,18 @@ def check_config(config):
 class Data(NamedTuple):
     train: shards.BatchLoader
     val: shards.BatchLoader
-    meta: dict  # what meta.json says of the shards
+    meta: dict  # of meta.json: vocab_size, tokenizer_sha256, ...
     tokenizer: Tokenizer
-    questions: dict  # of HellaSwag; empty where it is not wanted
+    hellaswag: dict  # its questions; empty where it is not wanted
 
 
 def open_data(config, process):
     """The training and validation data. Raises BadInput where it cannot be used."""
     meta = shards.load_meta(config['data_dir'], quiet=not process.is_first)
     tokenizer = shards.load_tokenizer(config['data_dir'], meta)
-    train, val = (shards.BatchLoader(config['data_dir'], split, config['block_size'], 1, config['seed'],
-                                     process.rank, process.world_size, meta) for split in ('train', 'val'))
+    train, val = (shards.BatchLoader(config['data_dir'], split, config['block_size'], batch_size=1, seed=config['seed'],
+                                     rank=process.rank, world_size=process.world_size, meta=meta)
+                  for split in ('train', 'val'))  # the batch size is set once the model is there
     questions = {}
     if config['hellaswag_interval']:
         examples = hellaswag.load(config['hellaswag_source'], config['hellaswag_examples'])
@@ -166,41 +164,34 @@ def open_data(config, process):
     return Data(train, val, meta, tokenizer, questions)
 
 
-def complete_config(config, meta, state, weights):
-    """The config with what the data, the checkpoint or the given weights determine."""
+def build_model(config, meta, saved, device):
+    """(GPT, complete config) of this run: fresh, with the weights of its checkpoint, or with those that init_from names."""
     config = {**config, 'vocab_size': meta['vocab_size']}
-    if state:
-        config['init_from'] = state['config']['init_from']
-    if weights:
-        config.update({key: getattr(weights.config, key) for key in checkpoint.FIXED_BY_WEIGHTS})
-    return config
-
-
-def build_model(config, state, weights, device):
-    """The GPT of this run: with the given weights, those of the checkpoint, or fresh ones."""
     if config['kernels'] == 'triton' and kernels.unavailable(device):
         raise BadInput(f'kernels=triton: {kernels.unavailable(device)}; --kernels=torch runs everywhere')
-    if weights:
-        model = weights
+    if saved is None and config['init_from'] not in ('auto', 'scratch'):
+        model = pretrained.load_to_train(config, meta)
+        config.update({key: getattr(model.config, key) for key in checkpoint.FIXED_BY_WEIGHTS})
     else:
         torch.manual_seed(config['seed'])
         model = GPT(pretrained.model_config(config))
-        if state:
-            model.load_state_dict(state['model'])
+        if saved:
+            model.load_state_dict(saved['model'])
+            config['init_from'] = saved['config']['init_from']
     model.activation_checkpointing = config['activation_checkpointing']
-    return model.to(device)
+    return model.to(device), config
 
 
 @dataclass
 class Progress:
-    """Where a run stands: what a checkpoint holds beside weights and optimizer states."""
+    """Where a run stands. A checkpoint holds these fields beside weights and optimizer states."""
     step: int = 0  # optimizer steps made
     sequence_index: int = 0  # position in the data
     tokens: int = 0
     elapsed_s: float = 0.0  # wall-clock time over all starts
     train_s: float = 0.0  # of which in optimizer steps
     best_val_loss: float = math.inf
-    best_step: int = 0  # where it was
+    best_step: int = 0  # the step with that loss
 
     def advance(self, config, train_data, step_s, elapsed_s):
         """Counts a step that was made."""
@@ -211,15 +202,15 @@ class Progress:
         self.elapsed_s = elapsed_s
 
 
-def restore(state, optimizers, train_data):
+def restore(saved, optimizers, train_data):
     """Puts optimizers and data where the checkpoint was; returns the Progress."""
-    if state is None:
+    if saved is None:
         return Progress()
-    optimizers.load_state_dict(state)
-    if state['train_tokens'] != train_data.n_tokens:
-        warn(f'the data had {state["train_tokens"]:,} tokens to train on and now has {train_data.n_tokens:,}: '
+    optimizers.load_state_dict(saved)
+    if saved['train_tokens'] != train_data.n_tokens:
+        warn(f'the data had {saved["train_tokens"]:,} tokens to train on and now has {train_data.n_tokens:,}: '
              f'from here on the sequences come in another order than they would have')
-    progress = Progress(**{key: state[key] for key in Progress.__dataclass_fields__})
+    progress = Progress(**{key: saved[key] for key in Progress.__dataclass_fields__})
     train_data.seek(progress.sequence_index)
     return progress
 
@@ -232,6 +223,32 @@ def check_same_step(step, process):
                        f'out_dir must be a folder that all machines share')
 
 
+def is_done(config, step):
+    """Whether the run has reached its end: by metrics.jsonl, the last validation was made at this step, and was the last."""
+    rows = [row for row in read_metrics(config['out_dir']) if 'val_loss' in row]
+    if not rows or rows[-1]['step'] != step:
+        return False
+    best = min(rows, key=lambda row: row['val_loss'])
+    return step >= config['max_steps'] or out_of_patience(step, best['step'], config)
+
+
+def out_of_patience(step, best_step, config):
+    """Whether `patience` validations in a row have brought no better loss."""
+    steps = config['patience'] * config['eval_interval']
+    return steps > 0 and step - best_step >= steps
+
+
+def warn_if_rate_rises(config, saved, process):
+    """Warns if a resumed run starts with a much higher learning rate than it stopped with."""
+    step = saved['step'] if saved else 0
+    if step > config['warmup_steps']:
+        before = saved['config']['learning_rate'] * learning_rate_factor(step - 1, saved['config'])
+        now = config['learning_rate'] * learning_rate_factor(step, config)
+        if now > 1.5 * before:
+            process.print0(f'the learning rate had come down to {before:.2g} and goes back up to {now:.2g}: '
+                           f'the loss will rise first')
+
+
 def prepare_out_dir(config, meta, step, process):
     if process.is_first:
         make_folder(os.path.join(config['out_dir'], 'samples'))
@@ -241,48 +258,48 @@ def prepare_out_dir(config, meta, step, process):
         report.write_run_info(config, process, step)
 
 
-def train(config, process, model, forward, optimizers, data, progress):
-    """The loop. Each turn saves, evaluates and samples where that is due, and then makes an optimizer step."""
+def train(config, process, raw_model, model, optimizers, data, progress):
+    """The loop. Each turn saves, validates and samples where that is due, and then makes an optimizer step.
+
+    It saves first, so that a resumed run repeats the validation at its step and nothing else has to be kept of a turn.
+    """
     stop = StopSignals(process)
     writer = checkpoint.BackgroundWriter(config['out_dir'], progress.step)
     metrics = Metrics(config, progress.step, process.is_first)
     peak_flops = hardware.measure_peak_flops(process.device, process.dtype) * process.world_size
-    report.warn_if_slow(config, process, model.flops_per_token(), peak_flops)
-    started, n_skipped = time.perf_counter() - progress.elapsed_s, 0
+    report.warn_if_slow(config, process, raw_model.flops_per_token(), peak_flops)
     bar = tqdm(total=config['max_steps'], initial=progress.step, unit='step', dynamic_ncols=True,
                disable=not process.is_first, mininterval=0.2 if sys.stderr.isatty() else 15)
+    run_started = time.perf_counter() - progress.elapsed_s
+    n_skipped = 0
     try:
         while True:
             step, last = progress.step, progress.step == config['max_steps']
             if last or is_due(step, config['checkpoint_interval']):
-                save(writer, model, optimizers, config, data, progress, process)
+                save(writer, raw_model, optimizers, config, data, progress, process)
             if last or is_due(step, config['eval_interval']):
-                scores = evaluate(forward, data, config, process, stop)
-                if data.questions and (last or is_due(step, config['hellaswag_interval'])):
-                    scores |= evaluate_hellaswag(model, data.questions, process, stop)
+                scores = evaluate(model, raw_model, data, config, process, stop, step, last)
                 metrics.log(step=step, tokens=progress.tokens, **scores)
                 report_scores(scores, config, step, process)
-                update_best(scores['val_loss'], config, progress, writer, process)
+                update_best(scores['val_loss'], progress, writer, process)
                 if out_of_patience(step, progress.best_step, config):
-                    save(writer, model, optimizers, config, data, progress, process)
+                    save(writer, raw_model, optimizers, config, data, progress, process)
                     break
-            if process.is_first and step and config['sample_interval'] and (last or is_due(step, config['sample_interval'])):
-                write_sample(model, data.tokenizer, config, step, process)
+            if config['sample_interval'] and step and (last or is_due(step, config['sample_interval'])):
+                write_sample(raw_model, data.tokenizer, config, step, process)
             if last:
                 break
-            factor, began = learning_rate_factor(step, config), time.perf_counter()
-            optimizers.set_learning_rate(factor)
-            row = train_step(model, forward, optimizers, data.train, config, process, stop)
-            progress.advance(config, data.train, time.perf_counter() - began, time.perf_counter() - started)
-            tokens_per_s = config['total_batch_tokens'] / (time.perf_counter() - began)
-            row |= {'lr': config['learning_rate'] * factor, 'tokens_per_s': round(tokens_per_s, 1),
-                    'mfu': round(tokens_per_s * model.flops_per_token() / peak_flops, 4),
-                    'memory_gb': round(hardware.peak_memory(process.device) / 1e9, 3),
-                    'elapsed_s': round(progress.elapsed_s, 3)}
-            if is_due(progress.step, config['log_interval']) or progress.step == config['max_steps']:
+            step_started = time.perf_counter()
+            optimizers.set_learning_rate(learning_rate_factor(step, config))
+            row = train_step(raw_model, model, optimizers, data.train, config, process, stop)
+            step_s = time.perf_counter() - step_started
+            progress.advance(config, data.train, step_s, time.perf_counter() - run_started)
+            row |= speed(raw_model, config, progress, process, step_s, peak_flops)
+            if progress.step == config['max_steps'] or is_due(progress.step, config['log_interval']):
                 metrics.log(step=progress.step, tokens=progress.tokens, **row)
             bar.update()
-            bar.set_postfix_str(f'loss {row["loss"]:.3f}, {tokens_per_s:,.0f} tok/s, MFU {row["mfu"]:.0%}', refresh=False)
+            bar.set_postfix_str(f'loss {row["loss"]:.3f}, {row["tokens_per_s"]:,.0f} tok/s, MFU {row["mfu"]:.0%}',
+                                refresh=False)
             n_skipped = n_skipped + 1 if 'skipped' in row else 0
             if n_skipped:
                 process.print0(f'step {progress.step:,}: loss or gradient is not finite; the step was skipped')
@@ -290,10 +307,10 @@ def train(config, process, model, forward, optimizers, data, progress):
                 writer.wait()
                 raise Diverged(n_skipped, checkpoint.list_checkpoints(config['out_dir']))
             stop.check()
-    except Stopped:  # perhaps in the middle of a step or an evaluation, which is left out
-        model.zero_grad(set_to_none=True)
+    except Stopped:  # if it came during a step or a validation, that one is not counted
+        raw_model.zero_grad(set_to_none=True)
         data.train.seek(progress.sequence_index)
-        save(writer, model, optimizers, config, data, progress, process)
+        save(writer, raw_model, optimizers, config, data, progress, process)
     bar.close()
     writer.wait()
 
@@ -317,47 +334,57 @@ def learning_rate_factor(step, config):
         return (step + 1) / warmup
     if config['schedule'] == 'constant':
         return 1.0
-    begin = warmup if config['schedule'] == 'cosine' else max(warmup, max_steps * (1 - config['wsd_decay']))
+    if config['schedule'] == 'cosine':
+        passed = min(1.0, (step - warmup) / max(1, max_steps - warmup))
+        return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * passed))
+    begin = max(warmup, max_steps * (1 - config['wsd_decay']))  # 'wsd': warm-up, stable, decay (Hu et al. 2024, "MiniCPM")
     passed = min(1.0, max(0.0, (step - begin) / max(1, max_steps - begin)))
-    if config['schedule'] == 'wsd':
-        return 1 - passed * (1 - lowest)
-    return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * passed))
+    return 1 - passed * (1 - lowest)
 
 
-def train_step(model, forward, optimizers, train_data, config, process, stop):
-    """One optimizer step over all processes -> {'loss', 'grad_norm'}, the start of its row in metrics.jsonl.
+def train_step(raw_model, model, optimizers, train_data, config, process, stop):
+    """One optimizer step over all processes -> its row in metrics.jsonl, to which `speed` adds.
 
-    Micro-batch by micro-batch, with one exchange of gradients after the last. Loss and gradient are averaged over all
-    non-ignored targets of the global batch; grad_norm is the gradient's before clipping. If either is not finite, the
-    weights stay as they are and the row says 'skipped'. Raises Stopped between two micro-batches on a CPU, where a step
-    may take minutes.
+    Loss and gradient are averaged over all non-ignored targets of the global batch; grad_norm is the gradient's before
+    clipping. If either is not finite, the weights stay as they are and the row says 'skipped'. On a CPU, where a step may
+    take minutes, it raises Stopped between two micro-batches.
     """
     n_micro = sequences_per_process(config, process) // train_data.batch_size
-    n_targets = max(1, train_data.count_targets(config['total_batch_tokens'] // config['block_size']))
-    loss = torch.zeros((), device=process.device)
-    with suggest_smaller(train_data.batch_size):
+    n_targets = max(1, train_data.count_targets(config['total_batch_tokens'] // config['block_size']))  # of the whole step
+    total = torch.zeros((), device=process.device)
+    with out_of_memory_hint(train_data.batch_size):
         for micro_step in range(n_micro):
             if micro_step and process.device.type == 'cpu':
                 stop.check()
             x, y = next_batch(train_data, config, process)  # (B, T) each
-            forward.require_backward_grad_sync = micro_step == n_micro - 1  # what DDP.no_sync() sets
+            model.require_backward_grad_sync = micro_step == n_micro - 1  # DDP exchanges gradients after the last one only
             with process.autocast():
-                micro_loss = forward(x, y) * ((y != -1).sum() * process.world_size / n_targets)
-            optimizers.scale(micro_loss).backward()
-            loss += micro_loss.detach()
-    grad_norm = optimizers.clip_gradients(config['grad_clip'])
-    loss, grad_norm = (total / process.world_size for total in process.sum([loss, grad_norm]))
-    row = {'loss': loss, 'grad_norm': grad_norm}
-    if math.isfinite(loss) and (math.isfinite(grad_norm) or optimizers.skips_overflow()):
+                # model(x, y) is a mean over this micro-batch. DDP divides gradients by world_size, which is undone here.
+                loss = model(x, y) * ((y != -1).sum() * process.world_size / n_targets)
+            optimizers.scale(loss).backward()
+            total += loss.detach()
+    optimizers.unscale_gradients()
+    grad_norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), config['grad_clip'] or math.inf)
+    loss, grad_norm = (value / process.world_size for value in process.sum([total, grad_norm]))
+    row = {'loss': loss, 'lr': optimizers.learning_rate(), 'grad_norm': grad_norm}
+    # In float16 the scaler itself skips a step whose gradient overflowed, and then scales the loss less.
+    if math.isfinite(loss) and (math.isfinite(grad_norm) or optimizers.uses_loss_scaling):
         optimizers.step()
     else:
         row['skipped'] = True
-    model.zero_grad(set_to_none=True)
+    raw_model.zero_grad(set_to_none=True)
     return row
 
 
+def speed(raw_model, config, progress, process, step_s, peak_flops):
+    """What a row of metrics.jsonl says about the machine. mfu: the share of the rate measured for a matrix product."""
+    tokens_per_s = config['total_batch_tokens'] / step_s
+    return {'tokens_per_s': round(tokens_per_s, 1), 'mfu': round(tokens_per_s * raw_model.flops_per_token() / peak_flops, 4),
+            'memory_gb': round(hardware.peak_memory(process.device) / 1e9, 3), 'elapsed_s': round(progress.elapsed_s, 3)}
+
+
 def next_batch(train_data, config, process):
-    """The next (x, y) on the device. Dropout is seeded by the position in the data, so that a resumed run drops the same."""
+    """The next (x, y), (B, T) each, on the device. Dropout is seeded by the position in the data: a resumed run repeats it."""
     if config['dropout']:
         position = train_data.sequence_index + process.rank * train_data.batch_size
         torch.manual_seed(config['seed'] + position * 1_000_003)
@@ -371,55 +398,51 @@ def n_val_sequences(config, val_data):
     return max(1, min(config['eval_tokens'] // config['block_size'], val_data.n_sequences))
 
 
+def evaluate(model, raw_model, data, config, process, stop, step, last):
+    """{'val_loss': ..., 'val_ppl': ..., 'val_bpb': ...}, and HellaSwag's scores where they are due. Raises Stopped.
+
+    All processes call this and get the same scores. Further evaluations of a run belong here.
+    """
+    scores = validation_loss(model, data, config, process, stop)
+    if data.hellaswag and (last or is_due(step, config['hellaswag_interval'])):
+        results = hellaswag.accuracies(raw_model, data.hellaswag, process, check_stop=stop.check)
+        scores |= {f'hellaswag_{name}': results[name] for name in ('acc', 'acc_norm', 'acc_norm_stderr')}
+    return scores
+
+
 @torch.no_grad()
-def evaluate(forward, data, config, process, stop):
-    """Validation loss in nats a token, perplexity and bits per byte, over the same sequences at every call.
+def validation_loss(model, data, config, process, stop):
+    """Loss in nats per token, perplexity and bits per byte, over the same sequences at every call.
 
     Every process takes its share; sums and counts are added up, not means. Sequences past the last are masked, so
-    that shapes stay the same and nothing is compiled again. Raises Stopped.
+    that shapes stay the same and nothing is compiled again.
     """
     val, n_sequences = data.val, n_val_sequences(config, data.val)
     token_bytes = torch.from_numpy(data.tokenizer.token_lengths()).to(process.device)  # (V,)
     nats, n_tokens, n_bytes = (torch.zeros((), dtype=torch.float32 if process.device.type == 'mps' else torch.float64,
                                            device=process.device) for _ in range(3))
     val.seek(0)
-    forward.eval()
+    model.eval()
     try:
-        while val.sequence_index < n_sequences:
-            n_here = min(val.batch_size, max(0, n_sequences - val.sequence_index - process.rank * val.batch_size))
+        while val.sequence_index < n_sequences:  # the index counts the sequences of all processes
+            first = val.sequence_index + process.rank * val.batch_size  # of this process's batch
             x, y = (tensor.to(process.device) for tensor in val.next())  # (B, T) each
-            y[n_here:] = -1
+            y[max(0, n_sequences - first):] = -1
             counted = y != -1
             n_bytes += token_bytes[y[counted]].sum()
             n_tokens += counted.sum()
             with process.autocast():
-                nats += forward(x, y) * counted.sum()
+                nats += model(x, y) * counted.sum()
             stop.check()
     finally:
-        forward.train()
+        model.train()
     nats, n_tokens, n_bytes = process.sum([nats, n_tokens, n_bytes])
     loss = nats / max(1, n_tokens)
     return {'val_loss': loss, 'val_ppl': math.exp(min(loss, 700)), 'val_bpb': nats / math.log(2) / max(1, n_bytes)}
 
 
-def update_best(val_loss, config, progress, writer, process):
-    """Notes the best validation loss so far, and in best.json which checkpoint has it."""
-    if val_loss < progress.best_val_loss:
-        progress.best_val_loss, progress.best_step = val_loss, progress.step
-    if process.is_first and writer.step == progress.step and val_loss < checkpoint.read_best(config['out_dir'])[1]:
-        writer.wait()
-        if os.path.exists(checkpoint.checkpoint_path(config['out_dir'], progress.step)):
-            with warn_if_unwritable('best.json'):
-                checkpoint.write_best(config['out_dir'], progress.step, val_loss)
-
-
-def evaluate_hellaswag(model, questions, process, stop):
-    scores = hellaswag.accuracies(model, questions, process, check_stop=stop.check)
-    return {f'hellaswag_{name}': scores[name] for name in ('acc', 'acc_norm', 'acc_norm_stderr')}
-
-
 def report_scores(scores, config, step, process):
-    """Prints the scores of an evaluation, and draws the curves anew."""
+    """Prints the scores of a validation, and draws the run's curves again."""
     of_hellaswag = f', HellaSwag acc_norm {scores["hellaswag_acc_norm"]:.4f}' if 'hellaswag_acc_norm' in scores else ''
     process.print0(f'step {step:,}: validation loss {scores["val_loss"]:.4f}, perplexity {scores["val_ppl"]:.2f}, '
                    f'{scores["val_bpb"]:.4f} bits per byte{of_hellaswag}')
@@ -428,11 +451,21 @@ def report_scores(scores, config, step, process):
             plot.draw_if_possible(config['out_dir'])
 
 
-def write_sample(model, tokenizer, config, step, process):
-    """Prints a text that starts a document, and writes it to OUT_DIR/samples."""
+def update_best(val_loss, progress, writer, process):
+    """Remembers the best validation of the run, and in best.json the best one at a step that has a checkpoint."""
+    if val_loss < progress.best_val_loss:
+        progress.best_val_loss, progress.best_step = val_loss, progress.step
+    if process.is_first:
+        writer.note_best(progress.step, val_loss)
+
+
+def write_sample(raw_model, tokenizer, config, step, process):
+    """The first process prints a text that starts a document, and writes it to OUT_DIR/samples."""
+    if not process.is_first:
+        return
     start = torch.tensor([[tokenizer.eot]], device=process.device)
     with process.autocast():
-        ids = generate(model, start, config['sample_tokens'], temperature=0.8, top_k=50, seed=config['seed'],
+        ids = generate(raw_model, start, config['sample_tokens'], temperature=0.8, top_k=50, seed=config['seed'],
                        stop_tokens=(tokenizer.eot,))
     text = tokenizer.decode([i for i in ids[0].tolist() if i != tokenizer.eot])
     path = os.path.join(config['out_dir'], 'samples', f'step_{step:07d}.txt')
@@ -441,40 +474,15 @@ def write_sample(model, tokenizer, config, step, process):
     process.print0(f'--- sample at step {step:,}\n{text}\n---')
 
 
-def save(writer, model, optimizers, config, data, progress, process):
+def save(writer, raw_model, optimizers, config, data, progress, process):
     """Writes everything that a bit-exact continuation needs: copied now, written in the background by the first process."""
-    if progress.step in (0, writer.step):
+    if progress.step in (0, writer.step):  # nothing to save, or saved already
         return
     writer.step = progress.step
-    states = optimizers.state_dict()
+    states = optimizers.state_dict()  # on all processes: under ZeRO each has a share of it
     if process.is_first:
-        writer.save({'model': model.state_dict(), **states, 'config': config,
+        writer.save({'model': raw_model.state_dict(), **states, 'config': config,
                      'tokenizer_sha256': data.meta['tokenizer_sha256'], 'train_tokens': data.train.n_tokens, **vars(progress)})
-
-
-def out_of_patience(step, best_step, config):
-    """Whether so many validations in a row have brought no better loss that the run ends."""
-    return 0 < config['patience'] * config['eval_interval'] <= step - best_step
-
-
-def is_done(config, step):
-    """Whether the run has come to its end, and the validation there is written down."""
-    rows = [row for row in read_metrics(config['out_dir']) if 'val_loss' in row]
-    if not rows or rows[-1]['step'] != step:
-        return False
-    best = min(rows, key=lambda row: row['val_loss'])
-    return step >= config['max_steps'] or out_of_patience(step, best['step'], config)
-
-
-def warn_if_rate_rises(config, state, process):
-    """Says so if a resumed run starts with a much higher learning rate than it stopped with."""
-    step = state['step'] if state else 0
-    if step > config['warmup_steps']:
-        before = state['config']['learning_rate'] * learning_rate_factor(step - 1, state['config'])
-        now = config['learning_rate'] * learning_rate_factor(step, config)
-        if now > 1.5 * before:
-            process.print0(f'the learning rate had come down to {before:.2g} and goes back up to {now:.2g}: '
-                           f'the loss will rise first')
 
 
 if __name__ == '__main__':

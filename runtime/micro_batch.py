@@ -67,7 +67,7 @@ def fits(forward, micro_batch, config, process):
 
 
 @contextlib.contextmanager
-def suggest_smaller(micro_batch):
+def out_of_memory_hint(micro_batch):
     """Turns running out of memory in training into a line that says which settings need less."""
     try:
         yield

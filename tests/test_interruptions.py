@@ -273,13 +273,13 @@ def test_a_full_disk_costs_a_warning_each_and_no_checkpoint(small_disk, data_dir
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_several_in_a_row_end_the_run(tmp_path, data_dir, monkeypatch, capsys):
-    real, bad, steps = train.Optimizers.clip_gradients, {5, 6}, itertools.count()
+    real, bad, steps = train.Optimizers.unscale_gradients, {5, 6}, itertools.count()
 
-    def clip_gradients(optimizers, max_norm):
+    def unscale_gradients(optimizers):
         if next(steps) in bad:
-            optimizers.model.transformer.wpe.weight.grad[0, 0] = float('nan')
-        return real(optimizers, max_norm)
-    monkeypatch.setattr(train.Optimizers, 'clip_gradients', clip_gradients)
+            optimizers.list[0].param_groups[0]['params'][1].grad[0, 0] = float('nan')
+        return real(optimizers)
+    monkeypatch.setattr(train.Optimizers, 'unscale_gradients', unscale_gradients)
     settings = {**SMALL, 'data_dir': data_dir, 'out_dir': tmp_path}
     config = configure(train.DEFAULTS, [f'--{key}={value}' for key, value in settings.items()])
     train.main(dict(config))

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from configurator import choice, configure
-from runtime.errors import BadInput, one_line_errors
+from runtime.errors import one_line_errors
 from tasks.calculator import calculate
 
 DEFAULTS = {
@@ -55,11 +55,7 @@ NUMERAL = re.compile(r'\d+(?:\.\d+)?')
 
 
 def main(config):
-    if config['n'] < 1:
-        raise BadInput(f'n={config["n"]} should be at least 1')
-    generator = generate_problems(config['split'], config['seed'])
-    for _ in range(config['n']):
-        problem = next(generator)
+    for _, problem in zip(range(config['n']), generate_problems(config['split'], config['seed'])):
         print(f'[{problem["kind"]}] {problem["question"]}\n{problem["answer"]}\n')
 
 
@@ -201,24 +197,21 @@ def insert(expression, values):
 
 def work_out(solution, values):
     """The solution with every call filled in and the last result behind ####, or None if a result is not suitable."""
-    values, pieces, end, result = dict(values), [], 0, None
-    for number, call in enumerate(CALL.finditer(solution), 1):
-        expression = insert(call[2], values)
-        try:
-            result = calculate(expression)
-        except ValueError:  # an equation that every number solves, or none
-            return None
-        if not is_suitable(result, is_money=call[1] == '$'):
-            return None
-        values[f'r{number}'] = result
-        pieces += [solution[end:call.start()], f'{call[1]}<<{expression}={result}>>{result}']
-        end = call.end()
-    return ''.join(pieces) + f'{solution[end:]}\n#### {result}'
+    results = {}  # r1, r2, ...
 
+    def fill_in(call):
+        dollar, expression = call[1], insert(call[2], values | results)
+        result = calculate(expression)
+        value = Fraction(result)
+        if not 0 < value < 10**6 or (value * 100 if dollar else value).denominator != 1:  # whole, or in whole cents
+            raise ValueError('not suitable')
+        results[f'r{len(results) + 1}'] = result
+        return f'{dollar}<<{expression}={result}>>{result}'
 
-def is_suitable(result, is_money):
-    value = Fraction(result)
-    return 0 < value < 10**6 and (value * 100 if is_money else value).denominator == 1
+    try:
+        return f'{CALL.sub(fill_in, solution)}\n#### {results[f"r{len(results)}"]}'
+    except ValueError:  # also of an equation that every number solves, or none
+        return None
 
 
 if __name__ == '__main__':

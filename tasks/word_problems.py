@@ -83,17 +83,14 @@ def read_templates(path):
     """{split: {kind: [(numbers, text, lines of the solution)]}} of a file in the format that its first lines explain."""
     templates = {'train': {}, 'test': {}}
     with open(path, encoding='utf-8') as file:
-        for line in file:
-            if line.startswith('== '):
-                kind, split = line[3:].strip().split(', ')
-                section = templates[split].setdefault(kind, [])
-            elif line.startswith(' '):
-                section[-1].append(line.strip())
-            elif line.strip() and not line.startswith('#'):
-                section.append([line.strip()])
-    for kinds in templates.values():
-        for section in kinds.values():
-            section[:] = [(lines[1].removeprefix('-') if lines[1:] else '', lines[0], lines[2:]) for lines in section]
+        _, *sections = re.split(r'^== ', file.read(), flags=re.MULTILINE)
+    for section in sections:
+        heading, *blocks = re.split(r'\n+(?=\S)', section.rstrip())  # a block is a line and the indented ones below it
+        kind, split = heading.split(', ')
+        templates[split][kind] = []
+        for block in blocks:
+            question, *rest = map(str.strip, block.split('\n'))
+            templates[split][kind].append((rest[0].removeprefix('-') if rest else '', question, rest[1:]))
     return templates
 
 

@@ -180,8 +180,8 @@ def power(base, exponent):
     if isinstance(base, Quotient):
         if abs(exponent) > MAX_DEGREE:
             raise ValueError(f'powers of a variable go to {MAX_DEGREE}')
-        product = functools.reduce(functools.partial(apply, '*'), [base] * abs(exponent), Fraction(1))
-        return product if exponent >= 0 else apply('/', Fraction(1), product)
+        multiply_or_divide = functools.partial(apply, '*' if exponent > 0 else '/')
+        return functools.reduce(multiply_or_divide, [base] * abs(exponent), Fraction(1))
     if base == 0 and exponent < 0:
         raise ValueError('division by zero')
     if base in (-1, 0, 1):  # these have powers however large

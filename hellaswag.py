@@ -113,24 +113,23 @@ class Questions:
 
 
 def prepare(examples: list[dict], tokenizer: Tokenizer, block_size: int, protocols=tuple(METRICS)) -> dict[str, Questions]:
-    """{protocol: Questions}: everything that does not depend on the weights."""
-    return {protocol: prepare_protocol(examples, tokenizer, block_size, protocol) for protocol in protocols}
-
-
-def prepare_protocol(examples, tokenizer, block_size, protocol):
-    is_harness = protocol == 'harness'
-    texts = [harness_text(example) if is_harness else (example['ctx'], example['endings']) for example in examples]
-    pairs = encode_pairs(texts, tokenizer, joined=is_harness)
-    for i, (context, ending) in enumerate(pairs):
-        if len(ending) > block_size:
-            raise BadInput(f'an ending of example {i // N_ENDINGS} has {len(ending)} tokens, which do not fit into a '
-                           f'block_size of {block_size}')
-        # A context that is too long loses its beginning. The last token of an ending is predicted, but not read.
-        pairs[i] = context[-(block_size + 1 - len(ending)):], ending
-    endings = [ending for _, endings in texts for ending in endings]
-    divisors = {metric: torch.tensor([divisor(text, ids) for text, (_, ids) in zip(endings, pairs)], dtype=torch.float64)
-                .view(-1, N_ENDINGS) for metric, (divisor, _) in METRICS[protocol].items()}
-    return Questions(pairs, torch.tensor([example['label'] for example in examples]), divisors)
+    """{protocol: Questions}: everything that does not depend on the weights. Raises BadInput if an ending does not fit."""
+    labels, questions = torch.tensor([example['label'] for example in examples]), {}
+    for protocol in protocols:
+        is_harness = protocol == 'harness'
+        texts = [harness_text(example) if is_harness else (example['ctx'], example['endings']) for example in examples]
+        pairs = encode_pairs(texts, tokenizer, joined=is_harness)
+        for i, (context, ending) in enumerate(pairs):
+            if len(ending) > block_size:
+                raise BadInput(f'an ending of example {i // N_ENDINGS} has {len(ending)} tokens, which do not fit into a '
+                               f'block_size of {block_size}')
+            # A context that is too long loses its beginning. The last token of an ending is predicted, but not read.
+            pairs[i] = context[-(block_size + 1 - len(ending)):], ending
+        endings = [ending for _, endings in texts for ending in endings]
+        divisors = {metric: torch.tensor([divisor(text, ids) for text, (_, ids) in zip(endings, pairs)], dtype=torch.float64)
+                    .view(-1, N_ENDINGS) for metric, (divisor, _) in METRICS[protocol].items()}
+        questions[protocol] = Questions(pairs, labels, divisors)
+    return questions
 
 
 def harness_text(example):

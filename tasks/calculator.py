@@ -21,13 +21,13 @@ Numbers are ASCII digits with at most one point. Arithmetic is in fractions of w
 text is never given to eval, nor to sympy's parser, which evals too: sympy gets numbers. The limits below bound time and
 memory whatever the text is. This file knows nothing about models or tokens.
 """
+import collections
 import functools
 import itertools
 import operator
 import re
 import sys
 from fractions import Fraction
-from typing import NamedTuple
 
 from runtime.errors import BadInput, one_line_errors
 
@@ -164,7 +164,7 @@ class Parser:
 def apply(operation, a, b):
     """The value of a + b, a - b, a * b, a / b or a % b. Raises ValueError where there is none or it is too large."""
     if isinstance(a, Quotient) or isinstance(b, Quotient):
-        return apply_to_quotients(operation, as_quotient(a), as_quotient(b))
+        return apply_to_quotients(operation, *as_quotient(a), *as_quotient(b))
     if operation in ('/', '%') and b == 0:
         raise ValueError('division by zero')
     return bounded(OPERATORS[operation](a, b))
@@ -203,10 +203,8 @@ def bounded(value):
 
 # ---------------------------------------------------------------------------- equations
 
-class Quotient(NamedTuple):
-    """above / below, two polynomials of sympy. It is not reduced, so that 1/x has no value at 0, and neither has x/x."""
-    above: 'sympy.Poly'  # noqa: F821  imported where it is needed
-    below: 'sympy.Poly'  # noqa: F821
+# above / below, two polynomials of sympy. It is not reduced, so that 1/x has no value at 0, and neither has x/x.
+Quotient = collections.namedtuple('Quotient', 'above below')
 
 
 def polynomial(*coefficients):
@@ -219,9 +217,8 @@ def as_quotient(value):
     return value if isinstance(value, Quotient) else Quotient(polynomial(value), polynomial(1))
 
 
-def apply_to_quotients(operation, a, b):
-    """What `apply` gives for two Quotients: another one, or a Fraction if the variable is gone."""
-    (above, below), (above_b, below_b) = a, b
+def apply_to_quotients(operation, above, below, above_b, below_b):
+    """What `apply` gives for above/below and above_b/below_b: a Quotient, or a Fraction if the variable is gone."""
     if operation == '/':
         if above_b.is_zero:
             raise ValueError('division by zero')
@@ -234,13 +231,12 @@ def apply_to_quotients(operation, a, b):
         above += above_b
     else:
         above, below = above * below_b + above_b * below, below * below_b
-    if max(above.degree(), below.degree()) > MAX_DEGREE:
+    degree = max(above.degree(), below.degree())
+    if degree > MAX_DEGREE:
         raise ValueError(f'powers of a variable go to {MAX_DEGREE}')
     for coefficient in above.all_coeffs() + below.all_coeffs():
         bounded(coefficient)
-    if max(above.degree(), below.degree()) > 0:
-        return Quotient(above, below)
-    return bounded(Fraction(above.LC() / below.LC()))
+    return Quotient(above, below) if degree > 0 else bounded(Fraction(above.LC() / below.LC()))
 
 
 def roots_of(value):
@@ -261,10 +257,9 @@ def roots_of(value):
 def format_number(value):
     """A Fraction as text: 24, -0.75 or 1/3."""
     text = str(value)
-    places = next((n for n in range(1, MAX_PLACES + 1) if 10**n % value.denominator == 0), None)
-    if value.denominator > 1 and places:
-        whole, decimals = divmod(int(abs(value) * 10**places), 10**places)
-        text = f'{"-" if value < 0 else ""}{whole}.{decimals:0{places}}'
+    if value.denominator > 1 and 10**MAX_PLACES % value.denominator == 0:
+        whole, decimals = divmod(int(abs(value) * 10**MAX_PLACES), 10**MAX_PLACES)
+        text = f'{"-" if value < 0 else ""}{whole}.{decimals:0{MAX_PLACES}}'.rstrip('0')
     if len(text) > MAX_RESULT:
         raise ValueError(f'a result of more than {MAX_RESULT} characters')
     return text

@@ -32,6 +32,7 @@ from scoring.likelihood import log_likelihoods, open_for_evaluation
 from sources import hub_rows, read_rows
 
 N_ENDINGS = 4
+TEXT_FIELDS = 'activity_label', 'ctx', 'ctx_a', 'ctx_b'
 METRICS = {  # {protocol: {metric: (what it divides by, from an ending's text and tokens; what that is)}}
     'harness': {
         'acc': (lambda text, ids: 1, 'harness text, log-probability'),
@@ -86,18 +87,13 @@ def load(source: str | None = None, limit: int | None = None) -> list[dict]:
 
 def check_example(place, row):
     """The example with its label as an int. Raises BadInput that names the place."""
-    if not isinstance(row, dict):
-        raise BadInput(f'{place} is not a JSON object')
-    for field in ('endings', 'label', 'activity_label', 'ctx', 'ctx_a', 'ctx_b'):
-        if field not in row:
-            raise BadInput(f'{place} lacks the field {field!r}')
-        if field not in ('endings', 'label') and not isinstance(row[field], str):
-            raise BadInput(f'{place}: {field} should be text, not {row[field]!r}')
-    endings, label = row['endings'], row['label']
-    if not isinstance(endings, list) or len(endings) != N_ENDINGS or not all(isinstance(e, str) and e for e in endings):
-        raise BadInput(f'{place}: endings should be {N_ENDINGS} texts')
-    if str(label) not in map(str, range(N_ENDINGS)):  # an int, or text as on the hub
-        raise BadInput(f'{place}: label {label!r} should be 0 to {N_ENDINGS - 1}')
+    row = row if isinstance(row, dict) else {}
+    texts, endings, label = [row.get(field) for field in TEXT_FIELDS], row.get('endings'), str(row.get('label'))
+    are_endings = isinstance(endings, list) and len(endings) == N_ENDINGS and '' not in endings
+    is_label = label in map(str, range(N_ENDINGS))  # the hub has labels as text
+    if not (are_endings and is_label and all(isinstance(text, str) for text in texts + endings)):
+        raise BadInput(f'{place} is not an example of HellaSwag: an object with {", ".join(TEXT_FIELDS)} (text), endings '
+                       f'({N_ENDINGS} texts) and label (0 to {N_ENDINGS - 1})')
     return {**row, 'label': int(label)}
 
 

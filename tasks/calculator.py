@@ -116,9 +116,7 @@ class Parser:
     def product(self):
         value = self.signed()
         while True:
-            if self.next == '%' and self.variable:  # a % that `percentage` left here has an operand behind it
-                raise ValueError('no remainders in an equation')
-            if self.next in ('*', '/', '%'):
+            if self.next in ('*', '/', '%'):  # a % that `percentage` left here has an operand behind it
                 value = apply(self.take(), value, self.signed())
             elif self.variable and self.next in ('(', self.variable):
                 value = apply('*', value, self.percentage())
@@ -219,6 +217,8 @@ def as_quotient(value):
 
 def apply_to_quotients(operation, above, below, above_b, below_b):
     """What `apply` gives for above/below and above_b/below_b: a Quotient, or a Fraction if the variable is gone."""
+    if operation == '%':
+        raise ValueError('no remainders of a variable')
     if operation == '/':
         if above_b.is_zero:
             raise ValueError('division by zero')

@@ -153,24 +153,21 @@ def test_the_hubs_labels_are_text_and_mean_the_same(tmp_path):
     assert hellaswag.load(source, limit=1) == [EXAMPLE]
 
 
-@pytest.mark.parametrize('change, message', [
-    (lambda e: e.pop('ctx_b'), "line 2 lacks the field 'ctx_b'"), (lambda e: e.pop('label'), "lacks the field 'label'"),
-    (lambda e: e.update(label=4), 'label 4 should be 0 to 3'), (lambda e: e.update(label=-1), 'label -1 should be 0 to 3'),
-    (lambda e: e.update(label=True), 'label True'), (lambda e: e.update(label='x'), "label 'x'"),
-    (lambda e: e.update(label=1.0), 'label 1.0'), (lambda e: e.update(label='²'), 'label'),
-    (lambda e: e.update(label=''), "label ''"), (lambda e: e.update(ctx=None), 'ctx should be text, not None'),
-    (lambda e: e.update(endings=['a', 'b', 'c']), 'endings should be 4 texts'),
-    (lambda e: e.update(endings='abcd'), 'endings should be 4 texts'),
-    (lambda e: e.update(endings=['a', 'b', 'c', '']), 'endings should be 4 texts')])
-def test_a_bad_example_is_one_line_that_names_it(tmp_path, change, message):
+@pytest.mark.parametrize('change', [
+    lambda e: e.pop('ctx_b'), lambda e: e.pop('label'), lambda e: e.pop('endings'), lambda e: e.update(label=4),
+    lambda e: e.update(label=-1), lambda e: e.update(label=True), lambda e: e.update(label='x'), lambda e: e.update(label=1.0),
+    lambda e: e.update(label='²'), lambda e: e.update(label=''), lambda e: e.update(ctx=None),
+    lambda e: e.update(endings=['a', 'b', 'c']), lambda e: e.update(endings='abcd'),
+    lambda e: e.update(endings=['a', 'b', 'c', '']), lambda e: e.update(endings=['a', 'b', 'c', 4])])
+def test_a_bad_example_is_one_line_that_names_it(tmp_path, change):
     bad = dict(EXAMPLE)
     change(bad)
-    with pytest.raises(BadInput, match=re.escape(message)) as error:
+    with pytest.raises(BadInput, match='is not an example of HellaSwag: .* and label .0 to 3') as error:
         hellaswag.load(write(tmp_path / 'a.jsonl', EXAMPLE, bad))
     assert f'{tmp_path / "a.jsonl"}, line 2' in str(error.value) and '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('text, message', [('{"a"', 'line 1 is not JSON'), ('[1]', 'line 1 is not a JSON object'),
+@pytest.mark.parametrize('text, message', [('{"a"', 'line 1 is not JSON'), ('[1]', 'line 1 is not an example'),
                                            ('', 'no examples'), ('[' * 100_000, 'line 1 is not JSON')])
 def test_a_file_of_something_else_is_refused(tmp_path, text, message):
     with pytest.raises(BadInput, match=message):
@@ -240,7 +237,7 @@ def test_a_bad_source_is_one_line(tmp_path, folder):
     ended = subprocess.run([sys.executable, ROOT / 'hellaswag.py', f'--init_from={folder}', f'--source={source}'],
                            capture_output=True, text=True, timeout=240)
     assert (ended.returncode, ended.stdout) == (2, '')
-    assert ended.stderr == f'hellaswag.py: {source}, line 1: label 7 should be 0 to 3\n'
+    assert ended.stderr.startswith(f'hellaswag.py: {source}, line 1 is not an example') and ended.stderr.count('\n') == 1
 
 
 def test_lm_eval_scores_200_real_examples_the_same_one_by_one(process, tmp_path, test_data):

@@ -39,8 +39,8 @@ from sources import check_split, read_split, wikitext_files
 PROTOCOLS = 'harness', 'gpt2', 'plain'
 DEFAULTS = {
     # model
-    'init_from': optional(str),  # a checkpoint file, a folder in Hugging Face's layout, or gpt2[-medium|-large|-xl]
-    'out_dir': optional(str),  # or a run's folder: its newest checkpoint is taken
+    'out_dir': 'out',  # a run's folder: its newest checkpoint is taken
+    'init_from': optional(str),  # instead: a checkpoint file, a folder in Hugging Face's layout, or gpt2[-medium|-large|-xl]
     # text
     'source': optional(str),  # a text file, or a folder with a file for each of WikiText's splits; None: WikiText on the hub
     'size': choice('2', '103'),  # which WikiText: 2 (2 million words) or 103 (103 million)
@@ -51,24 +51,19 @@ DEFAULTS = {
     'batch_size': 8,  # windows in a forward pass
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('float32', 'auto', 'bfloat16', 'float16'),  # of matrix products; published figures are float32's
-    'compile': False,  # torch.compile
 }
 
 
 def main(config):
-    if not (config['init_from'] or config['out_dir']):
-        raise BadInput('which model? give --init_from=gpt2, or --out_dir=OUT for the newest checkpoint of a run')
+    model, tokenizer, process = open_for_evaluation(config)
     protocol, text = choose_text(config)
-    model, tokenizer, process, compiled = open_for_evaluation(config)
     stride = config['stride'] or model.config.block_size
     process.print0(f'protocol {protocol}, windows of {model.config.block_size} tokens that move on by {stride}')
     result = measure_perplexity(model, tokenizer, text, process, protocol, config['stride'],
-                                batch_size=config['batch_size'], progress='perplexity', compiled=compiled)
-    process.print0(table([
-        ('score', 'value', 'text'),
-        ('token perplexity', readable(result['token_perplexity']), f'{result["tokens"]:,} tokens'),
-        ('word perplexity', readable(result['word_perplexity']), f'{result["words"]:,} words'),
-        ('bits per byte', f'{result["bits_per_byte"]:.5f}', f'{result["bytes"]:,} bytes')]))
+                                batch_size=config['batch_size'], progress='perplexity')
+    process.print0(table([('score', 'value', 'text'), *(
+        (score.replace('_', ' '), f'{result[score]:#.6g}', f'{result[unit]:,} {unit}')
+        for score, unit in (('token_perplexity', 'tokens'), ('word_perplexity', 'words'), ('bits_per_byte', 'bytes')))]))
     process.end()
 
 
@@ -81,11 +76,6 @@ def choose_text(config):
     files = {split: [source]} if is_file else wikitext_files(config['size'], raw=protocol != 'gpt2', source=source)
     check_split(files, split, source)
     return protocol, ''.join(read_split(files[split]))
-
-
-def readable(perplexity):
-    """With four decimals, or as a power of ten: the word perplexity of an untrained model has dozens of digits."""
-    return f'{perplexity:.4f}' if perplexity < 1e6 else f'{perplexity:.3e}'
 
 
 def measure_perplexity(model: GPT, tokenizer: Tokenizer, text: str, process: Process, protocol: str = 'plain',
@@ -102,13 +92,9 @@ def measure_perplexity(model: GPT, tokenizer: Tokenizer, text: str, process: Pro
     if not n_tokens or not n_words:
         raise BadInput('there is no text to measure the perplexity on')
     nats = total_nats(model, documents, tokenizer.eot, process, stride, **options)
+    by_token, by_word = torch.tensor([nats / n_tokens, nats / n_words], dtype=torch.float64).exp().tolist()  # inf beyond floats
     return {'tokens': n_tokens, 'words': n_words, 'bytes': n_bytes, 'nats': nats,
-            'token_perplexity': exp_or_inf(nats / n_tokens), 'word_perplexity': exp_or_inf(nats / n_words),
-            'bits_per_byte': nats / n_bytes / math.log(2)}
-
-
-def exp_or_inf(x):
-    return math.exp(x) if x < 700 else math.inf  # where math.exp would raise OverflowError
+            'token_perplexity': by_token, 'word_perplexity': by_word, 'bits_per_byte': nats / n_bytes / math.log(2)}
 
 
 def apply_protocol(text: str, protocol: str) -> tuple[list[str], int, int]:

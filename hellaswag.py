@@ -16,7 +16,6 @@ Their metrics differ in what an ending's log-probability is divided by before en
 module knows nothing about training; train.py calls `prepare` once and `accuracies` at intervals.
 """
 import itertools
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -27,13 +26,13 @@ from bpe import Tokenizer
 from configurator import choice, configure, optional
 from model import GPT
 from runtime.errors import BadInput, one_line_errors
-from runtime.files import atomic_write, read_text
 from runtime.process import Process
 from runtime.tables import table
 from scoring.likelihood import log_likelihoods, open_for_evaluation
-from sources import ask_hub
+from sources import hub_rows, read_rows
 
 N_ENDINGS = 4
+TEXT_FIELDS = 'activity_label', 'ctx', 'ctx_a', 'ctx_b'
 METRICS = {  # {protocol: {metric: (what it divides by, from an ending's text and tokens; what that is)}}
     'harness': {
         'acc': (lambda text, ids: 1, 'harness text, log-probability'),
@@ -51,25 +50,21 @@ DEFAULTS = {
     'source': optional(str),  # a .jsonl file as published; None: the validation split of Rowan/hellaswag on the hub
     'limit': optional(int),  # only the first so many examples
     'protocol': choice('all', *METRICS),  # which figures to measure
-    'details': optional(str),  # write each example's log-probabilities and choices to this .jsonl file
     # machine
     'batch_size': 16,  # examples in a forward pass
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('float32', 'auto', 'bfloat16', 'float16'),  # of matrix products; published figures are float32's
-    'compile': False,  # torch.compile
 }
 
 
 def main(config):
     examples = load(config['source'], config['limit'])
-    model, tokenizer, process, compiled = open_for_evaluation(config)
+    model, tokenizer, process = open_for_evaluation(config)
     protocols = list(METRICS) if config['protocol'] == 'all' else [config['protocol']]
     questions = prepare(examples, tokenizer, model.config.block_size, protocols)
     process.print0(f'{len(examples):,} examples')
-    results = accuracies(model, questions, process, batch_size=config['batch_size'], progress='HellaSwag', compiled=compiled)
+    results = accuracies(model, questions, process, batch_size=config['batch_size'], progress='HellaSwag')
     process.print0(accuracy_table(results))
-    if config['details'] and process.is_first:
-        write_details(config['details'], examples, questions, results['scores'])
     process.end()
 
 
@@ -83,51 +78,23 @@ def load(source: str | None = None, limit: int | None = None) -> list[dict]:
     """
     if limit is not None and limit < 1:
         raise BadInput(f'limit={limit} should be at least 1, or None for all examples')
-    rows = read_jsonl(source) if source else read_hub()
-    examples = [check_example(row, where) for where, row in itertools.islice(rows, limit)]
+    rows = read_rows(source) if source else hub_rows('Rowan/hellaswag', None, 'validation')
+    examples = [check_example(place, row) for place, row in itertools.islice(rows, limit)]
     if not examples:
         raise BadInput(f'{source} has no examples')
     return examples
 
 
-def read_jsonl(path):
-    """Yields (place, value) of every line that is not blank."""
-    for number, line in enumerate(''.join(read_text(path)).split('\n'), 1):
-        if line.strip():
-            try:
-                yield f'{path}, line {number}', json.loads(line)
-            except (json.JSONDecodeError, RecursionError):
-                raise BadInput(f'{path}, line {number} is not JSON; --source is a .jsonl file of HellaSwag') from None
-
-
-def read_hub():
-    import datasets
-    ask_hub('Rowan/hellaswag')
-    try:
-        rows = datasets.load_dataset('Rowan/hellaswag', split='validation')
-    except Exception as error:  # the hub, the network and the library's readers raise dozens of kinds
-        raise BadInput(f'HellaSwag could not be fetched from the hub ({type(error).__name__}); check the network, or give '
-                       f'--source=hellaswag_val.jsonl') from error
-    return ((f'Rowan/hellaswag, example {i}', row) for i, row in enumerate(rows))
-
-
-def check_example(row, where):
-    """The example with its label as an int. Raises BadInput."""
-    if not isinstance(row, dict):
-        raise BadInput(f'{where} is not a JSON object')
-    for field in ('activity_label', 'ctx', 'ctx_a', 'ctx_b', 'endings', 'label'):
-        if field not in row:
-            raise BadInput(f'{where} lacks the field {field!r}')
-        if field not in ('endings', 'label') and not isinstance(row[field], str):
-            raise BadInput(f'{where}: {field} should be text, not {row[field]!r}')
-    endings, label = row['endings'], row['label']
-    if not isinstance(endings, list) or len(endings) != N_ENDINGS or not all(isinstance(e, str) and e for e in endings):
-        raise BadInput(f'{where}: endings should be {N_ENDINGS} texts')
-    if isinstance(label, str) and label.isdecimal():  # as the hub has it
-        label = int(label)
-    if type(label) is not int or not 0 <= label < N_ENDINGS:
-        raise BadInput(f'{where}: label {row["label"]!r} should be 0 to {N_ENDINGS - 1}')
-    return {**row, 'label': label}
+def check_example(place, row):
+    """The example with its label as an int. Raises BadInput that names the place."""
+    row = row if isinstance(row, dict) else {}
+    texts, endings, label = [row.get(field) for field in TEXT_FIELDS], row.get('endings'), str(row.get('label'))
+    are_endings = isinstance(endings, list) and len(endings) == N_ENDINGS and '' not in endings
+    is_label = label in map(str, range(N_ENDINGS))  # the hub has labels as text
+    if not (are_endings and is_label and all(isinstance(text, str) for text in texts + endings)):
+        raise BadInput(f'{place} is not an example of HellaSwag: an object with {", ".join(TEXT_FIELDS)} (text), endings '
+                       f'({N_ENDINGS} texts) and label (0 to {N_ENDINGS - 1})')
+    return {**row, 'label': int(label)}
 
 
 # ---- examples -> tokens -----------------------------------------------------------------------------
@@ -142,25 +109,23 @@ class Questions:
 
 
 def prepare(examples: list[dict], tokenizer: Tokenizer, block_size: int, protocols=tuple(METRICS)) -> dict[str, Questions]:
-    """{protocol: Questions}: everything that does not depend on the weights."""
-    return {protocol: prepare_protocol(examples, tokenizer, block_size, protocol) for protocol in protocols}
-
-
-def prepare_protocol(examples, tokenizer, block_size, protocol):
-    is_harness = protocol == 'harness'
-    texts = [harness_text(example) if is_harness else (example['ctx'], example['endings']) for example in examples]
-    pairs = encode_pairs(texts, tokenizer, joined=is_harness)
-    for i, (_, ending) in enumerate(pairs):
-        if len(ending) > block_size:
-            raise BadInput(f'an ending of example {i // N_ENDINGS} has {len(ending)} tokens, which do not fit into a '
-                           f'block_size of {block_size}')
-    endings = [ending for _, endings in texts for ending in endings]
-    divisors = {metric: torch.tensor([divisor(text, ids) for text, (_, ids) in zip(endings, pairs)], dtype=torch.float64)
-                for metric, (divisor, _) in METRICS[protocol].items()}
-    # A context that is too long loses its beginning. The last token of an ending is predicted, but not read.
-    return Questions([(context[-(block_size + 1 - len(ending)):], ending) for context, ending in pairs],
-                     torch.tensor([example['label'] for example in examples]),
-                     {metric: divisor.view(-1, N_ENDINGS) for metric, divisor in divisors.items()})
+    """{protocol: Questions}: everything that does not depend on the weights. Raises BadInput if an ending does not fit."""
+    labels, questions = torch.tensor([example['label'] for example in examples]), {}
+    for protocol in protocols:
+        is_harness = protocol == 'harness'
+        texts = [harness_text(example) if is_harness else (example['ctx'], example['endings']) for example in examples]
+        pairs = encode_pairs(texts, tokenizer, joined=is_harness)
+        for i, (context, ending) in enumerate(pairs):
+            if len(ending) > block_size:
+                raise BadInput(f'an ending of example {i // N_ENDINGS} has {len(ending)} tokens, which do not fit into a '
+                               f'block_size of {block_size}')
+            # A context that is too long loses its beginning. The last token of an ending is predicted, but not read.
+            pairs[i] = context[-(block_size + 1 - len(ending)):], ending
+        endings = [ending for _, endings in texts for ending in endings]
+        divisors = {metric: torch.tensor([divisor(text, ids) for text, (_, ids) in zip(endings, pairs)], dtype=torch.float64)
+                    .view(-1, N_ENDINGS) for metric, (divisor, _) in METRICS[protocol].items()}
+        questions[protocol] = Questions(pairs, labels, divisors)
+    return questions
 
 
 def harness_text(example):
@@ -202,38 +167,20 @@ def accuracies(model: GPT, questions: dict[str, Questions], process: Process, **
         scores = log_likelihoods(model, asked.pairs, process, **options).view(-1, N_ENDINGS)
         results['scores'][protocol] = scores
         for metric, divisor in asked.divisors.items():
-            right = choose_endings(scores, divisor) == asked.labels.numpy()
+            chosen = (scores / divisor).numpy().argmax(axis=1)  # the first of equals, as the harness takes it
+            right = chosen == asked.labels.numpy()
             share, n = float(right.mean()), len(right)
             results[metric] = share
             results[metric + '_stderr'] = math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else math.nan
     return results
 
 
-def choose_endings(scores, divisor):
-    """(N, 4), (N, 4) -> (N,) the likeliest ending of each example; the first of equals, as the harness takes it."""
-    return (scores / divisor).numpy().argmax(axis=1)
-
-
 def accuracy_table(results):
     rows = [('metric', 'accuracy', 'standard error')]
     for metric, (_, description) in (METRICS['harness'] | METRICS['completion']).items():
         if metric in results:
-            error = results[metric + '_stderr']  # one example has none
-            rows.append((f'{metric}: {description}', f'{results[metric]:.4f}', '' if math.isnan(error) else f'± {error:.4f}'))
+            rows.append((f'{metric}: {description}', f'{results[metric]:.4f}', f'± {results[metric + "_stderr"]:.4f}'))
     return table(rows)
-
-
-def write_details(path, examples, questions, scores):
-    """A line for each example: its label, and for each protocol the log-probabilities and what each metric chooses."""
-    choices = {metric: choose_endings(scores[protocol], divisor)
-               for protocol, asked in questions.items() for metric, divisor in asked.divisors.items()}
-    with atomic_write(path) as file:
-        for i, example in enumerate(examples):
-            line = {'example': i, 'label': example['label']}
-            for protocol, asked in questions.items():
-                line[protocol] = {'log_probabilities': scores[protocol][i].tolist(),
-                                  **{metric: int(choices[metric][i]) for metric in asked.divisors}}
-            file.write((json.dumps(line) + '\n').encode())
 
 
 if __name__ == '__main__':

@@ -28,7 +28,7 @@ from kernels.attention import blocked_attention
 
 @dataclass
 class GPTConfig:
-    """The shape of a model and how it is computed. A wrong value raises ValueError with a message for the user."""
+    """Sizes of a model, and which code computes it. A wrong value raises ValueError with a message for the user."""
     block_size: int = 1024
     vocab_size: int = 50257
     n_layer: int = 12
@@ -37,8 +37,8 @@ class GPTConfig:
     dropout: float = 0.0
     bias: bool = True  # in the linear layers and layer norms, as GPT-2 has it
     kernels: str = 'torch'  # 'torch': plain PyTorch; 'triton': our fused layer norm, loss and (if explicit) softmax
-    # How attention is computed. 'sdpa': PyTorch's fused kernel. 'explicit': the textbook's way, with the whole (T, T)
-    # matrix in memory. 'auto': ours for training on CPUs, 'sdpa' everywhere else.
+    # How attention is computed. 'sdpa': PyTorch's fused kernel. 'explicit': softmax(q kᵀ) v with the whole (T, T) matrix in
+    # memory. 'auto': blocked attention for training without dropout on CPUs, and 'sdpa' everywhere else.
     attention: str = 'auto'
 
     def __post_init__(self):
@@ -90,13 +90,13 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.n_head, self.dropout, self.how = config.n_head, config.dropout, config.attention
+        self.n_head, self.dropout, self.attention_kind = config.n_head, config.dropout, config.attention
         self.softmax = softmax.causal_softmax if config.kernels == 'triton' else softmax.causal_softmax_reference
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # q, k and v in one product
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x, attention_fn=None):
-        """(B, T, C) -> (B, T, C). attention_fn: used instead of `self.causal_attention` where it is given."""
+        """(B, T, C) -> (B, T, C). attention_fn: a function that replaces `self.causal_attention`."""
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hd) -> (B, nh, T, hd) each
@@ -107,10 +107,10 @@ class CausalSelfAttention(nn.Module):
     def causal_attention(self, q, k, v):
         """softmax(q kᵀ / sqrt(hd)) v, where each token sees itself and those before it; (B, nh, T, hd) each."""
         dropout = self.dropout if self.training else 0.0
-        if self.how == 'explicit':
+        if self.attention_kind == 'explicit':
             weights = self.softmax(q @ k.transpose(-2, -1), q.size(-1) ** -0.5)  # (B, nh, T, T)
             return F.dropout(weights, dropout) @ v
-        if self.how == 'auto' and q.device.type == 'cpu' and torch.is_grad_enabled() and not dropout:
+        if self.attention_kind == 'auto' and q.device.type == 'cpu' and torch.is_grad_enabled() and not dropout:
             return blocked_attention(q, k, v)  # exact and causal too, and on CPUs three times as fast as PyTorch's
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
 
@@ -140,7 +140,7 @@ class Block(nn.Module):
     def forward(self, x, attention_fn=None):
         """The residual stream, (B, T, C) -> (B, T, C): x = x + attn(ln_1(x)), then x = x + mlp(ln_2(x))."""
         update = self.attn(self.ln_1(x), attention_fn)
-        x, y = self.ln_2.add_and_norm(x, update)  # x = x + update; y = ln_2(x)
+        x, y = self.ln_2.add_and_norm(x, update)  # x = x + update; y = ln_2(x): one kernel with kernels='triton'
         return x + self.mlp(y)
 
 
@@ -165,7 +165,7 @@ class GPT(nn.Module):
         self.config = config
         self.activation_checkpointing = False  # recompute each block in the backward pass instead of keeping its activations
         self.transformer = nn.ModuleDict(dict(
-            wte=nn.Embedding(config.padded_vocab_size, config.n_embd),
+            wte=nn.Embedding(config.padded_vocab_size, config.n_embd),  # also the output head, see `head`
             wpe=nn.Embedding(config.block_size, config.n_embd),
             h=nn.ModuleList(Block(config) for _ in range(config.n_layer)),
             ln_f=LayerNorm(config),
@@ -199,7 +199,7 @@ class GPT(nn.Module):
 
         positions: (B, T), the position of each token; None for 0, 1, 2, ...
         attention_fns: for each layer a function (q, k, v) -> y, (B, nh, T, hd) each, that replaces its causal attention.
-            With it, generation reads cached keys and values, and evaluation scores several endings of one context.
+            Generation reads cached keys and values with it, and evaluation scores several continuations of one context.
         """
         T = idx.size(1)
         if positions is None and T > self.config.block_size:

@@ -371,3 +371,29 @@ def read_split(paths: Iterable[str]) -> Iterator[str]:
             yield from (''.join(line or ' \n' for line in lines) for _, lines, _ in read_table(path, 'text'))
         else:
             yield from read_text(path)
+
+
+# ---- rows of questions, such as HellaSwag's and GSM8K's -----------------------------------------------------
+
+
+def read_rows(path: str) -> Iterator[tuple[str, object]]:
+    """Yields (place, value) of each line of a .jsonl file that is not blank; a message about a value names its place."""
+    for number, line in enumerate(''.join(read_text(path)).split('\n'), 1):
+        if line.strip():
+            place = f'{path}, line {number}'
+            try:
+                yield place, json.loads(line)
+            except (ValueError, RecursionError):
+                raise BadInput(f'{place} is not JSON, as every line of a .jsonl file should be') from None
+
+
+def hub_rows(name: str, dataset_config: str | None, dataset_split: str) -> Iterator[tuple[str, dict]]:
+    """The same as `read_rows` of a split of a dataset on the Hugging Face hub."""
+    import datasets
+    ask_hub(name)
+    try:
+        rows = datasets.load_dataset(name, dataset_config, split=dataset_split)
+    except Exception as error:  # the hub, the network and the library's readers raise dozens of kinds
+        raise BadInput(f'{name} could not be fetched from the hub ({type(error).__name__}); check the network, or download it '
+                       'and give a .jsonl file as the source') from error
+    return ((f'{name}, row {number}', row) for number, row in enumerate(rows, 1))

@@ -6,8 +6,8 @@
 
 Data is a folder of shards, which corpus.py, fineweb.py and wikitext.py make. Everything that the run leaves is in
 OUT_DIR: checkpoints, metrics.jsonl, loss.png, samples. Stop it with Ctrl-C or SIGTERM and start it again with the same
-command: it resumes where it was, with the same loss curve, on any number of processes, since the sequences of step s
-are a function of (seed, s) alone.
+command: it resumes where it was. The sequences of step s depend on (seed, s) alone, so the loss curve is the same on any
+number of processes, but for rounding and for what dropout draws.
 """
 import importlib.util
 import math
@@ -33,13 +33,14 @@ from inference.engine import generate
 from model import GPT
 from optim import Optimizers
 from runtime import hardware, report
-from runtime.errors import BadInput, one_line_errors, warn
+from runtime.errors import BadInput, Diverged, one_line_errors, warn
 from runtime.files import atomic_write, copy_file, make_folder, warn_if_unwritable
 from runtime.metrics import Metrics, read_metrics
 from runtime.micro_batch import choose_micro_batch, out_of_memory_hint, sequences_per_process
 from runtime.process import Process
 from runtime.stop import Stopped, StopSignals
 
+# A value, or choice(...) with the default first, or optional(type) for a setting that may be None.
 DEFAULTS = {
     # run
     'out_dir': 'out',  # folder of this run: checkpoints, metrics, samples, plot
@@ -55,7 +56,7 @@ DEFAULTS = {
     'dropout': 0.0,  # 0 for one pass over much data, 0.1-0.2 for many passes over little
     'bias': True,  # biases in linear layers and layer norms, as GPT-2 has them
     'kernels': choice('torch', 'triton'),  # triton: our fused kernels
-    'attention': choice('auto', 'sdpa', 'explicit'),  # auto: the fastest; explicit: with the whole matrix of weights
+    'attention': choice('auto', 'sdpa', 'explicit'),  # see GPTConfig in model.py
     # batch
     'total_batch_tokens': 524_288,  # tokens per optimizer step, over all processes
     'micro_batch': 0,  # sequences per forward pass on each process; 0 finds the largest that fits
@@ -63,7 +64,7 @@ DEFAULTS = {
     # optimizer
     'optimizer': choice('adamw', 'muon'),  # muon: Muon for the blocks' matrices, AdamW for the rest
     'learning_rate': 6e-4,  # the highest, reached after the warm-up
-    'min_lr': 6e-5,  # the lowest, at the end of the schedule
+    'min_lr': 6e-5,  # the min_factor, at the end of the schedule
     'muon_lr': 0.02,  # highest learning rate of Muon's matrices; follows the same schedule
     'schedule': choice('cosine', 'wsd', 'constant'),  # after the warm-up; wsd: constant, then linearly down in the last part
     'warmup_steps': 715,  # steps of linear warm-up
@@ -77,7 +78,7 @@ DEFAULTS = {
     'eval_tokens': 2_097_152,  # validation tokens, the same ones every time (at most what there is)
     'patience': 0,  # validations in a row without a better loss after which the run ends; 0: none
     'hellaswag_interval': 0,  # steps between HellaSwag scores, together with a validation; 0 for none
-    'hellaswag_examples': 1000,  # the first so many of its 10,042 examples
+    'hellaswag_examples': 1000,  # how many of its 10,042 examples are used
     'hellaswag_source': optional(str),  # a .jsonl file as published; None: from the hub
     'sample_interval': 1000,  # steps between samples of text; 0 for none
     'sample_tokens': 100,  # length of a sample
@@ -90,9 +91,9 @@ DEFAULTS = {
     'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of matrix products; weights stay float32
     'compile': optional(bool),  # torch.compile; None: on a GPU yes, on a CPU no
     'activation_checkpointing': False,  # recompute each block in the backward pass: a third more time, far less memory
-    'zero': False,  # several processes: each keeps the optimizer states of its share of the weights alone (ZeRO-1)
+    'zero': False,  # several processes: each keeps only a share of the optimizer states (ZeRO-1)
 }
-MAX_SKIPPED_STEPS = 5  # after so many steps in a row without a finite loss and gradient the run ends
+MAX_SKIPPED_STEPS = 5  # the run ends after this many steps in a row without a finite loss and gradient
 
 
 def main(config):
@@ -108,8 +109,8 @@ def main(config):
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
     optimizers = Optimizers(raw_model, config, process)
     progress = restore(saved, optimizers, data.train)
-    check_same_step(progress.step, process)
-    n_val_tokens = n_val_sequences(config, data.val) * config['block_size']
+    process.check_same_step(progress.step)
+    n_val_tokens = count_val_sequences(config, data.val) * config['block_size']
     report.announce(config, process, raw_model.n_params(), data.train, n_val_tokens, progress.step)
     if is_done(config, progress.step):
         limit = '--max_steps' if progress.step >= config['max_steps'] else '--patience'
@@ -118,7 +119,7 @@ def main(config):
         warn_if_rate_rises(config, saved, process)
         del saved  # frees the memory of its tensors
         prepare_out_dir(config, data.meta, progress.step, process)  # nothing is written before everything is checked
-        train(config, process, raw_model, model, optimizers, data, progress)
+        train(config, process, model, raw_model, optimizers, data, progress)
         report.summarize(config, process, progress, is_done(config, progress.step), data.meta.get('val_xz_bits_per_byte'))
     process.end()
 
@@ -147,7 +148,7 @@ class Data(NamedTuple):
     val: shards.BatchLoader
     meta: dict  # of meta.json: vocab_size, tokenizer_sha256, ...
     tokenizer: Tokenizer
-    hellaswag: dict  # its questions; empty where it is not wanted
+    hellaswag: dict  # its questions, or {} if it is not evaluated
 
 
 def open_data(config, process):
@@ -215,16 +216,8 @@ def restore(saved, optimizers, train_data):
     return progress
 
 
-def check_same_step(step, process):
-    """Raises BadInput, in all processes, if they do not all resume at the same step."""
-    steps = process.gather(step)
-    if min(steps) != max(steps):
-        raise BadInput(f'the processes found different checkpoints (steps {min(steps):,.0f} to {max(steps):,.0f}): '
-                       f'out_dir must be a folder that all machines share')
-
-
 def is_done(config, step):
-    """Whether the run has reached its end: by metrics.jsonl, the last validation was made at this step, and was the last."""
+    """Whether the run has ended: whether the validation at its end is in metrics.jsonl."""
     rows = [row for row in read_metrics(config['out_dir']) if 'val_loss' in row]
     if not rows or rows[-1]['step'] != step:
         return False
@@ -258,11 +251,14 @@ def prepare_out_dir(config, meta, step, process):
         report.write_run_info(config, process, step)
 
 
-def train(config, process, raw_model, model, optimizers, data, progress):
-    """The loop. Each turn saves, validates and samples where that is due, and then makes an optimizer step.
+def train(config, process, model, raw_model, optimizers, data, progress):
+    """The loop. Each iteration saves, validates and samples if that is due, and then makes an optimizer step.
 
-    It saves first, so that a resumed run repeats the validation at its step and nothing else has to be kept of a turn.
+    It saves first: a resumed run repeats the validation at its step, so a checkpoint need not hold its result.
     """
+    def save_now():
+        save(writer, raw_model, optimizers, config, data, progress, process)
+
     stop = StopSignals(process)
     writer = checkpoint.BackgroundWriter(config['out_dir'], progress.step)
     metrics = Metrics(config, progress.step, process.is_first)
@@ -274,16 +270,17 @@ def train(config, process, raw_model, model, optimizers, data, progress):
     n_skipped = 0
     try:
         while True:
-            step, last = progress.step, progress.step == config['max_steps']
+            step, last = progress.step, progress.step >= config['max_steps']
             if last or is_due(step, config['checkpoint_interval']):
-                save(writer, raw_model, optimizers, config, data, progress, process)
+                save_now()
             if last or is_due(step, config['eval_interval']):
                 scores = evaluate(model, raw_model, data, config, process, stop, step, last)
                 metrics.log(step=step, tokens=progress.tokens, **scores)
-                report_scores(scores, config, step, process)
+                report.print_scores(scores, step, process)
+                draw_curves(config, process)
                 update_best(scores['val_loss'], progress, writer, process)
                 if out_of_patience(step, progress.best_step, config):
-                    save(writer, raw_model, optimizers, config, data, progress, process)
+                    save_now()
                     break
             if config['sample_interval'] and step and (last or is_due(step, config['sample_interval'])):
                 write_sample(raw_model, data.tokenizer, config, step, process)
@@ -291,11 +288,11 @@ def train(config, process, raw_model, model, optimizers, data, progress):
                 break
             step_started = time.perf_counter()
             optimizers.set_learning_rate(learning_rate_factor(step, config))
-            row = train_step(raw_model, model, optimizers, data.train, config, process, stop)
+            row = train_step(model, raw_model, optimizers, data.train, config, process, stop)
             step_s = time.perf_counter() - step_started
             progress.advance(config, data.train, step_s, time.perf_counter() - run_started)
-            row |= speed(raw_model, config, progress, process, step_s, peak_flops)
-            if progress.step == config['max_steps'] or is_due(progress.step, config['log_interval']):
+            row |= report.speed(config, process, raw_model.flops_per_token(), peak_flops, step_s, progress.elapsed_s)
+            if progress.step >= config['max_steps'] or is_due(progress.step, config['log_interval']):
                 metrics.log(step=progress.step, tokens=progress.tokens, **row)
             bar.update()
             bar.set_postfix_str(f'loss {row["loss"]:.3f}, {row["tokens_per_s"]:,.0f} tok/s, MFU {row["mfu"]:.0%}',
@@ -305,22 +302,16 @@ def train(config, process, raw_model, model, optimizers, data, progress):
                 process.print0(f'step {progress.step:,}: loss or gradient is not finite; the step was skipped')
             if n_skipped == MAX_SKIPPED_STEPS:
                 writer.wait()
-                raise Diverged(n_skipped, checkpoint.list_checkpoints(config['out_dir']))
+                good = checkpoint.list_checkpoints(config['out_dir'])
+                raise Diverged(f'{n_skipped} steps in a row without a finite loss and gradient; the last good checkpoint is '
+                               f'{good[0] if good else "none"}. Try a lower --learning_rate or --dtype=float32')
             stop.check()
-    except Stopped:  # if it came during a step or a validation, that one is not counted
+    except Stopped:  # an unfinished step or validation is dropped; a resumed run makes it again
         raw_model.zero_grad(set_to_none=True)
         data.train.seek(progress.sequence_index)
-        save(writer, raw_model, optimizers, config, data, progress, process)
+        save_now()
     bar.close()
     writer.wait()
-
-
-class Diverged(Exception):
-    """Training cannot continue."""
-
-    def __init__(self, n_skipped, checkpoints):
-        super().__init__(f'{n_skipped} steps in a row without a finite loss and gradient; the last good checkpoint is '
-                         f'{checkpoints[0] if checkpoints else "none"}. Try a lower --learning_rate or --dtype=float32')
 
 
 def is_due(step, interval):
@@ -329,21 +320,21 @@ def is_due(step, interval):
 
 def learning_rate_factor(step, config):
     """Share of the peak learning rate at a step, counted from 0: linear warm-up, then the schedule."""
-    warmup, max_steps, lowest = config['warmup_steps'], config['max_steps'], config['min_lr'] / config['learning_rate']
+    warmup, max_steps, min_factor = config['warmup_steps'], config['max_steps'], config['min_lr'] / config['learning_rate']
     if step < warmup:
         return (step + 1) / warmup
     if config['schedule'] == 'constant':
         return 1.0
     if config['schedule'] == 'cosine':
         passed = min(1.0, (step - warmup) / max(1, max_steps - warmup))
-        return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * passed))
+        return min_factor + (1 - min_factor) * 0.5 * (1 + math.cos(math.pi * passed))
     begin = max(warmup, max_steps * (1 - config['wsd_decay']))  # 'wsd': warm-up, stable, decay (Hu et al. 2024, "MiniCPM")
     passed = min(1.0, max(0.0, (step - begin) / max(1, max_steps - begin)))
-    return 1 - passed * (1 - lowest)
+    return 1 - passed * (1 - min_factor)
 
 
-def train_step(raw_model, model, optimizers, train_data, config, process, stop):
-    """One optimizer step over all processes -> its row in metrics.jsonl, to which `speed` adds.
+def train_step(model, raw_model, optimizers, train_data, config, process, stop):
+    """One optimizer step over all processes -> its row of metrics.jsonl.
 
     Loss and gradient are averaged over all non-ignored targets of the global batch; grad_norm is the gradient's before
     clipping. If either is not finite, the weights stay as they are and the row says 'skipped'. On a CPU, where a step may
@@ -358,9 +349,11 @@ def train_step(raw_model, model, optimizers, train_data, config, process, stop):
                 stop.check()
             x, y = next_batch(train_data, config, process)  # (B, T) each
             model.require_backward_grad_sync = micro_step == n_micro - 1  # DDP exchanges gradients after the last one only
+            # model(x, y) is the mean over the targets of x, y; its share of all targets makes the sum of all the mean over all.
+            # DDP divides gradients by world_size, which is undone here.
+            share = (y != -1).sum() * process.world_size / n_targets
             with process.autocast():
-                # model(x, y) is a mean over this micro-batch. DDP divides gradients by world_size, which is undone here.
-                loss = model(x, y) * ((y != -1).sum() * process.world_size / n_targets)
+                loss = model(x, y) * share
             optimizers.scale(loss).backward()
             total += loss.detach()
     optimizers.unscale_gradients()
@@ -376,13 +369,6 @@ def train_step(raw_model, model, optimizers, train_data, config, process, stop):
     return row
 
 
-def speed(raw_model, config, progress, process, step_s, peak_flops):
-    """What a row of metrics.jsonl says about the machine. mfu: the share of the rate measured for a matrix product."""
-    tokens_per_s = config['total_batch_tokens'] / step_s
-    return {'tokens_per_s': round(tokens_per_s, 1), 'mfu': round(tokens_per_s * raw_model.flops_per_token() / peak_flops, 4),
-            'memory_gb': round(hardware.peak_memory(process.device) / 1e9, 3), 'elapsed_s': round(progress.elapsed_s, 3)}
-
-
 def next_batch(train_data, config, process):
     """The next (x, y), (B, T) each, on the device. Dropout is seeded by the position in the data: a resumed run repeats it."""
     if config['dropout']:
@@ -394,7 +380,7 @@ def next_batch(train_data, config, process):
     return x.to(process.device, non_blocking=True), y.to(process.device, non_blocking=True)
 
 
-def n_val_sequences(config, val_data):
+def count_val_sequences(config, val_data):
     return max(1, min(config['eval_tokens'] // config['block_size'], val_data.n_sequences))
 
 
@@ -417,7 +403,7 @@ def validation_loss(model, data, config, process, stop):
     Every process takes its share; sums and counts are added up, not means. Sequences past the last are masked, so
     that shapes stay the same and nothing is compiled again.
     """
-    val, n_sequences = data.val, n_val_sequences(config, data.val)
+    val, n_sequences = data.val, count_val_sequences(config, data.val)
     token_bytes = torch.from_numpy(data.tokenizer.token_lengths()).to(process.device)  # (V,)
     nats, n_tokens, n_bytes = (torch.zeros((), dtype=torch.float32 if process.device.type == 'mps' else torch.float64,
                                            device=process.device) for _ in range(3))
@@ -428,11 +414,11 @@ def validation_loss(model, data, config, process, stop):
             first = val.sequence_index + process.rank * val.batch_size  # of this process's batch
             x, y = (tensor.to(process.device) for tensor in val.next())  # (B, T) each
             y[max(0, n_sequences - first):] = -1
-            counted = y != -1
-            n_bytes += token_bytes[y[counted]].sum()
-            n_tokens += counted.sum()
+            is_target = y != -1
+            n_bytes += token_bytes[y[is_target]].sum()
+            n_tokens += is_target.sum()
             with process.autocast():
-                nats += model(x, y) * counted.sum()
+                nats += model(x, y) * is_target.sum()
             stop.check()
     finally:
         model.train()
@@ -441,11 +427,7 @@ def validation_loss(model, data, config, process, stop):
     return {'val_loss': loss, 'val_ppl': math.exp(min(loss, 700)), 'val_bpb': nats / math.log(2) / max(1, n_bytes)}
 
 
-def report_scores(scores, config, step, process):
-    """Prints the scores of a validation, and draws the run's curves again."""
-    of_hellaswag = f', HellaSwag acc_norm {scores["hellaswag_acc_norm"]:.4f}' if 'hellaswag_acc_norm' in scores else ''
-    process.print0(f'step {step:,}: validation loss {scores["val_loss"]:.4f}, perplexity {scores["val_ppl"]:.2f}, '
-                   f'{scores["val_bpb"]:.4f} bits per byte{of_hellaswag}')
+def draw_curves(config, process):
     if process.is_first:
         with warn_if_unwritable('the plot'):
             plot.draw_if_possible(config['out_dir'])
@@ -487,7 +469,4 @@ def save(writer, raw_model, optimizers, config, data, progress, process):
 
 if __name__ == '__main__':
     with one_line_errors():
-        try:
-            main(configure(DEFAULTS))
-        except Diverged as error:
-            sys.exit(f'train.py: {error}')
+        main(configure(DEFAULTS))

@@ -82,14 +82,14 @@ def setup_ours(config, device, **options):
     config = {**configure(train.DEFAULTS, []), **{key: config[key] for key in (*SHAPE, 'device')},
               'micro_batch': config['batch_size'], 'total_batch_tokens': batch[0].numel(), 'warmup_steps': 0, **options}
     process = Process(config)
-    model = our_model(config, device)
+    raw_model = our_model(config, device)
     on_gpu = device.type == 'cuda'
-    forward = process.compile(model, on_gpu if config['compile'] is None else config['compile'])
-    optimizers = Optimizers(model, config, process)
+    model = process.compile(raw_model, on_gpu if config['compile'] is None else config['compile'])
+    optimizers = Optimizers(raw_model, config, process)
     train_data = types.SimpleNamespace(batch_size=config['micro_batch'], sequence_index=0, next=lambda: batch,
                                        count_targets=lambda n_sequences: n_sequences * config['block_size'])
     stop = types.SimpleNamespace(check=lambda: None)
-    return lambda: train.train_step(model, forward, optimizers, train_data, config, process, stop)['loss']
+    return lambda: train.train_step(model, raw_model, optimizers, train_data, config, process, stop)['loss']
 
 
 def setup_plain(config, device, compiled=False):

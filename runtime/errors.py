@@ -12,15 +12,22 @@ class BadInput(ValueError):
     """Something the user gave is wrong. The message is one line: what is wrong, what would be right."""
 
 
+class Diverged(Exception):
+    """Training cannot continue. The message is one line: why, and what to go back to."""
+
+
 @contextlib.contextmanager
 def one_line_errors():
-    """Ends the program with one line on stderr and exit code 2 on BadInput, 130 on Ctrl-C."""
+    """Ends the program with one line on stderr and exit code 2 on BadInput, 1 on Diverged, 130 on Ctrl-C."""
     script = os.path.basename(sys.argv[0])
     try:
         yield
     except BadInput as error:
         print(f'{script}: {error}', file=sys.stderr)
         sys.exit(2)
+    except Diverged as error:
+        print(f'{script}: {error}', file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f'{script}: interrupted', file=sys.stderr)
         sys.exit(130)

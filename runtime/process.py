@@ -10,6 +10,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from runtime import hardware
+from runtime.errors import BadInput
 
 
 class Process:
@@ -48,6 +49,13 @@ class Process:
     def gather(self, value):
         """A number of each process, by rank, as a list of floats on every process."""
         return self.sum([value if rank == self.rank else 0 for rank in range(self.world_size)])
+
+    def check_same_step(self, step):
+        """Raises BadInput, in all processes, if they do not all resume at the same step."""
+        steps = self.gather(step)
+        if min(steps) != max(steps):
+            raise BadInput(f'the processes found different checkpoints (steps {min(steps):,.0f} to {max(steps):,.0f}): '
+                           f'out_dir must be a folder that all machines share')
 
     def compile(self, function, wanted):
         """The function or model, compiled if that is wanted and possible here; if it is not possible, a line says why."""

@@ -44,6 +44,19 @@ def warn_if_slow(config: dict, process, flops_per_token: int, peak_flops: float)
                        f'config/demo.py has settings for a CPU')
 
 
+def speed(config: dict, process, flops_per_token: int, peak_flops: float, step_s: float, elapsed_s: float) -> dict:
+    """What a row of metrics.jsonl says of the machine. mfu: the share of the rate that a matrix product was measured at."""
+    tokens_per_s = config['total_batch_tokens'] / step_s
+    return {'tokens_per_s': round(tokens_per_s, 1), 'mfu': round(tokens_per_s * flops_per_token / peak_flops, 4),
+            'memory_gb': round(hardware.peak_memory(process.device) / 1e9, 3), 'elapsed_s': round(elapsed_s, 3)}
+
+
+def print_scores(scores: dict, step: int, process):
+    of_hellaswag = f', HellaSwag acc_norm {scores["hellaswag_acc_norm"]:.4f}' if 'hellaswag_acc_norm' in scores else ''
+    process.print0(f'step {step:,}: validation loss {scores["val_loss"]:.4f}, perplexity {scores["val_ppl"]:.2f}, '
+                   f'{scores["val_bpb"]:.4f} bits per byte{of_hellaswag}')
+
+
 def write_run_info(config: dict, process, step: int):
     """OUT_DIR/run_STEP.json for a start at that step: the command, the config, the commit, the machine, all packages."""
     packages = sorted(f'{package.metadata["Name"]}=={package.version}' for package in importlib.metadata.distributions())

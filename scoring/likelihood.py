@@ -1,10 +1,11 @@
 """The log-probability of texts under a model: what HellaSwag, perplexity and all other scores here are made of.
 
-    model, tokenizer, process, compiled = open_for_evaluation(config)
+    model, tokenizer, process = open_for_evaluation(config)
     values = log_likelihoods(model, [(context, continuation), ...], process)   # (N,), in nats
 
 Knows nothing about where texts come from, nor what becomes of their log-probabilities.
 """
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -22,27 +23,22 @@ from runtime.process import Process
 HEAD_ROWS = 1024  # hidden states whose logits are in memory at once: 200 MB with GPT-2's vocabulary, and as much for the loss
 
 
-def open_for_evaluation(config: dict) -> tuple[GPT, Tokenizer, Process, bool]:
-    """(model, tokenizer, process, whether to compile), after a line that says what runs.
-
-    config: with init_from, out_dir, batch_size, device, dtype and compile.
-    """
+def open_for_evaluation(config: dict) -> tuple[GPT, Tokenizer, Process]:
+    """(model, tokenizer, process) by the keys init_from, out_dir, batch_size, device and dtype, after a line that says what
+    runs."""
     if config['batch_size'] < 1:
         raise BadInput(f'batch_size={config["batch_size"]} should be at least 1')
     process = Process(config, float32_precision='highest')
     model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'],
                                                kernels='torch', attention='auto', dropout=0.0)
-    why_not = hardware.why_no_compile(process.device) if config['compile'] else None
-    if why_not:
-        process.print0(f'not compiled: {why_not}')
     process.print0(f'{source}: {model.n_params():,} parameters, {hardware.describe(process.device)}, '
                    f'{str(process.dtype).removeprefix("torch.")}')
-    return model.to(process.device), tokenizer, process, config['compile'] and not why_not
+    return model.to(process.device), tokenizer, process
 
 
 @torch.no_grad()
 def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_size: int = 32, *, progress: str = '',
-                    check_stop: Callable[[], None] | None = None, compiled: bool = False) -> Tensor:
+                    check_stop: Callable[[], None] | None = None) -> Tensor:
     """(N,) float64 on the CPU, the same on every process: log p(continuation | context) of N pairs, in nats.
 
     pairs: (context, continuation), each a list or 1-D tensor of token ids. A context has at least one token, and both
@@ -53,7 +49,6 @@ def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_
     progress: what the progress bar says; no bar if empty.
     check_stop: called after each batch, equally often on every process; it raises to stop (runtime.stop.StopSignals.check).
     """
-    nats_of = torch.compile(token_nats, dynamic=True) if compiled else token_nats  # one graph for all lengths
     rows = share_contexts(pairs)
     # The longest first, so that running out of memory shows at once; and rows of a batch have about the same length.
     rows.sort(key=lambda row: -row_length(row, pairs))
@@ -69,7 +64,7 @@ def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_
                 if process.rank < len(turn):
                     *inputs, owners = pack(turn[process.rank], pairs)
                     with process.autocast():
-                        nats = nats_of(model, *(None if tensor is None else tensor.to(process.device) for tensor in inputs))
+                        nats = token_nats(model, *(None if tensor is None else tensor.to(process.device) for tensor in inputs))
                     totals.index_add_(0, owners, -nats.double().cpu())
                 bar.update(sum(len(row) for batch in turn for row in batch))
                 if check_stop:
@@ -80,14 +75,9 @@ def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_
 
 
 def share_contexts(pairs):
-    """The numbers of the pairs as rows: neighbours that have the same context are in one."""
-    rows = []
-    for i, (context, _) in enumerate(pairs):
-        if rows and isinstance(context, list) and context == pairs[rows[-1][-1]][0]:
-            rows[-1].append(i)
-        else:
-            rows.append([i])
-    return rows
+    """The numbers of the pairs as rows: neighbours are in one if their contexts are equal lists."""
+    groups = itertools.groupby(range(len(pairs)), key=lambda i: pairs[i][0] if isinstance(pairs[i][0], list) else i)
+    return [list(group) for _, group in groups]
 
 
 def row_length(row, pairs):

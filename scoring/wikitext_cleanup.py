@@ -3,8 +3,8 @@
     He said : " It 's a 1 @,@ 000 @-@ year riddle . "   ->   He said: "It's a 1,000-year riddle."
 
 WikiText is published as tokens with spaces between them, and models are trained on ordinary text. `pages` and `clean_page`
-are the harness's; what they change cannot be recovered. `detokenize` can be undone by `retokenize` for any text, so a
-probability of the cleaned text is a probability of the original. Knows nothing about models.
+are the harness's; what they change cannot be recovered. `detokenize` can be undone for any text (`retokenize` in
+tests/test_wikitext_cleanup.py), so a probability of the cleaned text is one of the original. Knows nothing about models.
 """
 import itertools
 import re
@@ -63,7 +63,7 @@ def detokenize(text: str) -> str:
     """WikiText's tokens as words, line by line.
 
     A line of WikiText begins with a space, has one space between tokens and one at its end. A line of another form is kept
-    and gets a space in front, by which `retokenize` knows it. Tokens that could not be found again in a word are
+    and gets a space in front, by which it is known. Tokens that could not be found again in a word are
     written apart, and a token that would be cut even then gets a backslash in front.
     """
     return ''.join(map(detokenize_line, LINES.findall(text)))
@@ -91,18 +91,6 @@ def join_tokens(tokens):
     if split_word(word) == tokens:
         return [word]
     return [token if split_word(token) == [token] else '\\' + token for token in tokens]
-
-
-def retokenize(text: str) -> str:
-    """The text that `detokenize` was given."""
-    return ''.join(map(retokenize_line, LINES.findall(text)))
-
-
-def retokenize_line(line):
-    if line.startswith(' '):
-        return line[1:]
-    tokens = itertools.chain.from_iterable(map(split_word, line[:-1].split(' ')))
-    return ' ' + ''.join(f'{token} ' for token in tokens if token) + '\n'
 
 
 def split_word(word):

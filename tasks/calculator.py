@@ -18,29 +18,28 @@ The grammar, loosest first; a variable, `=` and products without `*` (3x, 2(x+1)
     operand    = number  |  variable  |  '(' sum ')'
 
 Numbers are ASCII digits with at most one point. Arithmetic is in fractions of whole numbers, so nothing is ever rounded;
-text is never given to eval, nor to sympy's parser, which evals too: sympy gets coefficients. The limits below bound
-time and memory whatever the text is. This file knows nothing about models or tokens.
+text is never given to eval, nor to sympy's parser, which evals too: sympy gets numbers. The limits below bound time and
+memory whatever the text is. This file knows nothing about models or tokens.
 """
+import collections
 import functools
 import itertools
-import math
 import operator
 import re
 import sys
 from fractions import Fraction
-from typing import NamedTuple
 
 from runtime.errors import BadInput, one_line_errors
 
 MAX_CHARACTERS = 200    # of an expression; bounds nesting and the number of operations too
-MAX_DEPTH = 30          # brackets and signs inside each other
+MAX_DEPTH = 30          # brackets inside each other
 MAX_BITS = 1024         # of any numerator or denominator on the way
 MAX_DEGREE = 4          # of an equation
 MAX_EQUATION_BITS = 80  # of an equation's coefficients, once it is a polynomial with whole ones
 MAX_PLACES = 12         # a result with more decimals is written as a fraction
 MAX_RESULT = 60         # characters of a result
 
-TOKEN = re.compile(r' *([0-9]+(?:\.[0-9]*)?|\.[0-9]+|\*\*|[-+*/%()=,]|[A-Za-z]+)')
+TOKEN = re.compile(r'([0-9]+(?:\.[0-9]*)?|\.[0-9]+|\*\*|[-+*/%()=,]|[A-Za-z]+)')
 NUMBER_START = frozenset('0123456789.')
 OPERATORS = {'+': operator.add, '-': operator.sub, '*': operator.mul, '/': operator.truediv, '%': operator.mod}
 
@@ -72,16 +71,13 @@ def tokenize(text):
     """The numbers, signs and words of a text, as a list of at least one."""
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f'longer than {MAX_CHARACTERS} characters')
-    text = text.rstrip(' ')
-    tokens, position = [], 0
-    while position < len(text):
-        match = TOKEN.match(text, position)
-        if match is None:
-            raise ValueError(f'{text[position:].lstrip(" ")[0]!r} does not belong here')
-        tokens.append(match[1])
-        position = match.end()
+    tokens, strange = TOKEN.findall(text), TOKEN.sub('', text).strip(' ')
+    if strange:
+        raise ValueError(f'{strange[0]!r} does not belong here')
     if not tokens:
         raise ValueError('nothing to calculate')
+    if max(itertools.accumulate((token == '(') - (token == ')') for token in tokens)) > MAX_DEPTH:
+        raise ValueError(f'nested more than {MAX_DEPTH} deep')
     return tokens
 
 
@@ -95,7 +91,7 @@ class Parser:
 
     def __init__(self, tokens, variable=None):
         self.tokens, self.variable = [*tokens, ''], variable  # '' is the end
-        self.position = self.depth = 0
+        self.position = 0
 
     def parse_all(self):
         value = self.sum()
@@ -120,9 +116,7 @@ class Parser:
     def product(self):
         value = self.signed()
         while True:
-            if self.next == '%' and self.variable:  # a % that `percentage` left here has an operand behind it
-                raise ValueError('no remainders in an equation')
-            if self.next in ('*', '/', '%'):
+            if self.next in ('*', '/', '%'):  # a % that `percentage` left here has an operand behind it
                 value = apply(self.take(), value, self.signed())
             elif self.variable and self.next in ('(', self.variable):
                 value = apply('*', value, self.percentage())
@@ -132,8 +126,7 @@ class Parser:
     def signed(self):
         if self.next not in ('-', '+'):
             return self.percentage()
-        with self:
-            return apply(self.take(), Fraction(0), self.signed())
+        return apply(self.take(), Fraction(0), self.signed())
 
     def percentage(self):
         value = self.power()
@@ -146,20 +139,18 @@ class Parser:
         base = self.operand()
         if self.next != '**':
             return base
-        with self:
-            self.take()
-            return power(base, self.signed())
+        self.take()
+        return power(base, self.signed())
 
     def operand(self):
         token = self.take()
         if token[:1] in NUMBER_START:
             return bounded(Fraction(token))
         if token and token == self.variable:
-            return Quotient([Fraction(0), Fraction(1)], [Fraction(1)])
+            return Quotient(polynomial(1, 0), polynomial(1))
         if token != '(':
             raise ValueError(f'{token!r} does not belong here' if token else 'it ends too early')
-        with self:
-            value = self.sum()
+        value = self.sum()
         if self.take() != ')':
             raise ValueError('a bracket is not closed')
         return value
@@ -167,19 +158,11 @@ class Parser:
     def starts_operand(self, token):
         return token[:1] in NUMBER_START or token == '(' or token == self.variable
 
-    def __enter__(self):
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise ValueError(f'nested more than {MAX_DEPTH} deep')
-
-    def __exit__(self, *error):
-        self.depth -= 1
-
 
 def apply(operation, a, b):
     """The value of a + b, a - b, a * b, a / b or a % b. Raises ValueError where there is none or it is too large."""
     if isinstance(a, Quotient) or isinstance(b, Quotient):
-        return apply_to_quotients(operation, as_quotient(a), as_quotient(b))
+        return apply_to_quotients(operation, *as_quotient(a), *as_quotient(b))
     if operation in ('/', '%') and b == 0:
         raise ValueError('division by zero')
     return bounded(OPERATORS[operation](a, b))
@@ -195,8 +178,8 @@ def power(base, exponent):
     if isinstance(base, Quotient):
         if abs(exponent) > MAX_DEGREE:
             raise ValueError(f'powers of a variable go to {MAX_DEGREE}')
-        product = functools.reduce(functools.partial(apply, '*'), [base] * abs(exponent), Fraction(1))
-        return product if exponent >= 0 else apply('/', Fraction(1), product)
+        multiply_or_divide = functools.partial(apply, '*' if exponent > 0 else '/')
+        return functools.reduce(multiply_or_divide, [base] * abs(exponent), Fraction(1))
     if base == 0 and exponent < 0:
         raise ValueError('division by zero')
     if base in (-1, 0, 1):  # these have powers however large
@@ -218,73 +201,55 @@ def bounded(value):
 
 # ---------------------------------------------------------------------------- equations
 
-class Quotient(NamedTuple):
-    """above / below, two polynomials: lists of coefficients, that of x**0 first, and the last one is not 0.
+# above / below, two polynomials of sympy. It is not reduced, so that 1/x has no value at 0, and neither has x/x.
+Quotient = collections.namedtuple('Quotient', 'above below')
 
-    It is not reduced, so that 1/x has no value at 0, and neither has x/x.
-    """
-    above: list
-    below: list
+
+def polynomial(*coefficients):
+    """A sympy.Poly in one variable with rational coefficients, that of the highest power first."""
+    import sympy  # takes a moment, and only equations need it
+    return sympy.Poly([sympy.Rational(c.numerator, c.denominator) for c in coefficients], sympy.Symbol('x'), domain='QQ')
 
 
 def as_quotient(value):
-    return value if isinstance(value, Quotient) else Quotient(trimmed([value]), [Fraction(1)])
+    return value if isinstance(value, Quotient) else Quotient(polynomial(value), polynomial(1))
+
+
+def apply_to_quotients(operation, above, below, above_b, below_b):
+    """What `apply` gives for above/below and above_b/below_b: a Quotient, or a Fraction if the variable is gone."""
+    if operation == '%':
+        raise ValueError('no remainders of a variable')
+    if operation == '/':
+        if above_b.is_zero:
+            raise ValueError('division by zero')
+        above_b, below_b = below_b, above_b
+    elif operation == '-':
+        above_b = -above_b
+    if operation in ('*', '/'):
+        above, below = above * above_b, below * below_b
+    elif below == below_b:
+        above += above_b
+    else:
+        above, below = above * below_b + above_b * below, below * below_b
+    degree = max(above.degree(), below.degree())
+    if degree > MAX_DEGREE:
+        raise ValueError(f'powers of a variable go to {MAX_DEGREE}')
+    for coefficient in above.all_coeffs() + below.all_coeffs():
+        bounded(coefficient)
+    return Quotient(above, below) if degree > 0 else bounded(Fraction(above.LC() / below.LC()))
 
 
 def roots_of(value):
     """The rational numbers, in order, at which a value with a variable is zero."""
-    import sympy
     above, below = as_quotient(value)
-    if not above:
+    if above.is_zero:
         raise ValueError('every number solves it')
-    scale = math.lcm(*(coefficient.denominator for coefficient in above))
-    whole = [int(coefficient * scale) for coefficient in above]
-    if max(abs(coefficient).bit_length() for coefficient in whole) > MAX_EQUATION_BITS:
+    if above.clear_denoms(convert=True)[1].max_norm() >= 2**MAX_EQUATION_BITS:
         raise ValueError('coefficients too large')
-    roots = sympy.Poly(whole[::-1], sympy.Symbol('x'), domain='ZZ').ground_roots()
-    roots = sorted(Fraction(int(root.p), int(root.q)) for root in roots)
-    roots = [root for root in roots if sum(c * root**i for i, c in enumerate(below)) != 0]
+    roots = [Fraction(root) for root in sorted(above.ground_roots()) if below.eval(root) != 0]
     if not roots:
         raise ValueError('no rational number solves it')
     return roots
-
-
-def apply_to_quotients(operation, a, b):
-    """What `apply` gives for two Quotients: another one, or a Fraction if the variable is gone."""
-    (a, below_a), (b, below_b) = a, b
-    if operation == '-':
-        operation, b = '+', [-c for c in b]
-    if operation == '+' and below_a == below_b:
-        above, below = add(a, b), below_a
-    elif operation == '+':
-        above, below = add(multiply(a, below_b), multiply(b, below_a)), multiply(below_a, below_b)
-    elif operation == '*':
-        above, below = multiply(a, b), multiply(below_a, below_b)
-    elif not b:
-        raise ValueError('division by zero')
-    else:
-        above, below = multiply(a, below_b), multiply(below_a, b)
-    return Quotient(above, below) if len(above) > 1 or len(below) > 1 else bounded(sum(above) / below[0])
-
-
-def add(a, b):
-    return trimmed([bounded(c + d) for c, d in itertools.zip_longest(a, b, fillvalue=0)])
-
-
-def multiply(a, b):
-    if len(a) + len(b) - 2 > MAX_DEGREE:
-        raise ValueError(f'powers of a variable go to {MAX_DEGREE}')
-    product = [Fraction(0)] * (len(a) + len(b) - 1)
-    for i, c in enumerate(a):
-        for j, d in enumerate(b):
-            product[i + j] = bounded(product[i + j] + c * d)
-    return trimmed(product)
-
-
-def trimmed(coefficients):
-    while coefficients and coefficients[-1] == 0:
-        coefficients = coefficients[:-1]
-    return coefficients
 
 
 # ---------------------------------------------------------------------------- number to text
@@ -292,10 +257,9 @@ def trimmed(coefficients):
 def format_number(value):
     """A Fraction as text: 24, -0.75 or 1/3."""
     text = str(value)
-    places = next((n for n in range(1, MAX_PLACES + 1) if 10**n % value.denominator == 0), None)
-    if value.denominator > 1 and places:
-        whole, decimals = divmod(int(abs(value) * 10**places), 10**places)
-        text = f'{"-" if value < 0 else ""}{whole}.{decimals:0{places}}'
+    if value.denominator > 1 and 10**MAX_PLACES % value.denominator == 0:
+        whole, decimals = divmod(int(abs(value) * 10**MAX_PLACES), 10**MAX_PLACES)
+        text = f'{"-" if value < 0 else ""}{whole}.{decimals:0{MAX_PLACES}}'.rstrip('0')
     if len(text) > MAX_RESULT:
         raise ValueError(f'a result of more than {MAX_RESULT} characters')
     return text

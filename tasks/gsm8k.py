@@ -9,18 +9,17 @@ The answer of a problem is its solution, with calls such as `<<48/2=24>>24`, and
 nothing about tokens or models.
 """
 import itertools
-import json
+import os
 import re
 from fractions import Fraction
 
 from tqdm import tqdm
 
-import sources
 from runtime.errors import BadInput
+from sources import hub_rows, read_rows
 from tasks.tool_use import CALL, check_call
 from tasks.word_problems import generate_problems
 
-HUB_NAME = 'openai/gsm8k'
 ANSWER = re.compile(r'####\s*(.*)')
 
 
@@ -34,13 +33,16 @@ def read_problems(source: str, split: str = 'train', n_generated: int = 0, seed:
     if source == 'generated':
         generator = itertools.islice(generate_problems(split, seed), n_generated)
         return list(tqdm(generator, total=n_generated, desc=f'making {split} problems', unit=' problems'))
-    rows = fetch_gsm8k(split) if source == 'gsm8k' else read_jsonl(source)
-    if not rows:
+    if source != 'gsm8k' and not os.path.exists(source):
+        raise BadInput(f'no file {source}; a source is generated, gsm8k or a .jsonl file')
+    rows = hub_rows('openai/gsm8k', 'main', split) if source == 'gsm8k' else read_rows(source)
+    problems = [check_problem(place, row) for place, row in rows]
+    if not problems:
         raise BadInput(f'{source} has no problems')
-    return [check_problem(row, f'{source}, line {number}') for number, row in enumerate(rows, 1)]
+    return problems
 
 
-def check_problem(row, place):
+def check_problem(place, row):
     """A row as a problem. Raises BadInput, with its place, if it is none."""
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ('question', 'answer')):
         raise BadInput(f'{place}: a problem is an object with a question and an answer, both text')
@@ -55,33 +57,11 @@ def kind_by_length(solution):
     return '1 step' if n_calls == 1 else f'{n_calls} steps' if n_calls < 6 else '6 or more steps'
 
 
-def read_jsonl(path):
-    try:
-        with open(path, encoding='utf-8') as file:
-            return [json.loads(line) for line in file if line.strip()]
-    except OSError as error:
-        raise BadInput(f'source {path}: {error.strerror}; a source is generated, gsm8k or a .jsonl file') from None
-    except ValueError as error:
-        raise BadInput(f'{path} is not a .jsonl file: {error}') from None
-
-
-def fetch_gsm8k(split):
-    import datasets
-    sources.ask_hub(HUB_NAME)
-    try:
-        return list(datasets.load_dataset(HUB_NAME, 'main', split=split))
-    except Exception as error:  # the hub, the network and the library raise dozens of kinds
-        raise BadInput(f'{HUB_NAME} could not be fetched from the hub ({type(error).__name__}); download its {split}.jsonl '
-                       f'and give that as --source') from error
-
-
 def answer_of(solution: str) -> Fraction | None:
     """The number behind the last #### of a solution, or None."""
-    answers = ANSWER.findall(solution)
-    if not answers:
-        return None
+    answer = (ANSWER.findall(solution) or [''])[-1]
     try:
-        return Fraction(answers[-1].strip().rstrip('.').replace(',', '').replace('$', ''))
+        return Fraction(answer.strip().rstrip('.').replace(',', '').replace('$', ''))
     except (ValueError, ZeroDivisionError):
         return None
 
@@ -91,10 +71,6 @@ def check_calls(problems: list[dict]) -> tuple[int, list[tuple]]:
 
     The second is a list of (number of the problem from 1, the call, what the calculator says).
     """
-    calls = [(number, *call) for number, problem in enumerate(problems, 1) for call in CALL.findall(problem['answer'])]
-    unconfirmed = []
-    for number, expression, written in calls:
-        confirmed, result = check_call(expression, written)
-        if not confirmed:
-            unconfirmed.append((number, f'<<{expression}={written}>>', result))
-    return len(calls), unconfirmed
+    calls = [(number, call) for number, problem in enumerate(problems, 1) for call in CALL.finditer(problem['answer'])]
+    checked = [(number, call[0], *check_call(call[1], call[2])) for number, call in calls]
+    return len(calls), [(number, call, result) for number, call, is_right, result in checked if not is_right]

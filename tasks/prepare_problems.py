@@ -53,13 +53,10 @@ def main(config):
         bar = tqdm(problems[split], desc=f'encoding {split}', unit=' problems')
         documents = (encode_problem(problem, tokenizer) for problem in bar)
         written |= shards.write_shards(documents, out_dir, name, split, first=first, masked=True)
-    n_train, n_val = len(problems['train']), len(problems['val'])
-    write_json(os.path.join(out_dir, 'meta.json'), {
-        **description, 'source': config['source'], 'train_documents': n_train,
-        'val_documents': n_val, 'settings': settings, 'shards': written})
-    n_tokens = sum(entry['tokens'] for entry in written.values())
-    print(f'{out_dir}: {n_train:,} problems to train on and {n_val:,} to validate on, {n_tokens:,} tokens, '
-          f'{n_tokens / (n_train + n_val):.0f} a problem; vocabulary {tokenizer.vocab_size:,}')
+    meta = {**description, 'source': config['source'], 'train_documents': len(problems['train']),
+            'val_documents': len(problems['val']), 'settings': settings, 'shards': written}
+    write_json(os.path.join(out_dir, 'meta.json'), meta)
+    print(data_folder.summary(out_dir, meta))
 
 
 def read_splits(config):

@@ -2,8 +2,10 @@
 
     python -m tasks.solve --out_dir=out/math --question='Tom has 48 pens. He sells half of them. How many are left?'
 
-On a terminal, what the calculator writes is coloured. tasks/solve_rate.py counts how many of many problems come out right.
+It takes the likeliest token always; sample.py --calculator=True draws at random. On a terminal, what the calculator writes is
+coloured. tasks/solve_rate.py counts how many of many problems come out right.
 """
+import codecs
 import sys
 
 import pretrained
@@ -20,13 +22,10 @@ DEFAULTS = {
     'init_from': optional(str),  # instead: a checkpoint, a folder in Hugging Face's layout, or gpt2[-medium|-large|-xl]
     'calculator': True,  # whether the calculator answers calls
     'max_new_tokens': 200,  # longest solution, in tokens
-    'temperature': 0.0,  # 0 takes the likeliest token
-    'seed': 0,  # of a temperature above 0
     # machine
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of the weights and the arithmetic
 }
-COLOURED = '\033[1;36m{}\033[0m'
 
 
 def main(config):
@@ -37,15 +36,19 @@ def main(config):
         raise BadInput('which problem? --question="Tom has 48 pens. ..."')
     model, tokenizer = open_model(config)
     engine = Engine(model, max_batch=1)
-    (sequence,) = engine.add(Request(encode_question(question, tokenizer), config['max_new_tokens'], config['temperature'],
-                                     seed=config['seed'], stop_tokens=(tokenizer.eot,),
-                                     tool=Calculator(tokenizer) if config['calculator'] else None))
-    solution = ''
+    tool = Calculator(tokenizer) if config['calculator'] else None
+    (sequence,) = engine.add(Request(encode_question(question, tokenizer), config['max_new_tokens'], temperature=0,
+                                     stop_tokens=(tokenizer.eot,), tool=tool))
+    decoder, n_shown = codecs.getincrementaldecoder('utf-8')(errors='replace'), 0  # a character may take several tokens
     while sequence.finish_reason is None:
         engine.step()
-        solution = print_new_text(sequence, tokenizer, solution)
-    answer = answer_of(solution)
-    if answer is not None:
+        for i, token in enumerate(sequence.tokens[n_shown:], n_shown):
+            text = '' if token == tokenizer.eot else decoder.decode(tokenizer.token_bytes(token))
+            coloured = i in sequence.forced and sys.stdout.isatty()
+            print(f'\033[1;36m{text}\033[0m' if coloured else text, end='', flush=True)
+        n_shown = len(sequence.tokens)
+    solution = decode_solution(sequence.tokens, tokenizer)
+    if answer_of(solution) is not None:
         print(f'\n\nanswer: {solution.rpartition("####")[2].strip()}')
     elif sequence.finish_reason == 'length':
         print(f'\n\nno answer: the solution was not finished after {config["max_new_tokens"]} tokens')
@@ -61,20 +64,6 @@ def open_model(config):
     print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {str(dtype).removeprefix("torch.")}',
           file=sys.stderr)
     return model.to(device, dtype), tokenizer
-
-
-def print_new_text(sequence, tokenizer, printed):
-    """Prints what a solution has beyond the `printed` text, and returns all of its text."""
-    n_written = len(sequence.tokens)  # those before the calculator's tokens at the end
-    while n_written - 1 in sequence.forced:
-        n_written -= 1
-    for n_tokens, by_calculator in ((n_written, False), (len(sequence.tokens), True)):
-        text = decode_solution(sequence.tokens[:n_tokens], tokenizer)
-        if len(text) > len(printed) and not text.endswith('\ufffd'):  # the rest of a character is still to come
-            new = text[len(printed):]
-            print(COLOURED.format(new) if by_calculator and sys.stdout.isatty() else new, end='', flush=True)
-            printed = text
-    return printed
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ most of several sampled solutions give. Prints a table by kind of problem, with 
 import collections
 import itertools
 import json
+import operator
 
 from tqdm import tqdm
 
@@ -16,6 +17,7 @@ from configurator import choice, configure, optional
 from inference.engine import Engine, Request
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write
+from runtime.tables import table
 from tasks.gsm8k import answer_of, read_problems
 from tasks.solve import open_model
 from tasks.tool_use import CALL, Calculator, check_call, decode_solution, encode_question
@@ -49,22 +51,18 @@ def main(config):
     engine, calculator = Engine(model, config['batch_size']), Calculator(tokenizer)
 
     def solve_all(description, n_samples=1, **settings):
-        """Yields the texts of n_samples solutions for each problem."""
+        """The texts of n_samples solutions for each problem, one list."""
         prompts = (encode_question(problem['question'], tokenizer) for problem in problems for _ in range(n_samples))
         requests = [Request(prompt, config['max_new_tokens'], stop_tokens=(tokenizer.eot,), seed=config['seed'] + i, **settings)
                     for i, prompt in enumerate(prompts)]
-        sequences = generate_many(engine, requests, description)
-        for i in range(0, len(sequences), n_samples):
-            yield [decode_solution(sequence.tokens, tokenizer) for sequence in sequences[i:i + n_samples]]
+        return [decode_solution(sequence.tokens, tokenizer) for sequence in generate_many(engine, requests, description)]
 
-    results = [{'kind': problem['kind'], 'question': problem['question'], 'reference': problem['answer'], 'with': text}
-               for problem, (text,) in zip(problems, solve_all('with calculator', temperature=0, tool=calculator))]
-    for result, (text,) in zip(results, solve_all('without calculator', temperature=0)):
-        result['without'] = text
-    if config['votes']:
-        samples = solve_all('samples for the vote', config['votes'], temperature=config['temperature'], tool=calculator)
-        for result, texts in zip(results, samples):
-            result['samples'] = texts
+    helped = solve_all('with calculator', temperature=0, tool=calculator)
+    alone = solve_all('without calculator', temperature=0)
+    samples = solve_all('samples for the vote', config['votes'], temperature=config['temperature'], tool=calculator)
+    results = [{'kind': problem['kind'], 'question': problem['question'], 'reference': problem['answer'],
+                'with': helped[i], 'without': alone[i], 'samples': samples[i * config['votes']:(i + 1) * config['votes']]}
+               for i, problem in enumerate(problems)]
     print(format_table(results, config['votes']))
     if config['details']:
         with atomic_write(config['details']) as file:
@@ -75,7 +73,7 @@ def main(config):
 def generate_many(engine: Engine, requests: list[Request], description: str | None = None) -> list:
     """The finished Sequences of all requests, in their order. Keeps the engine full."""
     sequences, waiting = [], iter(requests)
-    with tqdm(total=len(requests), desc=description, unit=' solutions', disable=description is None) as bar:
+    with tqdm(total=len(requests), desc=description, unit=' solutions', disable=not (description and requests)) as bar:
         while len(sequences) < len(requests) or engine.n_running:
             for request in itertools.islice(waiting, engine.free):
                 sequences += engine.add(request)
@@ -85,21 +83,18 @@ def generate_many(engine: Engine, requests: list[Request], description: str | No
 
 def format_table(results, n_votes):
     """Solve rates by kind of problem, and what is wrong with the solutions that failed with the calculator."""
-    table = [['kind', 'problems', 'with calculator', 'without', *([f'vote of {n_votes}'] if n_votes else []), *FAILURES]]
+    rows = [['kind', 'problems', 'with calculator', 'without', *([f'vote of {n_votes}'] if n_votes else []), *FAILURES]]
     for kind in [*sorted({result['kind'] for result in results}), 'all']:
-        rows = [result for result in results if kind in (result['kind'], 'all')]
-        n_right, failures = [0] * (3 if n_votes else 2), collections.Counter()
-        for row in rows:
-            reference = answer_of(row['reference'])
-            answers = [answer_of(row['with']), answer_of(row['without']), majority_answer(row.get('samples', []))]
-            n_right = [n + (answer == reference) for n, answer in zip(n_right, answers)]
-            if answers[0] != reference:
-                failures[find_failure(row['with'])] += 1
-        rates = [f'{n / len(rows):.1%}' for n in n_right]
-        table.append([kind, str(len(rows)), *rates, *(str(failures[name]) for name in FAILURES)])
-    widths = [max(map(len, column)) for column in zip(*table)]
-    return '\n'.join('  '.join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
-                     for row in table)
+        chosen = [result for result in results if kind in (result['kind'], 'all')]
+        columns = [[answer_of(result['with']) for result in chosen], [answer_of(result['without']) for result in chosen]]
+        if n_votes:
+            columns.append([majority_answer(result['samples']) for result in chosen])
+        references = [answer_of(result['reference']) for result in chosen]
+        rates = [sum(map(operator.eq, answers, references)) / len(chosen) for answers in columns]
+        failures = collections.Counter(find_failure(result['with']) for result, answer, reference
+                                       in zip(chosen, columns[0], references) if answer != reference)
+        rows.append([kind, str(len(chosen)), *(f'{rate:.1%}' for rate in rates), *(str(failures[name]) for name in FAILURES)])
+    return table(rows)
 
 
 def majority_answer(solutions):

@@ -63,17 +63,16 @@ class Calculator:
     def __init__(self, tokenizer):
         calculate('solve(x=1, x)')  # imports sympy, which takes a moment, now rather than in the middle of a text
         self.tokenizer = tokenizer
-        self.ends_in_equals = {i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i).endswith(b'=')}
 
     def __call__(self, sequence) -> list[int] | None:
         """The tokens of the result and `>>` if the text now ends in a call up to its =, else None.
 
         sequence: has `ids`, all token ids including the prompt's, and `finish_reason`, None while it is being written
         """
-        if sequence.finish_reason is not None or sequence.ids[-1] not in self.ends_in_equals:
+        if sequence.finish_reason is not None or not self.tokenizer.token_bytes(sequence.ids[-1]).endswith(b'='):
             return None
         _, opening, expression = self.tokenizer.decode(sequence.ids[-MAX_CHARACTERS - 8:]).rpartition('<<')
-        if not opening or not expression.endswith('='):
+        if not opening:
             return None
         try:
             return self.tokenizer.encode(f'{calculate(expression[:-1])}>>')

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from configurator import choice, configure
-from runtime.errors import BadInput, one_line_errors
+from runtime.errors import one_line_errors
 from tasks.calculator import calculate
 
 DEFAULTS = {
@@ -55,11 +55,7 @@ NUMERAL = re.compile(r'\d+(?:\.\d+)?')
 
 
 def main(config):
-    if config['n'] < 1:
-        raise BadInput(f'n={config["n"]} should be at least 1')
-    generator = generate_problems(config['split'], config['seed'])
-    for _ in range(config['n']):
-        problem = next(generator)
+    for _, problem in zip(range(config['n']), generate_problems(config['split'], config['seed'])):
         print(f'[{problem["kind"]}] {problem["question"]}\n{problem["answer"]}\n')
 
 
@@ -87,17 +83,14 @@ def read_templates(path):
     """{split: {kind: [(numbers, text, lines of the solution)]}} of a file in the format that its first lines explain."""
     templates = {'train': {}, 'test': {}}
     with open(path, encoding='utf-8') as file:
-        for line in file:
-            if line.startswith('== '):
-                kind, split = line[3:].strip().split(', ')
-                section = templates[split].setdefault(kind, [])
-            elif line.startswith(' '):
-                section[-1].append(line.strip())
-            elif line.strip() and not line.startswith('#'):
-                section.append([line.strip()])
-    for kinds in templates.values():
-        for section in kinds.values():
-            section[:] = [(lines[1].removeprefix('-') if lines[1:] else '', lines[0], lines[2:]) for lines in section]
+        _, *sections = re.split(r'^== ', file.read(), flags=re.MULTILINE)
+    for section in sections:
+        heading, *blocks = re.split(r'\n+(?=\S)', section.rstrip())  # a block is a line and the indented ones below it
+        kind, split = heading.split(', ')
+        templates[split][kind] = []
+        for block in blocks:
+            question, *rest = map(str.strip, block.split('\n'))
+            templates[split][kind].append((rest[0].removeprefix('-') if rest else '', question, rest[1:]))
     return templates
 
 
@@ -201,24 +194,21 @@ def insert(expression, values):
 
 def work_out(solution, values):
     """The solution with every call filled in and the last result behind ####, or None if a result is not suitable."""
-    values, pieces, end, result = dict(values), [], 0, None
-    for number, call in enumerate(CALL.finditer(solution), 1):
-        expression = insert(call[2], values)
-        try:
-            result = calculate(expression)
-        except ValueError:  # an equation that every number solves, or none
-            return None
-        if not is_suitable(result, is_money=call[1] == '$'):
-            return None
-        values[f'r{number}'] = result
-        pieces += [solution[end:call.start()], f'{call[1]}<<{expression}={result}>>{result}']
-        end = call.end()
-    return ''.join(pieces) + f'{solution[end:]}\n#### {result}'
+    results = {}  # r1, r2, ...
 
+    def fill_in(call):
+        dollar, expression = call[1], insert(call[2], values | results)
+        result = calculate(expression)
+        value = Fraction(result)
+        if not 0 < value < 10**6 or (value * 100 if dollar else value).denominator != 1:  # whole, or in whole cents
+            raise ValueError('not suitable')
+        results[f'r{len(results) + 1}'] = result
+        return f'{dollar}<<{expression}={result}>>{result}'
 
-def is_suitable(result, is_money):
-    value = Fraction(result)
-    return 0 < value < 10**6 and (value * 100 if is_money else value).denominator == 1
+    try:
+        return f'{CALL.sub(fill_in, solution)}\n#### {results[f"r{len(results)}"]}'
+    except ValueError:  # also of an equation that every number solves, or none
+        return None
 
 
 if __name__ == '__main__':

@@ -250,14 +250,14 @@ def test_a_full_disk_costs_a_warning_each_and_no_checkpoint(small_disk, data_dir
                 'data_dir': data_dir, 'out_dir': small_disk}
     real, ballast = train.train_step, small_disk / 'ballast'
 
-    def train_step(model, forward, optimizers, train_data, config, process, stop):
+    def train_step(model, raw_model, optimizers, train_data, config, process, stop):
         if train_data.sequence_index == 2 * 16:  # the first checkpoint is there, perhaps the second
             while not checkpoint.list_checkpoints(str(small_disk)):
                 time.sleep(0.01)
             with contextlib.suppress(OSError), open(ballast, 'wb') as file:
                 while file.write(bytes(4096)):
                     file.flush()
-        return real(model, forward, optimizers, train_data, config, process, stop)
+        return real(model, raw_model, optimizers, train_data, config, process, stop)
     monkeypatch.setattr(train, 'train_step', train_step)
     flags = [f'--{key}={value}' for key, value in settings.items()]
     train.main(configure(train.DEFAULTS, flags))

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from model import GPT, GPTConfig
 from runtime.process import Process
 from runtime.stop import Stopped
-from scoring.likelihood import log_likelihoods, open_for_evaluation, share_contexts
+from scoring.likelihood import log_likelihoods, share_contexts
 
 
 @pytest.fixture(scope='module')
@@ -77,11 +77,3 @@ def test_more_processes_than_batches_leave_some_without_work(model):
     assert not shares[2].any()
     alone = types.SimpleNamespace(**{**vars(ranks[0]), 'world_size': 1})
     torch.testing.assert_close(sum(shares), log_likelihoods(model, PAIRS, alone, batch_size=4))
-
-
-def test_where_nothing_compiles_it_says_why_and_goes_on(monkeypatch, capsys, model):
-    monkeypatch.setattr('runtime.hardware.why_no_compile', lambda device: 'no compiler here')
-    monkeypatch.setattr('pretrained.load', lambda path, **overrides: (model, 'tokenizer', path))
-    config = {'init_from': None, 'out_dir': 'out/x', 'batch_size': 1, 'device': 'cpu', 'dtype': 'float32', 'compile': True}
-    assert open_for_evaluation(config)[3] is False
-    assert 'not compiled: no compiler here\nout/x: ' in capsys.readouterr().out

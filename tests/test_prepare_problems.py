@@ -62,7 +62,7 @@ def test_problems_of_a_file_get_their_number_of_steps_as_kind(tmp_path):
 
 
 @pytest.mark.parametrize('content, word', [
-    ('', 'no problems'), ('{"question": "a"', 'not a .jsonl'), ('[1]\n', 'line 1'),
+    ('', 'no problems'), ('{"question": "a"', 'line 1 is not JSON'), ('[1]\n', 'line 1'),
     ('{"question": "a", "answer": 5}\n', 'line 1'), ('{"question": "a", "answer": "5"}\n', '####')])
 def test_a_file_without_problems_gives_one_line_and_leaves_nothing(tmp_path, content, word):
     (tmp_path / 'bad.jsonl').write_text(content)

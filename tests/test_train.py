@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import types
 
 import pytest
 import torch
@@ -55,10 +54,10 @@ def stop_at(monkeypatch):
     def stop_at(step):
         real = train.train_step
 
-        def train_step(model, forward, optimizers, train_data, config, process, stop):
+        def train_step(model, raw_model, optimizers, train_data, config, process, stop):
             if train_data.sequence_index == (step - 1) * 8:
                 stop.first_at = 0.0
-            return real(model, forward, optimizers, train_data, config, process, stop)
+            return real(model, raw_model, optimizers, train_data, config, process, stop)
         monkeypatch.setattr(train, 'train_step', train_step)
     yield stop_at
 
@@ -212,6 +211,12 @@ def test_a_finished_run_says_so_and_a_larger_max_steps_trains_on(run, capsys):
     assert len(run('a', max_steps=14)) == 15
 
 
+def test_fewer_steps_than_are_made_end_the_run_at_once(run, capsys):
+    run('a', max_steps=6)
+    rows = run('a', max_steps=5)
+    assert rows[-1]['step'] == 6 and 'val_loss' in rows[-1]
+
+
 def test_samples_and_a_plot_are_left_in_the_folder(run, tmp_path, capsys):
     run('a', sample_interval=6, sample_tokens=20)
     assert sorted(path.name for path in (tmp_path / 'a' / 'samples').iterdir()) == ['step_0000006.txt', 'step_0000012.txt']
@@ -288,14 +293,15 @@ def test_a_run_without_a_better_loss_for_long_enough_ends_and_a_kill_at_the_end_
     assert rows[-1]['step'] > end
 
 
-def test_processes_that_found_different_checkpoints_all_say_so():
+def test_processes_that_found_different_checkpoints_all_say_so(monkeypatch):
     steps = [3000, 2000]
-    process = types.SimpleNamespace(gather=lambda step: steps)
+    process = Process({'device': 'cpu', 'dtype': 'float32'})
+    monkeypatch.setattr(process, 'gather', lambda step: steps)
     for step in steps:
         with pytest.raises(BadInput, match='out_dir must be a folder that all'):
-            train.check_same_step(step, process)
+            process.check_same_step(step)
     steps[1] = 3000
-    train.check_same_step(3000, process)
+    process.check_same_step(3000)
 
 
 def test_data_that_has_grown_since_the_checkpoint_is_said(run, tmp_path, data_dir, capsys):

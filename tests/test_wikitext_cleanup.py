@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scoring.wikitext_cleanup import clean_page, detokenize, pages, retokenize
+from scoring.wikitext_cleanup import LINES, clean_page, detokenize, pages, split_word
 
 TEXT = ''.join(f' \n = Page {i} = \n \n It \'s the {i} @,@ 000 th , " so to say " , of <unk> . \n = = Part = = \n \n Ends : \n'
                for i in range(6))
@@ -10,6 +10,18 @@ TOKEN = st.one_of(st.sampled_from('a The U.S. 1 000 , . : ; ! ? ( ) [ ] " \' \'s
                                   'Mr. St. etc. c. \\ \\\\ "" 1,000 x-y don\'t n\'t ( \'\' ."'.split()),
                   st.text(st.characters(exclude_characters=' \n', exclude_categories=['Cs']), min_size=1, max_size=4))
 LINE = st.lists(TOKEN).map(lambda tokens: ' ' + ''.join(f'{token} ' for token in tokens) + '\n')
+
+
+def retokenize(text):
+    """The text that `detokenize` was given."""
+    return ''.join(map(retokenize_line, LINES.findall(text)))
+
+
+def retokenize_line(line):
+    if line.startswith(' '):
+        return line[1:]
+    tokens = [token for word in line[:-1].split(' ') for token in split_word(word)]
+    return ' ' + ''.join(f'{token} ' for token in tokens if token) + '\n'
 
 
 def test_pages_begin_at_titles_and_lose_only_the_blank_start():

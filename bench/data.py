@@ -1,6 +1,6 @@
 """The part data: documents to shards.
 
-The pool's workers import this file, and what is compared with is a script that does without torch: so does this file.
+Imports no torch, since the pool's workers import this file, and a script as most people write it would not need torch.
 """
 import contextlib
 import itertools

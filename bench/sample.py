@@ -1,7 +1,4 @@
-"""The part sample: generation of one text, token by token, and what the steps of our engine cost.
-
-A contender's function writes config['new_tokens'] tokens behind a prompt of PROMPT tokens.
-"""
+"""The part sample: generation of one text, token by token. A contender's function writes new_tokens behind PROMPT tokens."""
 import functools
 from statistics import median
 

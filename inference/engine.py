@@ -26,6 +26,7 @@ C = n_embd, nh = n_head, hd = C / nh, V = vocab_size.
 """
 import contextlib
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inference.cpu_layout import MIN_ROWS, attend_one_query, inference_copy
-from inference.sampling import check_request, logprob_rows, penalize, sample, to_device
+from inference.sampling import logprob_rows, penalize, sample, to_device
 from model import GPT
 from runtime.errors import BadInput
 
@@ -44,7 +45,7 @@ LENGTH_STEP = 64  # S is a multiple of this: few shapes, and sums in an order th
 
 @dataclass
 class Request:
-    """What to write. `Engine.add` checks it."""
+    """What to write. Raises BadInput that names the setting which is out of range."""
     ids: list[int]  # the prompt
     max_new_tokens: int
     temperature: float = 1.0  # 0: always the likeliest token
@@ -56,6 +57,18 @@ class Request:
     logprobs: int | None = None  # report the log-probability of each new token, and of so many of the likeliest
     echo_logprobs: bool = False  # those of the prompt's tokens too
     tool: Callable | None = None  # tool(sequence) -> token ids to append after what was written, or None
+
+    def __post_init__(self):
+        for name, is_right, expected in (
+                ('max_new_tokens', self.max_new_tokens >= 0, '0 or more'),
+                ('temperature', 0 <= self.temperature < math.inf, '0 (the likeliest token) or more'),
+                ('top_k', self.top_k is None or self.top_k >= 1, 'at least 1, or None for all tokens'),
+                ('top_p', self.top_p is None or 0 < self.top_p <= 1, 'above 0 and at most 1'),
+                ('repetition_penalty', 0 < self.repetition_penalty < math.inf, 'above 0; 1 changes nothing'),
+                ('seed', self.seed is None or -2**63 <= self.seed < 2**63, 'a number of 64 bits'),
+                ('logprobs', self.logprobs is None or self.logprobs >= 0, '0 or more')):
+            if not is_right:
+                raise BadInput(f'{name}={getattr(self, name)} should be {expected}')
 
 
 class Full(Exception):
@@ -123,9 +136,15 @@ class Engine:
     def add(self, request: Request, n: int = 1) -> list[Sequence]:
         """Starts n samples of a request with the next step. Sample i draws from seed + i.
 
-        Raises BadInput if the request is wrong, and Full if fewer than n slots are free.
+        Raises BadInput if its tokens or logprobs do not suit the vocabulary, and Full if fewer than n slots are free.
         """
-        check_request(self.config, request)
+        vocab_size = self.config.vocab_size
+        if not request.ids:
+            raise BadInput('the prompt has no tokens; it should have at least one')
+        if not all(isinstance(token, int) and 0 <= token < vocab_size for token in request.ids):
+            raise BadInput(f'the prompt has a token outside the vocabulary of {vocab_size}')
+        if request.logprobs is not None and request.logprobs > vocab_size:
+            raise BadInput(f'logprobs={request.logprobs} should be at most the vocabulary of {vocab_size}')
         if n > self.free:
             raise Full(f'{n} slots are needed, {self.free} of {self.max_batch} are free')
         added = [Sequence(request, None if request.seed is None else request.seed + i) for i in range(n)]

@@ -11,16 +11,12 @@
                            seed, logprobs, echo, stream, repetition_penalty, tools ("calculator")
     GET  /v1/models        POST /invocations, GET /ping (SageMaker)        GET /healthz, /metrics, /openapi.json, /
 
-Requests run as one batch, which they join between two tokens. A request that cannot be accepted is refused at once, in
-OpenAI's shape of an error; what is accepted is finished, also after SIGTERM. Here are the settings, the routes and the
-start; inference/completions.py turns a request into an answer, inference/worker.py shares the batch.
+Requests run as one batch, which they join between two tokens. What is accepted is finished, also after SIGTERM; what is not
+is refused at once, with OpenAI's errors. inference/completions.py answers requests, inference/worker.py shares the batch.
 """
 import asyncio
-import base64
 import contextlib
-import hashlib
 import os
-import re
 import socket
 import sys
 import time
@@ -31,7 +27,7 @@ try:
     import uvicorn
     from fastapi import Depends, FastAPI, Request
     from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+    from fastapi.responses import FileResponse, PlainTextResponse, Response
     from fastapi.security import HTTPBearer
     from starlette.exceptions import HTTPException
 
@@ -73,6 +69,10 @@ DEFAULTS = {
 }
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'inference', 'page.html')
+PAGE_HEADERS = {  # a browser loads nothing from anywhere else, and no other site shows the page within its own
+    'Content-Security-Policy': "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+                               "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    'Cache-Control': 'no-cache', 'X-Content-Type-Options': 'nosniff'}
 
 
 def main(config):
@@ -166,7 +166,6 @@ def make_app(service):
                        body_timeout_s=service.config['body_timeout_s'], metrics=service.metrics)
     add_error_handlers(app)
     completion = {200: {'content': {'text/event-stream': {'schema': {'type': 'string'}}}}}
-    page, page_headers = read_page()
 
     @app.post('/v1/completions', responses=completion)
     @app.post('/invocations', responses=completion)
@@ -174,10 +173,12 @@ def make_app(service):
         jobs = await asyncio.get_running_loop().run_in_executor(service.tokenizing, make_jobs, service, body)
         try:
             service.worker.submit(jobs)
-        except Busy as error:
-            raise ApiError(429, str(error), code='queue_full', headers={'Retry-After': str(error.retry_after_s)}) from None
-        except Draining as error:
-            raise ApiError(503, str(error), code='draining', headers={'Retry-After': '10', 'Connection': 'close'}) from None
+        except Busy as busy:
+            raise ApiError(429, f'too many requests are waiting; try again in {busy} s', code='queue_full',
+                           headers={'Retry-After': str(busy)}) from None
+        except Draining:
+            raise ApiError(503, 'the server is shutting down and takes no new requests', code='draining',
+                           headers={'Retry-After': '10', 'Connection': 'close'}) from None
         identity = f'cmpl-{uuid.uuid4().hex}'
         if body.stream:
             return Stream(service, body, jobs, identity)
@@ -209,7 +210,7 @@ def make_app(service):
 
     @app.get('/', include_in_schema=False)
     async def index():
-        return HTMLResponse(page, headers=page_headers)
+        return FileResponse(PAGE, headers=PAGE_HEADERS)
 
     return app
 
@@ -232,17 +233,6 @@ def add_error_handlers(app):
     @app.exception_handler(Exception)
     async def unexpected(_, error):
         return ApiError(500, 'something unexpected went wrong; the server has logged what').response()
-
-
-def read_page():
-    """The page, and headers under which a browser runs its one script and loads nothing from anywhere else."""
-    with open(PAGE, encoding='utf-8') as file:
-        page = file.read()
-    script = re.search('<script>(.*?)</script>', page, re.S).group(1)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; " \
-             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    return page, {'Content-Security-Policy': policy, 'Cache-Control': 'no-cache', 'X-Content-Type-Options': 'nosniff'}
 
 
 class Server(uvicorn.Server):

@@ -43,7 +43,7 @@ def make_jobs(service, body: CompletionRequest) -> list[Job]:
             body.logprobs, echo_logprobs=body.echo and body.logprobs is not None,
             tool=service.calculator if body.tools else None)
         stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-        jobs.append(Job(request, wake, body.n, stops, body.echo, body.stream, n_hidden=0 if ids else 1))
+        jobs.append(Job(request, wake, body.n, stops, len(ids) if body.echo else 0, body.stream))
     return jobs
 
 

@@ -14,12 +14,11 @@ The engine has `max_batch` slots, whose keys and values are allocated once. A st
     decode   the last tokens of all sequences together, a row each, in shapes that hardly ever change
 
 Positions are learned, so all keys and values change when the context window moves. It therefore moves rarely and far:
-when it holds block_size tokens, the older half is dropped (`window_start`). The same text comes out if every token is
-computed from the whole window without a cache.
+when it holds block_size tokens, the older half is dropped (`window_start`).
 
 A sequence does not depend on what else runs: each has its own random generator, prompts are computed one by one, and
 sampling works row by row. What remains is rounding, since a matrix product may add in another order when there are more
-rows; in bfloat16 on a CPU, only products that keep their order are used. This file knows nothing about text.
+rows. This file knows nothing about text.
 
 Letters in shapes: B rows of a step, n <= B of them running sequences, T tokens, S keys that a step attends to,
 C = n_embd, nh = n_head, hd = C / nh, V = vocab_size.
@@ -69,10 +68,6 @@ class Request:
                 ('logprobs', self.logprobs is None or self.logprobs >= 0, '0 or more')):
             if not is_right:
                 raise BadInput(f'{name}={getattr(self, name)} should be {expected}')
-
-
-class Full(Exception):
-    """There are not enough free slots."""
 
 
 class Sequence:
@@ -136,23 +131,18 @@ class Engine:
     def add(self, request: Request, n: int = 1) -> list[Sequence]:
         """Starts n samples of a request with the next step. Sample i draws from seed + i.
 
-        Raises BadInput if its tokens or logprobs do not suit the vocabulary, and Full if fewer than n slots are free.
+        Raises BadInput if the prompt is empty or has a token outside the vocabulary.
         """
-        vocab_size = self.config.vocab_size
-        if not request.ids:
-            raise BadInput('the prompt has no tokens; it should have at least one')
-        if not all(isinstance(token, int) and 0 <= token < vocab_size for token in request.ids):
-            raise BadInput(f'the prompt has a token outside the vocabulary of {vocab_size}')
-        if request.logprobs is not None and request.logprobs > vocab_size:
-            raise BadInput(f'logprobs={request.logprobs} should be at most the vocabulary of {vocab_size}')
+        if not request.ids or min(request.ids) < 0 or max(request.ids) >= self.config.vocab_size:
+            raise BadInput(f'the prompt should have at least one token, all of the vocabulary of {self.config.vocab_size}')
         if n > self.free:
-            raise Full(f'{n} slots are needed, {self.free} of {self.max_batch} are free')
+            raise RuntimeError(f'{n} slots are needed, {self.free} of {self.max_batch} are free')
         added = [Sequence(request, None if request.seed is None else request.seed + i) for i in range(n)]
         self.running += added
         return added
 
     def remove(self, sequence: Sequence, reason: str = 'stop'):
-        """Ends a sequence and frees its slot, which the last one moves into. One that has ended already is left alone."""
+        """Ends a sequence and frees its slot, which the last one moves into. Does nothing to one that has ended."""
         if sequence not in self.running:
             return
         sequence.finish_reason = reason
@@ -293,12 +283,10 @@ def generate(model: GPT, idx: Tensor, max_new_tokens: int, temperature: float = 
 
     Row r draws from a generator of its own, seeded with seed + r. A row that has written a stop token repeats it.
     """
-    if idx.dim() != 2 or idx.numel() == 0:
-        raise BadInput(f'a prompt of shape {tuple(idx.shape)} should be (B, T) with at least one token')
     engine, sequences = Engine(model, max_batch=len(idx)), []
     for r, row in enumerate(idx.tolist()):
-        sequences += engine.add(Request(row, max_new_tokens, temperature, top_k, top_p, None if seed is None else seed + r,
-                                        tuple(stop_tokens)))
+        row_seed = None if seed is None else seed + r
+        sequences += engine.add(Request(row, max_new_tokens, temperature, top_k, top_p, row_seed, stop_tokens))
     while engine.n_running:
         engine.step()
     longest = max(len(sequence.tokens) for sequence in sequences)

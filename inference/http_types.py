@@ -74,12 +74,11 @@ def json_response(content: dict, status: int = 200, headers=None) -> Response:
 def validation_error(errors: list[dict]) -> ApiError:
     """The first of pydantic's errors about a request, as one line."""
     error = errors[0]
-    path = [str(part) for part in error['loc'] if part != 'body']
     if error['type'] == 'json_invalid':
         return ApiError(400, f'the body is not JSON: {error["ctx"]["error"]}')
-    if not path:
+    if error['loc'] == ('body',):
         return ApiError(400, 'the body should be a JSON object, sent with Content-Type: application/json')
-    name = path[0]
+    name = error['loc'][1]
     if name == 'prompt':
         message = 'prompt is missing' if error['type'] == 'missing' else \
             'prompt should be a text, a list of texts, a list of token ids, or a list of such lists'

@@ -31,7 +31,7 @@ class Metrics:
 
     def __init__(self):
         self.requests = Counter()  # (path, status): answers
-        self.n_open = self.n_given_up = self.n_prompt_tokens = self.n_new_tokens = 0
+        self.n_open = self.n_given_up = self.n_prompt_tokens = 0
         self.first_token_s, self.request_s = Histogram(), Histogram()
 
     def count_answer(self, path, status):
@@ -43,7 +43,6 @@ class Metrics:
         self.n_given_up += given_up
         for job in jobs:
             self.n_prompt_tokens += len(job.request.ids) if job.started_at else 0
-            self.n_new_tokens += job.n_new_tokens
             if job.first_token_at:
                 self.first_token_s.observe(job.first_token_at - job.submitted_at)
         if not given_up:
@@ -55,10 +54,9 @@ class Metrics:
         for name, kind, help, value in (
                 ('requests_total', 'counter', 'Answers, by path and status.', answers),
                 ('prompt_tokens_total', 'counter', 'Tokens of prompts that were computed.', self.n_prompt_tokens),
-                ('new_tokens_total', 'counter', 'Tokens of texts that are finished or given up.', self.n_new_tokens),
+                ('new_tokens_total', 'counter', 'Tokens that the model wrote.', worker.n_tokens),
                 ('given_up_total', 'counter', 'Requests whose client went away or that ran out of time.', self.n_given_up),
                 ('steps_total', 'counter', 'Steps of the engine: a token for each running text.', worker.n_steps),
-                ('engine_tokens_total', 'counter', 'Tokens that these steps gave.', worker.n_tokens),
                 ('running', 'gauge', 'Texts that are being written.', worker.engine.n_running),
                 ('waiting', 'gauge', 'Texts that wait for a slot.', worker.n_waiting),
                 ('open_requests', 'gauge', 'Requests that are not answered to the end.', self.n_open),

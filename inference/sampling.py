@@ -101,7 +101,7 @@ def logprob_rows(logits: Tensor, chosen: Tensor, counts: list[int]) -> list:
     """(n, V) logits, (n,) tokens, how many of the likeliest for each -> [(log-probability, [(id, log-probability)])]."""
     logprobs = logits.log_softmax(dim=-1)
     of_chosen = logprobs.gather(1, chosen[:, None]).squeeze(1).tolist()
-    values, ids = (top.tolist() for top in logprobs.topk(max(counts)))
+    values, ids = (top.tolist() for top in logprobs.topk(min(max(counts), logits.size(1))))
     return [(own, list(zip(row_ids[:count], row_values[:count])))
             for own, row_ids, row_values, count in zip(of_chosen, ids, values, counts)]
 

@@ -1,10 +1,10 @@
-"""Draws the pictures of the walk-through, each from the code that its page explains.
+"""Draws the pictures of the walk-through, each with the code that its page explains.
 
     python docs/figures.py                      # all, to docs/figures
     python docs/figures.py --only=schedule      # one of them
 
-Needs matplotlib and half a minute; no GPU, no network. The pictures of runs are plot.py's, by the commands that stand
-below them.
+Needs matplotlib and about 15 seconds; no GPU, no network. Pictures of runs are drawn by plot.py, with the commands on the
+pages.
 """
 import html
 import io
@@ -62,7 +62,7 @@ def as_svg(figure):
 
 
 def draw_overview():
-    """From texts to what a trained model is used for: boxes are what lies on the disk, arrows the scripts that make it."""
+    """From texts to the uses of a trained model: boxes are files and results, arrows are the scripts that make them."""
     figure, axis = plt.subplots(figsize=(9.6, 3.1), layout='constrained')
     axis.set(xlim=(-0.5, 96.5), ylim=(-0.5, 31.5))
     axis.axis('off')
@@ -95,20 +95,20 @@ def draw_overview():
 
 
 def stdlib_tokenizer(vocab_size):
-    """A BPE of the standard library, and the texts that it was not trained on."""
+    """(a BPE trained on the standard library, the texts that it was not trained on)"""
     texts = [''.join(read_text(path)) for path in sources.stdlib_files()]
     held_out = texts[::20]
     return Tokenizer.train((text for i, text in enumerate(texts) if i % 20), vocab_size, progress=False), held_out
 
 
 def smaller(tokenizer, vocab_size):
-    """What training with fewer merges would have given: the first ones are the same."""
+    """The tokenizer that training with fewer merges would have given: its merges are the first ones."""
     kept = {token: i for token, i in tokenizer.tokens.items() if i < vocab_size - 1}
     return Tokenizer(kept, {'<|endoftext|>': vocab_size - 1}, tokenizer.merges[:vocab_size - 257])
 
 
 def draw_tokens():
-    """One line of Python, cut by vocabularies of growing size: SVG written out, since each letter has its place."""
+    """One line of Python, cut by vocabularies of growing size. Writes SVG itself, because each letter needs its exact place."""
     tokenizer, _ = stdlib_tokenizer(4096)
     width, height, left = 9, 24, 60
     rows = []
@@ -129,7 +129,7 @@ def draw_tokens():
 
 
 def draw_compression():
-    """Bytes of held-out text that a token stands for, over the size of the vocabulary."""
+    """How many bytes of held-out text a token stands for, over the size of the vocabulary."""
     tokenizer, held_out = stdlib_tokenizer(32768)
     sizes = [257, 512, 1024, 2048, 4096, 8192, 16384, 32768]
     n_bytes = sum(len(text.encode()) for text in held_out)
@@ -148,11 +148,11 @@ def draw_compression():
 
 
 def draw_parameters():
-    """Where the parameters of the four published sizes are."""
+    """The share of each part of the model in the parameters, for the four published sizes."""
     parts = {'token embedding (and head)': 'wte', 'positions': 'wpe', 'attention': '.attn.', 'MLP': '.mlp.',
              'layer norms': '.ln_|ln_f'}
     figure, axis = plt.subplots(figsize=(6.5, 2.3), layout='constrained')
-    for row, (name, (n_layer, n_head, n_embd)) in enumerate(PUBLISHED_SIZES.items()):
+    for row, (n_layer, n_head, n_embd) in enumerate(PUBLISHED_SIZES.values()):
         with torch.device('meta'):
             model = GPT(GPTConfig(n_layer=n_layer, n_head=n_head, n_embd=n_embd))
         left = 0
@@ -174,7 +174,7 @@ def draw_parameters():
 
 @torch.no_grad()
 def draw_stream():
-    """How large the residual stream is behind each block of a fresh model, with the scaled initialization and without."""
+    """How large the residual stream is after each block of a fresh model, with the scaled initialization and without."""
     figure, axis = plt.subplots(figsize=(5, 2.6), layout='constrained')
     for scaled in (False, True):
         torch.manual_seed(0)
@@ -189,7 +189,7 @@ def draw_stream():
         model(torch.randint(512, (8, 64)))
         axis.plot(range(1, 49), sizes, label='c_proj smaller by 1/sqrt(2·n_layer)' if scaled else 'every matrix N(0, 0.02)')
     axis.set(xlabel='block', ylabel='std of the residual stream', ylim=(0, None))
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, ncols=2, loc='lower center', bbox_to_anchor=(0.5, 1), fontsize=8)
     return figure
 
 
@@ -197,7 +197,7 @@ def draw_stream():
 
 
 def draw_schedule():
-    """The learning rates of config/train_gpt2.py, by each schedule."""
+    """The learning rates of config/train_gpt2.py under each schedule."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     config = configure(train.DEFAULTS, [os.path.join(root, 'config/train_gpt2.py')])
     steps = np.arange(0, config['max_steps'], 25)
@@ -212,7 +212,7 @@ def draw_schedule():
 
 
 class Stream(BatchLoader):
-    """The order of a stream of so many tokens, without the tokens."""
+    """A BatchLoader that knows the order of its sequences but has no tokens."""
 
     def __init__(self, n_tokens, block_size, seed):
         self.split, self.block_size, self.seed, self.n_tokens = 'train', block_size, seed, n_tokens
@@ -220,7 +220,7 @@ class Stream(BatchLoader):
 
 
 def draw_order():
-    """Where in the stream each sequence of the first three epochs is read."""
+    """The place in the stream at which each sequence of the first three epochs is read."""
     stream = Stream(n_tokens=60 * 64 + 40, block_size=64, seed=1337)
     sequences = np.arange(3 * stream.n_sequences)
     starts = stream.window_starts(sequences)
@@ -238,7 +238,7 @@ def draw_order():
 
 
 def draw_blocks(T=1024):
-    """Which part of the (T, T) scores kernels/attention.py computes."""
+    """The part of the (T, T) scores that kernels/attention.py computes."""
     figure, axis = plt.subplots(figsize=(2.8, 2.6), layout='constrained')
     computed = 0
     for n, (start, end) in enumerate(blocks(T)):

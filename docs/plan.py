@@ -1,14 +1,14 @@
-"""What a training run takes on 1 to 64 GPUs: hours, money, and how much of it waits for gradients.
+"""Plans a training run on 1 to 64 GPUs: its hours, its price, and the time that the exchange of gradients takes.
 
-    python bench.py train --preset=gpt2 --contenders=ours                                # a GPU: prints its tokens/s
-    python docs/plan.py config/train_gpt2.py --tokens_per_s=THAT --price=2.5             # the table
-    python docs/plan.py config/train_gpt2.py config/gpt2_medium.py --peak_tflops=989 --mfu=0.4     # without a GPU at hand
+    python -m bench train --preset=gpt2 --contenders=ours                                # on a GPU: prints its tokens/s
+    python docs/plan.py config/train_gpt2.py --tokens_per_s=463000 --price=2.5           # the table, with that number
+    python docs/plan.py config/train_gpt2.py config/gpt2_medium.py --peak_tflops=989 --mfu=0.4     # without a measurement
 
 A step of n GPUs computes for total_batch_tokens / (n · tokens_per_s) seconds. Then each GPU sends and receives
-2 (n-1)/n times the gradient, 4 bytes a parameter, over the slowest link (a ring, Patarasuk & Yuan 2009). DDP starts
-that while the last micro-batch is still going backwards: what it hides lies between nothing and all of it, so the table
-has both bounds. tokens_per_s is the reader's own measurement, at the micro-batch that the column says there is room
-for; evaluation, checkpoints and the first step's compilation come on top. This file knows nothing of machines.
+2 (n-1)/n times the gradient, 4 bytes a parameter, over the slowest link (a ring, Patarasuk & Yuan 2009). DDP starts the
+exchange while the last micro-batch is still in its backward pass, and hides between nothing and all of it, so the table
+has both bounds. tokens_per_s should be measured with the micro-batch that fits beside the sequences of the second column.
+Evaluation, checkpoints and the compilation in the first step add to the hours. Knows nothing about particular machines.
 """
 import math
 import os
@@ -25,10 +25,10 @@ from runtime.errors import BadInput, one_line_errors
 
 DEFAULTS = train.DEFAULTS | {
     # the machine
-    'tokens_per_s': optional(float),  # of one GPU, measured with bench.py
-    'peak_tflops': optional(float),  # instead of tokens_per_s: matrix products of one GPU as its maker states them
-    'mfu': optional(float),  # and the share of them that training reaches
-    'gpus_per_node': 8,  # GPUs that share the fast link
+    'tokens_per_s': optional(float),  # of one GPU, measured with `python -m bench train`
+    'peak_tflops': optional(float),  # instead of tokens_per_s: peak of matrix products that the GPU's maker states
+    'mfu': optional(float),  # with peak_tflops: the share of the peak that training reaches
+    'gpus_per_node': 8,  # GPUs of one machine, which share the fast link
     'node_gb_s': optional(float),  # gigabytes a second and direction between the GPUs of a node; None: not counted
     'net_gb_s': optional(float),  # the same between nodes; None: not counted
     'price': optional(float),  # of a GPU for an hour
@@ -36,39 +36,40 @@ DEFAULTS = train.DEFAULTS | {
     'n_gpus': '1,2,4,8,16,32,64',  # rows of the table
     'vocab_size': 50257,  # GPT-2's
 }
-BYTES_A_PARAMETER = 16  # weight, gradient and AdamW's two moments, float32 each
+BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, float32 each
 
 
 def main(config):
     with torch.device('meta'):
         model = GPT(GPTConfig(**{key: config[key] for key in GPTConfig.__dataclass_fields__}))
-    tokens_per_s = speed(config, model)
-    print(f'{model.n_params() / 1e6:,.0f} million parameters, {config["max_steps"] * config["total_batch_tokens"] / 1e9:.2f} billion '
-          f'tokens in {config["max_steps"]:,} steps, {tokens_per_s:,.0f} tokens/s a GPU; weights, gradients and moments '
-          f'{model.n_params() * BYTES_A_PARAMETER / 1e9:.1f} GB on each')
-    for line in table(config, model.n_params(), tokens_per_s):
+    tokens_per_s = tokens_per_second(config, model)
+    n_params, n_tokens = model.n_params(), config['max_steps'] * config['total_batch_tokens']
+    print(f'{n_params / 1e6:,.0f} million parameters, {n_tokens / 1e9:.2f} billion tokens in {config["max_steps"]:,} steps, '
+          f'{tokens_per_s:,.0f} tokens/s per GPU; weights, gradients and moments take '
+          f'{n_params * BYTES_PER_PARAMETER / 1e9:.1f} GB on each')
+    for line in plan_table(config, n_params, tokens_per_s):
         print('| ' + ' | '.join(line) + ' |')
 
 
-def speed(config, model):
-    """Tokens a second of one GPU: as measured, or as the peak and an assumed share of it give."""
+def tokens_per_second(config, model):
+    """Tokens per second of one GPU: the measured number, or the one that follows from peak and MFU."""
     if config['tokens_per_s']:
         return config['tokens_per_s']
     if config['peak_tflops'] and config['mfu']:
         return config['peak_tflops'] * 1e12 * config['mfu'] / model.flops_per_token()
-    raise BadInput('how fast is a GPU? `python bench.py train --preset=gpt2 --contenders=ours` measures --tokens_per_s; '
-                   'or give --peak_tflops and --mfu')
+    raise BadInput('how fast is a GPU? give --tokens_per_s, which `python -m bench train --preset=gpt2 --contenders=ours` '
+                   'measures, or --peak_tflops and --mfu')
 
 
-def table(config, n_params, tokens_per_s):
-    """Rows of words, the heading first."""
+def plan_table(config, n_params, tokens_per_s):
+    """Rows of cells as text: the heading, a line for Markdown, and a row for each number of GPUs."""
     priced = config['price'] is not None
-    rows = [['GPUs', 'sequences a GPU and step', 'ms a step', 'of which gradients', 'hours', 'if all is hidden'],
+    rows = [['GPUs', 'sequences per GPU', 'ms per step', 'gradient exchange', 'hours', 'hours if hidden'],
             ['---:'] * 6]
     if priced:
         rows[0].append('cost')
         rows[1].append('---:')
-    for n in counts(config['n_gpus']):
+    for n in parse_counts(config['n_gpus']):
         sequences = config['total_batch_tokens'] / config['block_size'] / n
         if sequences != int(sequences):
             rows.append([str(n), 'does not divide', *['-'] * (len(rows[0]) - 2)])
@@ -83,7 +84,7 @@ def table(config, n_params, tokens_per_s):
     return rows
 
 
-def counts(text):
+def parse_counts(text):
     try:
         numbers = [int(part) for part in text.split(',')]
     except ValueError:
@@ -94,7 +95,7 @@ def counts(text):
 
 
 def step_seconds(n, config, n_params, tokens_per_s):
-    """Seconds of a step of n GPUs: (computing, exchanging gradients)."""
+    """Seconds that a step of n GPUs takes: (computing, exchanging gradients)."""
     links = [config['node_gb_s'] if n > 1 else None, config['net_gb_s'] if n > config['gpus_per_node'] else None]
     slowest = min((link for link in links if link), default=math.inf)
     return config['total_batch_tokens'] / (n * tokens_per_s), 2 * (n - 1) / n * 4 * n_params / (slowest * 1e9)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
 import pretrained
 import shards
 from bpe import available_cores
 from configurator import configure
+from runtime.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOUR = ROOT / 'notebooks' / 'tour.ipynb'
@@ -149,7 +149,7 @@ def test_the_loss_it_draws_is_that_of_the_run_and_below_what_token_counts_alone_
     np.add.at(counts, streams['train'], 1)
     unigram = np.mean([math.log(counts.sum() / counts[token]) for token in streams['val']])
     assert seen['unigram_loss'] == pytest.approx(unigram, abs=1e-6)
-    last = checkpoint.read_metrics(out_dir)[-1]['val_loss']  # in bfloat16, where the CPU is fast at it
+    last = read_metrics(out_dir)[-1]['val_loss']  # in bfloat16, where the CPU is fast at it
     assert seen['val_loss'] == pytest.approx(last, abs=0.03)
     assert seen['val_loss'] < unigram < math.log(vocab_size)
 

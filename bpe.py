@@ -266,7 +266,13 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str) -> 'Tokenizer':
         """The tokenizer in a Hugging Face tokenizer.json. Raises BadInput if it is not a byte-level BPE as here."""
-        return read_tokenizer_json(path)
+        data = read_json(path, advice='`python corpus.py --source=TEXTS --vocab_size=4096` trains a byte-level BPE')
+        with refusal_in_one_line(f'{path} is not the tokenizer.json of a byte-level BPE'):
+            check_settings(data)
+            special_tokens = {token['content']: token['id'] for token in data['added_tokens']}
+            # tokenizers writes a merge as 'a b' up to 0.19 and as ['a', 'b'] since
+            merges = [merge.split(' ') if isinstance(merge, str) else merge for merge in data['model']['merges']]
+            return from_words(data['model']['vocab'], merges, special_tokens)
 
     def save(self, path: str):
         """Writes a Hugging Face tokenizer.json: the same tokenizer always gives the same bytes."""
@@ -275,8 +281,8 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The text of a tokenizer.json with which `tokenizers.Tokenizer.from_file` gives the same ids as we do."""
-        words = {to_characters(token): i for token, i in self.tokens.items()} | self.special_tokens
-        word_of_id = {i: word for word, i in words.items()}
+        word_of_id = {i: to_characters(token) for token, i in self.tokens.items()}
+        word_of_id |= {i: token for token, i in self.special_tokens.items()}
         byte_level = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True}
         return json.dumps({
             'version': '1.0',
@@ -316,8 +322,8 @@ class Tokenizer:
     def encode_array(self, text: str) -> np.ndarray:
         """The ids of a text as a uint16 array, without special tokens: the quickest way to many tokens."""
         pieces = cut(without_surrogates(text), ENCODED_AT_ONCE)
-        arrays = [self._encoding.encode_to_numpy(piece, disallowed_special=()).astype(np.uint16) for piece in pieces]
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        return np.concatenate([self._encoding.encode_to_numpy(piece, disallowed_special=()) for piece in pieces],
+                              dtype=np.uint16, casting='unsafe')
 
     def encode_batch(self, texts: Iterable[str], threads: int | None = None) -> list[list[int]]:
         """The ids of each text, without special tokens, on all cores or on as many threads as given."""
@@ -393,16 +399,6 @@ def without_surrogates(text):
 
 
 # ---- files ------------------------------------------------------------------------------------------
-
-
-def read_tokenizer_json(path):
-    data = read_json(path, advice='`python corpus.py --source=TEXTS --vocab_size=4096` trains a byte-level BPE')
-    with refusal_in_one_line(f'{path} is not the tokenizer.json of a byte-level BPE'):
-        check_settings(data)
-        special_tokens = {token['content']: token['id'] for token in data['added_tokens']}
-        # tokenizers writes a merge as 'a b' up to 0.19 and as ['a', 'b'] since
-        merges = [merge.split(' ') if isinstance(merge, str) else merge for merge in data['model']['merges']]
-        return from_words(data['model']['vocab'], merges, special_tokens)
 
 
 def read_gpt2_folder(folder):

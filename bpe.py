@@ -10,7 +10,6 @@ Files are Hugging Face `tokenizer.json`. This module knows nothing about shards,
 """
 import collections
 import concurrent.futures
-import contextlib
 import functools
 import heapq
 import json
@@ -19,6 +18,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import regex
@@ -57,10 +57,11 @@ def count_chunks(texts: Iterable[str], progress: bool = False, processes: int | 
     others = (processes or available_cores()) - 1
     pieces = in_pieces((part for text in texts for part in cut(text, COUNTED_AT_ONCE)), COUNTED_AT_ONCE)
     counts, pending = collections.Counter(), collections.deque()
-    spawn = multiprocessing.get_context('spawn')
-    with (tqdm(desc='counting', unit=' characters', unit_scale=True, disable=not progress) as bar,
-          concurrent.futures.ProcessPoolExecutor(max(1, others), mp_context=spawn) as pool):  # starts with its first work
+    with tqdm(desc='counting', unit=' characters', unit_scale=True, disable=not progress) as bar, ExitStack() as stack:
         for number, piece in enumerate(pieces):
+            if number == COUNTED_ALONE and others:
+                spawn = multiprocessing.get_context('spawn')
+                pool = stack.enter_context(concurrent.futures.ProcessPoolExecutor(others, mp_context=spawn))
             if number >= COUNTED_ALONE and len(pending) < 2 * others:
                 pending.append(pool.submit(count_piece, piece))
             else:  # this process counts too, whenever the others have enough to do
@@ -410,7 +411,7 @@ def read_gpt2_folder(folder):
         return from_words(encoder, merges, {EOT: encoder[EOT]})
 
 
-@contextlib.contextmanager
+@contextmanager
 def refusal_in_one_line(what):
     """Turns whatever is wrong with the content of a file into a BadInput."""
     try:

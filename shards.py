@@ -259,7 +259,11 @@ def load_tokenizer(data_dir: str, meta: dict | None = None) -> Tokenizer:
     if sha256_of(path) != meta['tokenizer_sha256']:
         raise BadInput(f'{path} is not the tokenizer that the shards beside it were made with (its sha256 differs '
                        'from the one in meta.json); put the right one back, or make the data again')
-    return Tokenizer.load(path)
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.vocab_size != meta['vocab_size']:
+        raise BadInput(f"{data_dir}: meta.json says that the vocabulary has {meta['vocab_size']} entries, its tokenizer has "
+                       f'{tokenizer.vocab_size}; make the data again')
+    return tokenizer
 
 
 # ---- the order of batches ---------------------------------------------------------------------------

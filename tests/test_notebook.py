@@ -16,7 +16,7 @@ import torch
 
 import pretrained
 import shards
-from bpe import available_cores
+from runtime.parallel import available_cores
 from configurator import configure
 from runtime.metrics import read_metrics
 

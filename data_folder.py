@@ -41,8 +41,8 @@ def make_data_folder(out_dir: str, name: str, documents: Callable[[], Iterable],
         tokenizer = shards.load_tokenizer(out_dir, progress.meta)
     else:
         tokenizer, tokenizer_file = make_tokenizer((text for split, text in documents() if split == 'train'), config)
-        prepare_folder(out_dir, name, tokenizer_file)
         progress = Progress(path, {**describe(tokenizer, tokenizer_file), 'source': source_name, 'settings': settings})
+        prepare_folder(out_dir, name, tokenizer_file)
     resumed_at = progress.next or {'document': 0, 'skip': 0}
     val, val_text, counts = [], bytearray(), collections.Counter()
 
@@ -168,7 +168,6 @@ def make_tokenizer(train_texts: Iterable[str], config: dict) -> tuple[Tokenizer,
 
 def named_tokenizer(name: str) -> tuple[Tokenizer, bytes | None]:
     tokenizer = open_tokenizer(name)
-    tokenizer.eot  # one without <|endoftext|> is refused now, before anything is written
     return tokenizer, None if name == 'gpt2' else tokenizer.to_json().encode()
 
 
@@ -181,7 +180,7 @@ def encode_document(tokenizer: Tokenizer, text: str) -> np.ndarray:
 
 
 def describe(tokenizer: Tokenizer, tokenizer_file: bytes | None) -> dict:
-    """What meta.json says about a tokenizer."""
+    """What meta.json says about a tokenizer. Raises BadInput if it has no <|endoftext|>."""
     return {
         'tokenizer': 'tokenizer.json' if tokenizer_file else 'gpt2',
         'tokenizer_sha256': hashlib.sha256(tokenizer_file).hexdigest() if tokenizer_file else None,

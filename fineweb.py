@@ -196,7 +196,7 @@ def read_with_retries(path, first_row, share, config):
 
 
 def recorded_meta(out_dir):
-    """What an earlier run or another part, all of which agree, has recorded of the data in a folder; {} in a new one."""
+    """What an earlier run or another part recorded of the data in a folder (all agree); {} in a new folder."""
     for name in ('*_progress.json', 'meta.json'):
         for path in glob.glob(os.path.join(glob.escape(out_dir), name)):
             content = read_json(path)
@@ -241,7 +241,8 @@ def download_shards(config):
     import huggingface_hub
     out_dir, n_shards = config['out_dir'], config['max_shards']
     train = [f'*_train_{number:06d}.bin' for number in range(1, n_shards + 1)] or ['*_train_*.bin']
-    huggingface_hub.snapshot_download(PRETOKENIZED, repo_type='dataset', local_dir=out_dir, allow_patterns=['*_val_*.bin', *train])
+    huggingface_hub.snapshot_download(PRETOKENIZED, repo_type='dataset', local_dir=out_dir,
+                                      allow_patterns=['*_val_*.bin', *train])
     paths = shards.find_shards(out_dir, 'val') + shards.find_shards(out_dir, 'train')
     entries = {os.path.basename(path): {'tokens': shards.shard_size(path), 'sha256': sha256_of(path)} for path in paths}
     write_json(os.path.join(out_dir, 'meta.json'), {**shards.GPT2_META, 'source': PRETOKENIZED, 'shards': entries})

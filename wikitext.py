@@ -7,8 +7,6 @@
 Every article is a document. The official splits are kept: train gives the train shards, validation the val shards, and
 test goes to OUT_DIR/test.txt as it is, for evaluation alone (`python evaluate.py`). A local folder has one file for each
 split, named by it: train.txt, wiki.valid.raw, test.parquet, ...
-
-This script knows how articles begin; sources.py finds and reads the text, data_folder.py makes the shards.
 """
 import os
 import re

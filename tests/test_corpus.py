@@ -358,7 +358,7 @@ def test_each_bad_input_is_one_line_and_writes_nothing(tmp_path):
     (tmp_path / 'not_json.json').write_text('{')
     cases = [
         (tmp_path / 'empty.txt', {}, 'no documents'), (tmp_path / 'blank.txt', {}, 'no documents'),
-        (tmp_path / 'binary.bin', {}, 'not text'), (tmp_path / 'utf16.txt', {}, 'UTF-16'),
+        (tmp_path / 'binary.bin', {}, 'holds no text'), (tmp_path / 'utf16.txt', {}, 'UTF-16'),
         (tmp_path / 'nothing', {}, 'no file at'), (tmp_path / 'pictures', {}, 'binary'),
         (tmp_path / 'missing.txt', {}, 'no file at'), (tmp_path / 'one.jsonl', {}, 'only one document'),
         (tmp_path / 'mixed', {}, 'tables .* and text files together'),

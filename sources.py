@@ -6,6 +6,7 @@ the help of corpus.py says. This module knows nothing of tokens and shards.
 import io
 import itertools
 import json
+import lzma
 import os
 import re
 import sys
@@ -24,7 +25,7 @@ NOT_THE_STDLIB = {'encodings', 'pydoc_data', 'lib2to3', 'msilib', 'test', 'tests
                   'dist-packages', 'lib-dynload', '__pycache__', '__phello__'}
 GENERATED_FILES = re.compile(r'_sysconfigdata.*|entities\.py|stringprep\.py')
 COMPRESSIONS = {'.gz': 'gzip', '.bz2': 'bz2', '.zst': 'zstd'}
-TABLE_NAME = re.compile(r'\.(parquet|jsonl|ndjson|json)(\.gz|\.bz2|\.zst)?$')
+TABLE_NAME = re.compile(r'\.(parquet|jsonl|ndjson|json)(\.gz|\.bz2|\.xz|\.zst)?$')
 FILE_NAME = re.compile(TABLE_NAME.pattern + r'|\.(txt|md|csv|tsv|gz|zip|py|html)$')
 DATASET_NAME = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 BLOCK_CHARACTERS = (256, 8192)
@@ -257,13 +258,15 @@ def json_lines(file, path):
     if ending in COMPRESSIONS:
         import pyarrow
         file = io.BufferedReader(pyarrow.CompressedInputStream(file, COMPRESSIONS[ending]))
+    elif ending == '.xz':
+        file = lzma.open(file)
     try:
         head = file.readline()
         if head.lstrip().startswith(b'['):
             yield from (json.dumps(row).encode() for row in json.loads(head + file.read()))
         elif head:
             yield from itertools.chain([head], file)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
         raise BadInput(f'{path} is cut short or damaged: {first_line(error)}') from error
 
 

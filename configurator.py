@@ -19,16 +19,53 @@ words. The help text is read from the comments in the script, so a setting is de
 it is set. This module knows nothing about any particular script.
 """
 import difflib
+import glob
 import math
 import os
+import re
 import sys
 import tokenize
 import traceback
 
-from runtime.errors import BadInput, one_line_errors
+from runtime.errors import BadInput, one_line_errors, program_name
+
+BOOLS = {'true': True, '1': True, 'yes': True, 'false': False, '0': False, 'no': False}
 
 
-class optional:
+class plain:
+    """A setting of the type that its default has: bool, int, float or str."""
+
+    def __init__(self, default):
+        self.kind, self.default = type(default), default
+        self.name = self.kind.__name__
+
+    def parse(self, text):
+        """The value of a flag's text, or ValueError."""
+        if self.kind is bool:
+            if text.lower() not in BOOLS:
+                raise ValueError
+            return BOOLS[text.lower()]
+        try:
+            return self.accept(self.kind(text))
+        except ValueError:
+            if self.kind is not int:
+                raise
+            return self.accept(float(text))  # 1e6 is what people type for a million
+
+    def accept(self, value):
+        """The value as this type, or ValueError. An int serves for a float, and 1e6 for an int; a bool for neither."""
+        if isinstance(value, bool) != (self.kind is bool):
+            raise ValueError
+        if self.kind is float and isinstance(value, int):
+            value = float(value)
+        if self.kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, self.kind) or (self.kind is float and not math.isfinite(value)):
+            raise ValueError
+        return value
+
+
+class optional(plain):
     """A setting of type `kind` that may also be None, which is its default unless another is given."""
 
     def __init__(self, kind, default=None):
@@ -36,13 +73,13 @@ class optional:
         self.name = f'{kind.__name__} or None'
 
     def parse(self, text):
-        return None if text in ('None', 'none', '') else parse_as(self.kind, text)
+        return None if text in ('None', 'none', '') else super().parse(text)
 
     def accept(self, value):
-        return None if value is None else accept_as(self.kind, value)
+        return None if value is None else super().accept(value)
 
 
-class choice:
+class choice(plain):
     """A setting that is one of a few words; the first is the default."""
 
     def __init__(self, *words):
@@ -58,50 +95,6 @@ class choice:
         return value
 
 
-class plain:
-    """A setting of the type that its default has: bool, int, float or str."""
-
-    def __init__(self, default):
-        self.kind, self.default = type(default), default
-        self.name = self.kind.__name__
-
-    def parse(self, text):
-        return parse_as(self.kind, text)
-
-    def accept(self, value):
-        return accept_as(self.kind, value)
-
-
-def parse_as(kind, text):
-    """The value of a flag's text, or ValueError."""
-    if kind is str:
-        return text
-    if kind is bool:
-        words = {'true': True, '1': True, 'yes': True, 'false': False, '0': False, 'no': False}
-        if text.lower() not in words:
-            raise ValueError
-        return words[text.lower()]
-    if kind is int:
-        try:
-            return int(text)
-        except ValueError:
-            return accept_as(int, float(text))  # 1e6 is what people type for a million
-    return accept_as(kind, kind(text))
-
-
-def accept_as(kind, value):
-    """`value` as a `kind`, or ValueError. An int serves for a float, and 1e6 for an int; a bool for neither."""
-    if isinstance(value, bool) != (kind is bool):
-        raise ValueError
-    if kind is float and isinstance(value, int):
-        value = float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, kind) or (kind is float and not math.isfinite(value)):
-        raise ValueError
-    return value
-
-
 def configure(defaults, argv=None):
     """The settings of this run as a plain dict: `defaults`, then config files and flags from the command line.
 
@@ -113,11 +106,10 @@ def configure(defaults, argv=None):
     `--help` prints every key and ends with exit code 0.
     """
     argv = sys.argv[1:] if argv is None else argv
-    settings = {key: default if isinstance(default, (optional, choice)) else plain(default)
-                for key, default in defaults.items()}
+    settings = {key: default if isinstance(default, plain) else plain(default) for key, default in defaults.items()}
     caller = sys._getframe(1).f_globals
     if any(arg in ('--help', '-h') for arg in argv):
-        print(help_text(settings, caller['__file__'], caller.get('__doc__') or ''))
+        print(help_text(settings, caller['__file__'], caller['__doc__'] or ''))
         sys.exit(0)
     with one_line_errors():
         config = {key: setting.default for key, setting in settings.items()}
@@ -132,7 +124,8 @@ def configure(defaults, argv=None):
 def read_config_file(path, settings):
     """{key: value} of the assignments in a config file, checked against the settings."""
     if not os.path.isfile(path):
-        raise BadInput(f'no config file {path}{nearest(path, config_files_beside(path))}; a setting is written --key=value')
+        beside = glob.glob(os.path.join(glob.escape(os.path.dirname(path)), '*.py'))
+        raise BadInput(f'no config file {path}{nearest(path, beside)}; a setting is written --key=value')
     namespace = {'__file__': os.path.abspath(path), '__name__': 'config'}
     try:
         with tokenize.open(path) as file:
@@ -178,46 +171,26 @@ def nearest(word, candidates):
     return f', did you mean {match[0]!r}?' if match else ''
 
 
-def config_files_beside(path):
-    folder = os.path.dirname(path)
-    names = os.listdir(folder or '.') if os.path.isdir(folder or '.') else []
-    return [os.path.join(folder, name) for name in names if name.endswith('.py')]
-
-
 def help_text(settings, script, doc):
     """The script's docstring and every key with its type, default and comment, under the source's own headings."""
-    lines = [f'usage: {command_of(script)} [CONFIG.py ...] [--key=value ...]', '', doc.strip(), '']
-    shown = [(f'--{key}={setting.default}', setting.name) for key, setting in settings.items()]
-    width = min(44, max(len(flag) for flag, _ in shown))
-    comments = read_comments(script, settings)
-    for (flag, kind), key in zip(shown, settings):
+    lines = [f'usage: {program_name()} [CONFIG.py ...] [--key=value ...]', '', doc.strip(), '']
+    flags = {key: f'--{key}={setting.default}' for key, setting in settings.items()}
+    width = min(44, max(map(len, flags.values())))
+    comments = read_comments(script)
+    for key, setting in settings.items():
         heading, comment = comments.get(key, ('', ''))
         if heading:
             lines += ['', heading]
-        lines.append(f'  {flag:<{width}}  {comment} ({kind})' if comment else f'  {flag:<{width}}  ({kind})')
+        lines.append(f'  {flags[key]:<{width}}  {comment} ({setting.name})')
     return '\n'.join(lines)
 
 
-def command_of(script):
-    """How the running program was started: `python SCRIPT.py`, or `python -m PACKAGE.MODULE`."""
-    spec = sys.modules['__main__'].__spec__
-    return f'python -m {spec.name.removesuffix(".__main__")}' if spec else f'python {os.path.basename(script)}'
-
-
-def read_comments(script, settings):
-    """{key: (heading above it or '', comment behind it)} from the source of the dict of defaults."""
-    rows = {}
-    with tokenize.open(script) as file:
-        for token in tokenize.generate_tokens(file.readline):
-            if token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
-                rows.setdefault(token.start[0], []).append(token)
+def read_comments(script):
+    """{key: (heading above it or '', comment behind it)} from the lines of a script that look like those of its defaults."""
     comments, heading = {}, ''
-    for row in rows.values():
-        comment = row[-1].string.lstrip('# ') if row[-1].type == tokenize.COMMENT else ''
-        key = row[0].string.strip('\'"') if row[0].type == tokenize.STRING else None
-        if key in settings and key not in comments and len(row) > 1 and row[1].string == ':':
-            comments[key] = (heading, comment)
-            heading = ''
-        else:
-            heading = comment if len(row) == 1 else ''
+    with tokenize.open(script) as file:
+        for line in file:
+            if match := re.match(r"\s+'(\w+)': .*,\s+# (.*)", line):
+                comments.setdefault(match[1], (heading, match[2]))
+            heading = line.strip()[2:] if re.match(r'\s+# ', line) else ''
     return comments

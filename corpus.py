@@ -15,7 +15,7 @@ machine, and copies of a text are never on both sides. The same settings on the 
 bytes. Run again on finished data, the script says so and ends. Run again after a kill, it reads the input
 from the start, but tokenizes only what comes after the last whole shard. (fineweb.py need not even read again.)
 
-How text is read stands in sources.py, how it becomes shards in data_folder.py.
+sources.py reads the text, data_folder.py makes the shards.
 """
 import hashlib
 import itertools

@@ -1,8 +1,7 @@
 """Documents -> a folder of shards: tokenizer, shards, what a killed job resumes from, and meta.json at the end.
 
-`make_data_folder` does all of it for corpus.py and wikitext.py; fineweb.py and tasks/ put theirs together from the same
-parts. Every job records in a file beside its shards where in the input the next shard begins (`Progress`), so that a
-killed job that is run again resumes after the last whole shard, and ends with the bytes of a run without a stop.
+`make_data_folder` does all of it for corpus.py and wikitext.py; fineweb.py and tasks/ use the parts. A killed job that is
+run again resumes after the last whole shard, and ends with the bytes of a run without a stop.
 
 This module knows nothing about where documents come from.
 """
@@ -12,7 +11,7 @@ import itertools
 import lzma
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from tqdm import tqdm
@@ -35,76 +34,74 @@ def make_data_folder(out_dir: str, name: str, documents: Callable[[], Iterable],
     settings:  all that the data follows from, for meta.json; data of other settings is not resumed
     config:    'tokenizer', 'vocab_size', 'shard_tokens' and 'workers' as in corpus.DEFAULTS
     """
-    progress = Progress.load(os.path.join(out_dir, f'{name}_unfinished.json'))
+    path = os.path.join(out_dir, f'{name}_unfinished.json')
+    progress = Progress.load(path)
     if progress and progress.shards and progress.meta['settings'] == settings and has_tokenizer(out_dir, progress.meta):
         print(f'{out_dir}: resumes after {len(progress.shards)} whole shards')
         tokenizer = shards.load_tokenizer(out_dir, progress.meta)
     else:
         tokenizer, tokenizer_file = make_tokenizer((text for split, text in documents() if split == 'train'), config)
+        progress = Progress(path, {**describe(tokenizer, tokenizer_file), 'source': source_name, 'settings': settings})
         prepare_folder(out_dir, name, tokenizer_file)
-        meta = {**describe(tokenizer, tokenizer_file), 'source': source_name, 'settings': settings}
-        progress = Progress(os.path.join(out_dir, f'{name}_unfinished.json'), meta)
     resumed_at = progress.next or {'document': 0, 'skip': 0}
     val, val_text, counts = [], bytearray(), collections.Counter()
 
+    def read():
+        """Counts all documents, and yields ((number, split), text) of those that are not yet in a shard, with a bar."""
+        with tqdm(desc='tokenizing', unit='B', unit_scale=True) as bar:
+            for number, (split, text) in enumerate(documents()):
+                data = text.encode('utf-8', 'replace')
+                counts[split, 'documents'] += 1
+                counts[split, 'bytes'] += len(data)
+                bar.update(len(data))
+                if split == 'val' and counts['val', 'bytes'] <= XZ_LIMIT:
+                    val_text.extend(data)
+                if split == 'val' or number >= resumed_at['document']:
+                    yield (number, split), text
+
     def train_documents():
         """What cut_into_shards reads. Held-out documents are put aside; they are few."""
-        for number, split, data, tokens in tokenized(documents(), tokenizer, resumed_at['document'], config['workers']):
-            counts[split, 'documents'] += 1
-            counts[split, 'bytes'] += len(data)
-            if split == 'train' and tokens is not None:
-                yield tokens, None, resumed_at if number == resumed_at['document'] else {'document': number, 'skip': 0}
-            elif split == 'val':
+        for (number, split), tokens in tokenized(read(), tokenizer, config['workers']):
+            if split == 'val':
                 val.append(tokens)
-                if counts['val', 'bytes'] <= XZ_LIMIT:
-                    val_text.extend(data)
+            else:
+                yield tokens, None, resumed_at if number == resumed_at['document'] else {'document': number, 'skip': 0}
 
     for tokens, _, place in shards.cut_into_shards(train_documents(), config['shard_tokens']):
         progress.write_shard(name, 'train', tokens, place)
     written = progress.entries() | shards.write_shards(val, out_dir, name, 'val', config['shard_tokens'], first=0)
     meta = {key: value for key, value in progress.meta.items() if key != 'settings'}
     meta |= {f'{split}_{what}': counts[split, what] for what in ('documents', 'bytes') for split in ('train', 'val')}
-    meta |= {'val_xz_bits_per_byte': xz_bits_per_byte(val_text) if counts['val', 'bytes'] <= XZ_LIMIT else None,
-             'settings': settings, 'shards': written}
+    xz_bits = None  # what a compressor needs that has seen nothing else: a yardstick for the model's bits per byte
+    if 0 < counts['val', 'bytes'] <= XZ_LIMIT:
+        xz_bits = 8 * len(lzma.compress(val_text, preset=9 | lzma.PRESET_EXTREME)) / len(val_text)
+    meta |= {'val_xz_bits_per_byte': xz_bits, 'settings': settings, 'shards': written}
     write_json(os.path.join(out_dir, 'meta.json'), meta)
-    progress.remove()
+    os.remove(path)
     print(summary(out_dir, meta))
 
 
-def tokenized(documents, tokenizer, first, workers):
-    """Yields (number, split, bytes of the text, tokens) of each document in order, tokenized on all cores, with a bar.
+def tokenized(documents: Iterable[tuple], tokenizer: Tokenizer, workers: int) -> Iterator[tuple]:
+    """Yields (place, tokens) for each (place, text), in order, tokenized on all cores."""
+    def encode(piece):
+        return [(place, encode_document(tokenizer, text)) for place, text in piece]
 
-    Train documents before number `first` are in shards already: their tokens are None.
-    """
-    def tokenize(piece):
-        return [(number, split, text.encode('utf-8', 'replace'),
-                 encode_document(tokenizer, text) if split == 'val' or number >= first else None)
-                for number, (split, text) in piece]
-
-    pieces = in_pieces(enumerate(documents), PIECE_CHARACTERS, length=lambda numbered: len(numbered[1][1]))
-    with tqdm(desc='tokenizing', unit='B', unit_scale=True) as bar:
-        for number, split, data, tokens in itertools.chain.from_iterable(ordered_map(tokenize, pieces, workers)):
-            bar.update(len(data))
-            yield number, split, data, tokens
-
-
-def xz_bits_per_byte(data):
-    """What `xz -9e` needs for the held-out text: the yardstick of a compressor that has seen nothing else."""
-    return 8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(data) if data else None
+    pieces = in_pieces(documents, PIECE_CHARACTERS, length=lambda document: len(document[1]))
+    return itertools.chain.from_iterable(ordered_map(encode, pieces, workers))
 
 
 # ---- what a killed job resumes from -----------------------------------------------------------------
 
 
 class Progress:
-    """What one job has written so far, and where in its input the next shard begins; in a file that every shard renews.
+    """What one job has written so far, in a file that is renewed after each shard.
 
-    shards   [{'file': name, 'tokens': n, 'sha256': ..., 'next': place}]: all are whole
-    meta     what meta.json says of the tokenizer, the source and the settings
-    complete whether there is nothing more to come
+    meta:     what meta.json says of the tokenizer, the source and the settings
+    shards:   [{'file': name, 'tokens': n, 'sha256': ..., 'documents': n, 'next': place in the input where the next begins}]
+    complete: whether there is nothing more to come
 
-    A job whose shards are data as soon as they are there writes NAME_progress.json, which shards.load_meta reads, and
-    keeps it. Where the held-out shards come last, it is NAME_unfinished.json, which goes when meta.json comes.
+    fineweb.py, which holds out its first shard, keeps the file as NAME_progress.json: shards.load_meta reads it. Where the
+    held-out shards come last, it is NAME_unfinished.json, which is no data yet and is removed when meta.json is written.
     """
 
     def __init__(self, path: str, meta: dict, written: Iterable[dict] = (), complete: bool = False):
@@ -122,7 +119,7 @@ class Progress:
         return cls(path, found['meta'], whole, found['complete'] and len(whole) == len(found['shards']))
 
     @property
-    def next(self):
+    def next(self) -> dict | None:
         """The place in the input at which the next shard begins; None at the start."""
         return self.shards[-1]['next'] if self.shards else None
 
@@ -144,10 +141,6 @@ class Progress:
     def save(self):
         write_json(self.path, {'meta': self.meta, 'shards': self.shards, 'complete': self.complete})
 
-    def remove(self):
-        if os.path.exists(self.path):
-            os.remove(self.path)
-
 
 def is_whole(out_dir, shard):
     path = os.path.join(out_dir, shard['file'])
@@ -167,12 +160,15 @@ def check_vocabulary_settings(config: dict):
 
 def make_tokenizer(train_texts: Iterable[str], config: dict) -> tuple[Tokenizer, bytes | None]:
     """(Tokenizer, content of its tokenizer.json or None for GPT-2's own): trained on the texts, or the one that is named."""
-    if config['vocab_size']:
-        tokenizer = Tokenizer.train(train_texts, config['vocab_size'], processes=config['workers'] or None)
-        return tokenizer, tokenizer.to_json().encode()
-    tokenizer = open_tokenizer(config['tokenizer'])
-    tokenizer.eot  # one without <|endoftext|> is refused now, before anything is written
-    return tokenizer, None if config['tokenizer'] == 'gpt2' else tokenizer.to_json().encode()
+    if not config['vocab_size']:
+        return named_tokenizer(config['tokenizer'])
+    tokenizer = Tokenizer.train(train_texts, config['vocab_size'], processes=config['workers'] or None)
+    return tokenizer, tokenizer.to_json().encode()
+
+
+def named_tokenizer(name: str) -> tuple[Tokenizer, bytes | None]:
+    tokenizer = open_tokenizer(name)
+    return tokenizer, None if name == 'gpt2' else tokenizer.to_json().encode()
 
 
 def encode_document(tokenizer: Tokenizer, text: str) -> np.ndarray:
@@ -184,7 +180,7 @@ def encode_document(tokenizer: Tokenizer, text: str) -> np.ndarray:
 
 
 def describe(tokenizer: Tokenizer, tokenizer_file: bytes | None) -> dict:
-    """What meta.json says about a tokenizer."""
+    """What meta.json says about a tokenizer. Raises BadInput if it has no <|endoftext|>."""
     return {
         'tokenizer': 'tokenizer.json' if tokenizer_file else 'gpt2',
         'tokenizer_sha256': hashlib.sha256(tokenizer_file).hexdigest() if tokenizer_file else None,
@@ -252,13 +248,12 @@ def prepare_folder(out_dir: str, name: str, tokenizer_file: bytes | None, job: s
     make_folder(out_dir)
     part = r'(_part\d+of\d+)?' if job else ''
     ours = re.compile(re.escape(name) + part + r'_(train|val)_\d{6}\.(bin|mask)')
-    others = [entry for entry in os.listdir(out_dir) if shards.SHARD_NAME.search(entry) and not ours.fullmatch(entry)]
-    if others:
+    entries = os.listdir(out_dir)
+    if others := [entry for entry in entries if shards.SHARD_NAME.search(entry) and not ours.fullmatch(entry)]:
         raise BadInput(f'{out_dir} already holds other shards ({others[0]}); take another folder')
-    if not job:
-        for entry in os.listdir(out_dir):
-            if ours.fullmatch(entry) or entry in ('meta.json', 'tokenizer.json', f'{name}_unfinished.json'):
-                os.remove(os.path.join(out_dir, entry))
+    for entry in entries:
+        if not job and (ours.fullmatch(entry) or entry in ('meta.json', 'tokenizer.json', f'{name}_unfinished.json')):
+            os.remove(os.path.join(out_dir, entry))
     if tokenizer_file:
         with atomic_write(os.path.join(out_dir, 'tokenizer.json'), writer=job) as file:
             file.write(tokenizer_file)

@@ -34,7 +34,7 @@ from runtime.process import Process
 from runtime.tables import table
 from scoring.likelihood import log_likelihoods, open_for_evaluation
 from scoring.wikitext_cleanup import clean_page, detokenize, pages
-from sources import check_split, read_split, wikitext_files
+from sources import read_split, wikitext_files
 
 PROTOCOLS = 'harness', 'gpt2', 'plain'
 DEFAULTS = {
@@ -73,9 +73,8 @@ def choose_text(config):
     is_file = source is not None and os.path.isfile(source)
     if protocol == 'auto':
         protocol = 'plain' if is_file else 'harness'
-    files = {split: [source]} if is_file else wikitext_files(config['size'], raw=protocol != 'gpt2', source=source)
-    check_split(files, split, source)
-    return protocol, ''.join(read_split(files[split]))
+    files = [source] if is_file else wikitext_files(config['size'], protocol != 'gpt2', source, needed=[split])[split]
+    return protocol, ''.join(read_split(files))
 
 
 def measure_perplexity(model: GPT, tokenizer: Tokenizer, text: str, process: Process, protocol: str = 'plain',

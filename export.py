@@ -6,8 +6,8 @@
     from transformers import pipeline
     pipeline('text-generation', 'exported')('def parse', do_sample=False)
 
-What it writes: model.safetensors and config.json (model.py), tokenizer.json (bpe.py), tokenizer_config.json and
-generation_config.json. This module knows what those last two hold.
+Writes model.safetensors and config.json (pretrained.py), tokenizer.json (bpe.py), tokenizer_config.json and
+generation_config.json.
 """
 import os
 import sys
@@ -31,7 +31,7 @@ DEFAULTS = {
 def main(config):
     if not config['to']:
         raise BadInput('--to=DIR names the folder to write')
-    if os.path.exists(config['to']) and not os.path.isdir(config['to']):
+    if os.path.isfile(config['to']):
         raise BadInput(f'--to={config["to"]} is a file; it should be a folder, new or to be written over')
     if os.path.isdir(config['to']) and checkpoint.list_checkpoints(config['to']):
         raise BadInput(f'--to={config["to"]} is the folder of a run; name another one')
@@ -43,7 +43,7 @@ def main(config):
 
 
 def export(model, tokenizer, folder, dtype=None):
-    """Writes everything that a program needs to load and run the model; each file is whole or absent."""
+    """Writes everything that a program needs to load and run the model; each file is written atomically."""
     if model.config.n_layer == 0:
         raise BadInput('a model without layers has no counterpart in transformers, whose GPT-2 adds positions')
     pretrained.save(model, folder, eot=tokenizer.eot, dtype=dtype)

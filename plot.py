@@ -7,8 +7,6 @@ train.py does the first by itself at every validation where matplotlib is instal
 training but the names in metrics.jsonl.
 """
 import importlib.util
-import io
-import itertools
 import math
 import os
 import statistics
@@ -28,77 +26,74 @@ DEFAULTS = {
 def main(config):
     folders = config['out_dir'].split(',')
     path = config['to'] or os.path.join(folders[0], 'loss.png')
-    if importlib.util.find_spec('matplotlib') is None:
+    if not importlib.util.find_spec('matplotlib'):
         raise BadInput('plots need matplotlib: pip install matplotlib')
     draw(folders, path)
     print(compare(folders))
     print(path)
 
 
-def draw_if_possible(out_dir):
+def draw_if_possible(out_dir: str):
     """OUT_DIR/loss.png, where matplotlib is installed."""
-    if importlib.util.find_spec('matplotlib') is not None:
+    if importlib.util.find_spec('matplotlib'):
         draw([out_dir], os.path.join(out_dir, 'loss.png'))
 
 
-def draw(folders, path):
+def draw(folders: list[str], path: str):
     """Writes the picture of the runs in `folders`. Raises BadInput where a folder has no metrics."""
     from matplotlib.figure import Figure
     figure = Figure(figsize=(10, 7.5), layout='constrained')
-    grid = figure.add_gridspec(2, 2, height_ratios=(2, 1))
-    loss, rate, speed = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])
+    axes = figure.subplot_mosaic([['loss', 'loss'], ['rate', 'speed']], height_ratios=(2, 1))
     for i, folder in enumerate(folders):
-        rows = read_metrics(folder)
-        trained = [row for row in rows if 'loss' in row]
-        validated = [row for row in rows if 'val_loss' in row]
-        if not rows:
-            raise BadInput(f'{folder} has no metrics.jsonl with a row in it; a run of train.py writes one')
-        name, colour = os.path.basename(os.path.normpath(folder)), f'C{i}'
-        tokens = [row['tokens'] / 1e6 for row in trained]
-        losses = [row['loss'] for row in trained]
-        loss.plot(tokens, losses, color=colour, alpha=0.25, linewidth=0.8)
-        loss.plot(tokens, smooth(losses), color=colour, linewidth=1.5, label=f'{name}: training, smoothed')
+        name, style = os.path.basename(os.path.normpath(folder)), {'color': f'C{i}', 'linewidth': 1}
+        _, trained, validated = read_run(folder)
+        tokens = column(trained, 'tokens', 1e6)
+        axes['loss'].plot(tokens, column(trained, 'loss'), **style, alpha=0.25)
+        axes['loss'].plot(tokens, smooth(column(trained, 'loss')), **style, label=f'{name}: training, smoothed')
+        axes['rate'].plot(tokens, column(trained, 'lr'), **style)
+        axes['speed'].plot(tokens, column(trained, 'tokens_per_s', 1e3), **style)
         if validated:
-            last = validated[-1]
-            loss.plot([row['tokens'] / 1e6 for row in validated], [row['val_loss'] for row in validated], color=colour,
-                      marker='o', markersize=4, linestyle='--', linewidth=1,
-                      label=f'{name}: validation, {last["val_loss"]:.3f} ({last["val_bpb"]:.3f} bits per byte) at the end')
-        rate.plot(tokens, [row['lr'] for row in trained], color=colour)
-        speed.plot(tokens, [row['tokens_per_s'] / 1e3 for row in trained], color=colour)
-    loss.set_ylabel('loss (nats per token)')
-    loss.legend(frameon=False)
-    rate.set_ylabel('learning rate')
-    speed.set_ylabel('thousand tokens per second')
-    speed.set_ylim(bottom=0)
-    for axis in (loss, rate, speed):
-        axis.set_xlabel('million tokens')
-        axis.grid(alpha=0.3)
-        axis.spines[['top', 'right']].set_visible(False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format=os.path.splitext(path)[1].lstrip('.') or 'png', dpi=120)
+            end = f'{validated[-1]["val_loss"]:.3f} ({validated[-1]["val_bpb"]:.3f} bits per byte) at the end'
+            axes['loss'].plot(column(validated, 'tokens', 1e6), column(validated, 'val_loss'), **style, linestyle='--',
+                              marker='o', markersize=4, label=f'{name}: validation, {end}')
+    axes['loss'].legend(frameon=False)
+    axes['speed'].set_ylim(bottom=0)
+    for key, label in (('loss', 'loss (nats per token)'), ('rate', 'learning rate'), ('speed', 'thousand tokens per second')):
+        axes[key].set(xlabel='million tokens', ylabel=label)
+        axes[key].grid(alpha=0.3)
+        axes[key].spines[['top', 'right']].set_visible(False)
     with atomic_write(path) as file:
-        file.write(picture.getvalue())
+        figure.savefig(file, format=os.path.splitext(path)[1].lstrip('.') or 'png', dpi=120)
 
 
-def compare(folders):
+def compare(folders: list[str]) -> str:
     """The runs side by side in text: where they ended, how good they were, how fast."""
     lines = [('run', 'steps', 'tokens', 'last validation', 'best', 'bits per byte', 'tokens/s')]
     for folder in folders:
-        rows = read_metrics(folder)
-        validated = [row for row in rows if 'val_loss' in row]
-        speeds = [row['tokens_per_s'] for row in rows if 'tokens_per_s' in row]
-        last = validated[-1] if validated else {}
-        lines.append((folder, f'{rows[-1]["step"]:,}', f'{rows[-1]["tokens"]:,}', f'{last.get("val_loss", math.nan):.4f}',
-                      f'{min((row["val_loss"] for row in validated), default=math.nan):.4f}',
-                      f'{last.get("val_bpb", math.nan):.4f}', f'{statistics.median(speeds or [math.nan]):,.0f}'))
+        rows, trained, validated = read_run(folder)
+        losses, bits = column(validated, 'val_loss') or [math.nan], column(validated, 'val_bpb') or [math.nan]
+        speed = statistics.median(column(trained, 'tokens_per_s') or [math.nan])
+        lines.append((folder, f'{rows[-1]["step"]:,}', f'{rows[-1]["tokens"]:,}', f'{losses[-1]:.4f}', f'{min(losses):.4f}',
+                      f'{bits[-1]:.4f}', f'{speed:,.0f}'))
     return table(lines)
+
+
+def read_run(folder):
+    """(all rows of a run's metrics, those of training, those of validation)"""
+    rows = read_metrics(folder)
+    if not rows:
+        raise BadInput(f'{folder} has no metrics.jsonl with a row in it; a run of train.py writes one')
+    return rows, [row for row in rows if 'loss' in row], [row for row in rows if 'val_loss' in row]
+
+
+def column(rows, key, unit=1):
+    return [row[key] / unit for row in rows]
 
 
 def smooth(values, reach=20):
     """Means over up to `reach` neighbours on both sides; over fewer at the start, where the loss falls fast."""
-    sums = [0.0, *itertools.accumulate(values)]
-    windows = [(max(0, i - min(reach, i // 10)), min(len(values), i + min(reach, i // 10) + 1)) for i in range(len(values))]
-    return [(sums[end] - sums[start]) / (end - start) for start, end in windows]
+    reaches = [min(reach, i // 10) for i in range(len(values))]
+    return [statistics.fmean(values[i - n:i + n + 1]) for i, n in enumerate(reaches)]
 
 
 if __name__ == '__main__':

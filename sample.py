@@ -9,16 +9,12 @@ Text appears as it is written. It ends at <|endoftext|>, at `stop`, or after max
 one batch and shown one after the other. In a chat, each line of yours is added to the text so far, which the model
 continues; /help lists the commands there, such as /temperature 0.7. Ctrl-C stops the text that is being written.
 """
-import pathlib
 import sys
 import time
 
-import torch
-
-import pretrained
-from configurator import choice, configure, optional, plain
+from configurator import choice, configure, optional, plain, read_flag
+from inference import open_model
 from inference.engine import Engine, Request
-from inference.sampling import check_request
 from inference.text import TextStream
 from runtime import hardware
 from runtime.errors import BadInput, one_line_errors
@@ -49,34 +45,25 @@ DEFAULTS = {
     'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of the weights and the arithmetic
     'compile': False,  # make one graph of a step; pays for long texts on a GPU
 }
-CHANGEABLE = ('max_new_tokens', 'temperature', 'top_k', 'top_p', 'repetition_penalty', 'stop', 'seed', 'template')
-HELP = f"""/KEY VALUE   changes a setting: {", ".join(CHANGEABLE)}
-/settings    shows them
-/text        shows the text so far
-/new         begins a new text
-/undo        takes the last turn back
-/retry       writes the last turn again
-/quit        ends"""
+REQUEST_SETTINGS = ('max_new_tokens', 'temperature', 'top_k', 'top_p', 'repetition_penalty', 'seed')
+CHANGEABLE = (*REQUEST_SETTINGS, 'stop', 'template')  # in a chat
+HELP = f"""/KEY VALUE  changes a setting, /KEY shows it: {", ".join(CHANGEABLE)}
+/text       shows the text so far
+/new        begins a new text
+/undo       takes the last turn back, and shows what is left
+Ctrl-D ends"""
 
 
 def main(config):
     prompt, config = read_prompt(config), unescape(config)
     check(config)
-    device = hardware.pick_device(config['device'])
-    dtype = hardware.pick_dtype(config['dtype'], device)
-    if config['compile'] and hardware.why_no_compile(device):
-        raise BadInput(f'compile=True: {hardware.why_no_compile(device)}')
-    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
-    torch.seed()  # texts without a seed differ every time
-    check_request(model.config, make_request(config, tokenizer, [tokenizer.eot]))
-    engine = Engine(model.to(device, dtype), min(config['num_samples'], config['max_batch']), config['compile'])
-    print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {str(dtype).removeprefix("torch.")}',
-          file=sys.stderr)
+    if config['compile'] and (reason := hardware.why_no_compile(hardware.pick_device(config['device']))):
+        raise BadInput(f'compile=True: {reason}')
+    model, tokenizer, _ = open_model(config)
+    engine = Engine(model, min(config['num_samples'], config['max_batch']), config['compile'])
     calculator = Calculator(tokenizer) if config['calculator'] else None
-    if config['chat']:
-        Chat(engine, tokenizer, config, calculator).run(prompt)
-    else:
-        write_samples(engine, tokenizer, prompt, config, calculator)
+    write = chat if config['chat'] else write_samples
+    write(engine, tokenizer, prompt, config, calculator)
 
 
 def read_prompt(config):
@@ -89,12 +76,10 @@ def read_prompt(config):
     if path == '-' and config['chat']:
         raise BadInput('--chat reads lines from standard input, so the prompt cannot come from there; name a file')
     try:
-        data = sys.stdin.buffer.read() if path == '-' else pathlib.Path(path).read_bytes()
-        return data.decode('utf-8')
-    except OSError as error:
-        raise BadInput(f'prompt file {path}: {error.strerror}') from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f'prompt file {path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#x}') from None
+        with open(sys.stdin.fileno() if path == '-' else path, encoding='utf-8', newline='') as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f'prompt file {path}: {error}') from None
 
 
 def unescape(config):
@@ -111,18 +96,17 @@ def check(config):
         raise BadInput(f'template={config["template"]!r} should have {{}} where the line goes')
     if config['stop'] == '':
         raise BadInput("stop='' would end every text at once; leave it out")
+    make_request(config, [0])  # checks the other settings
 
 
-def make_request(config, tokenizer, ids, number=0, tool=None):
-    """The request for sample `number` and those after it."""
-    seed = None if config['seed'] is None else config['seed'] + number
-    return Request(ids, config['max_new_tokens'], config['temperature'], config['top_k'], config['top_p'], seed,
-                   (tokenizer.eot,), config['repetition_penalty'], tool=tool)
+def make_request(config, ids, **more):
+    return Request(ids, **{key: config[key] for key in REQUEST_SETTINGS}, **more)
 
 
-def start_texts(engine, tokenizer, prompt, config, calculator, number=0, n=1):
-    """n texts that continue the prompt, from sample `number` on."""
-    request = make_request(config, tokenizer, tokenizer.encode(prompt) or [tokenizer.eot], number, calculator)
+def start_texts(engine, tokenizer, prompt, config, calculator, n=1):
+    """n texts that continue the prompt."""
+    ids = tokenizer.encode(prompt) or [tokenizer.eot]
+    request = make_request(config, ids, stop_tokens=(tokenizer.eot,), tool=calculator)
     stops = () if config['stop'] is None else (config['stop'],)
     return [TextStream(sequence, tokenizer, stops) for sequence in engine.add(request, n)]
 
@@ -142,12 +126,13 @@ def show(engine, texts, current):
                 engine.remove(text.sequence)
 
 
-def write_samples(engine, tokenizer, prompt, config, calculator=None):
+def write_samples(engine, tokenizer, prompt, config, calculator):
     """Prints num_samples texts one after the other, written in batches."""
     started, texts, n = time.perf_counter(), [], config['num_samples']
     for number in range(n):
         if number == len(texts):  # the next batch
-            texts += start_texts(engine, tokenizer, prompt, config, calculator, number, min(engine.free, n - number))
+            seed = None if config['seed'] is None else config['seed'] + number
+            texts += start_texts(engine, tokenizer, prompt, {**config, 'seed': seed}, calculator, min(engine.free, n - number))
         if n > 1:
             print(f'{"" if number == 0 else chr(10)}--- {number + 1} of {n}')
         print(prompt, end='', flush=True)
@@ -157,90 +142,74 @@ def write_samples(engine, tokenizer, prompt, config, calculator=None):
     print(f'{n_written} tokens in {elapsed_s:.1f} s, {n_written / elapsed_s:.1f} tokens/s', file=sys.stderr)
 
 
-class Chat:
-    """Writing in turns: each line is added to the text so far, and the model continues it."""
-
-    def __init__(self, engine, tokenizer, config, calculator=None):
-        self.engine, self.tokenizer, self.config, self.calculator = engine, tokenizer, config, calculator
-        self.text = ''
-        self.turns = []  # (the text before it, what the user added) of each turn
-
-    def run(self, prompt):
-        """Reads lines until Ctrl-D or /quit. In a terminal, the arrow keys edit a line and bring back earlier ones."""
-        try:
-            import readline  # noqa: F401  importing it is what makes input() use it
-        except ImportError:  # Windows has none
-            pass
-        print('A line of yours is continued; /help lists what else can be typed, Ctrl-D ends.', file=sys.stderr)
-        if prompt:
-            self.answer(prompt)
-        while True:
-            try:
-                line = input('> ')
-            except EOFError:
-                print()
-                return
-            except KeyboardInterrupt:
-                print('\n(Ctrl-D or /quit ends)', file=sys.stderr)
-                continue
-            if line.strip() in ('/quit', '/exit'):
-                return
-            if line.startswith('/'):
-                name, _, value = line[1:].partition(' ')
-                self.command(name, value.strip())
-            else:
-                self.answer(self.config['template'].replace('{}', line))
-
-    def command(self, name, value):
-        """Executes a line that begins with a slash."""
-        if name in CHANGEABLE:
-            self.change(name, value)
-        elif name == 'help':
+def chat(engine, tokenizer, prompt, config, calculator):
+    """Adds each line that is read to the text, and prints how the model continues it."""
+    print('A line of yours is continued; /help lists what else can be typed, Ctrl-D ends.', file=sys.stderr)
+    texts = ['']  # after each turn
+    if prompt:
+        texts.append(continue_text(engine, tokenizer, prompt, config, calculator))
+    for line in read_lines():
+        command, _, value = line.partition(' ')
+        if command == '/help':
             print(HELP)
-        elif name == 'settings':
-            print('\n'.join(f'{key} = {self.config[key]!r}' for key in CHANGEABLE))
-        elif name == 'text':
-            print(self.text)
-        elif name == 'new':
-            self.turns, self.text = [], ''
+        elif command == '/text':
+            print(texts[-1])
+        elif command == '/undo':
+            texts = texts[:-1] or ['']
+            print(texts[-1])
+        elif command == '/new':
+            texts = ['']
             print('(a new text)')
-        elif name not in ('undo', 'retry'):
-            print(f'no command /{name}; /help lists them')
-        elif not self.turns:
-            print('(there is no turn yet)')
+        elif command.startswith('/'):
+            config = change_setting(config, command[1:], value.strip())
         else:
-            self.text, added = self.turns.pop()
-            if name == 'retry':
-                self.answer(added)
-            else:
-                print('(took the last turn back)')
+            prompt = texts[-1] + config['template'].replace('{}', line)
+            texts.append(continue_text(engine, tokenizer, prompt, config, calculator))
 
-    def change(self, key, value):
-        """Gives a setting the value that was typed, or says what is wrong with it. Shows it if none was typed."""
-        default = DEFAULTS[key]
-        setting = default if isinstance(default, optional) else plain(default)
-        try:
-            config = unescape({**self.config, key: setting.parse(value)}) if value else self.config
-            check(config)
-            check_request(self.engine.config, make_request(config, self.tokenizer, [self.tokenizer.eot]))
-            self.config = config
-            print(f'{key} = {config[key]!r}')
-        except BadInput as error:
-            print(error)
-        except ValueError:
-            print(f'{key} should be {setting.name}, not {value!r}')
 
-    def answer(self, added):
-        """Adds a turn to the text and prints how the model continues it. Ctrl-C ends it early."""
-        self.turns.append((self.text, added))
-        self.text += added
-        (text,) = start_texts(self.engine, self.tokenizer, self.text, self.config, self.calculator)
+def read_lines():
+    """Yields what is typed, up to Ctrl-D. In a terminal, the arrow keys edit a line and bring back earlier ones."""
+    try:
+        import readline  # noqa: F401  importing it is what makes input() use it
+    except ImportError:  # Windows has none
+        pass
+    while True:
         try:
-            show(self.engine, [text], text)
+            yield input('> ')
+        except EOFError:
+            print()
+            return
         except KeyboardInterrupt:
-            self.engine.remove(text.sequence)
-        print(flush=True)
-        self.text += text.text
+            print('\n(Ctrl-D ends)', file=sys.stderr)
+
+
+def change_setting(config, key, value):
+    """The config with the value that was typed, or as it was, after saying what is wrong with it."""
+    if key not in CHANGEABLE:
+        print(f'no command /{key}; /help lists them')
+        return config
+    try:
+        if value:
+            default = DEFAULTS[key]
+            setting = default if isinstance(default, optional) else plain(default)
+            changed = unescape({**config, key: read_flag(f'--{key}={value}', {key: setting})[1]})
+            check(changed)
+            config = changed
+        print(f'{key} = {config[key]!r}')
+    except BadInput as error:
+        print(error)
+    return config
+
+
+def continue_text(engine, tokenizer, prompt, config, calculator):
+    """Prints how the model continues a text, and returns both. Ctrl-C ends it early."""
+    (text,) = start_texts(engine, tokenizer, prompt, config, calculator)
+    try:
+        show(engine, [text], text)
+    except KeyboardInterrupt:
+        engine.remove(text.sequence)
+    print(flush=True)
+    return prompt + text.text
 
 
 if __name__ == '__main__':

@@ -11,29 +11,23 @@
                            seed, logprobs, echo, stream, repetition_penalty, tools ("calculator")
     GET  /v1/models        POST /invocations, GET /ping (SageMaker)        GET /healthz, /metrics, /openapi.json, /
 
-Requests run as one batch, which they join between two tokens. A request that cannot be accepted is refused at once, in
-OpenAI's shape of an error; what is accepted is finished, also after SIGTERM. Here are the settings, the routes and the
-start; inference/completions.py turns a request into an answer, inference/worker.py shares the batch.
+Requests run as one batch, which they join between two tokens. What is accepted is finished, also after SIGTERM; what is not
+is refused at once, with OpenAI's errors. inference/completions.py answers requests, inference/worker.py shares the batch.
 """
 import asyncio
-import base64
 import contextlib
-import hashlib
 import os
-import re
 import socket
 import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
-
 try:
     import uvicorn
     from fastapi import Depends, FastAPI, Request
     from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+    from fastapi.responses import FileResponse, PlainTextResponse, Response
     from fastapi.security import HTTPBearer
     from starlette.exceptions import HTTPException
 
@@ -42,24 +36,13 @@ except ModuleNotFoundError as error:
     print(f'serve.py: {error.name} is missing; pip install -r cloud/requirements.txt', file=sys.stderr)
     sys.exit(2)
 
-import pretrained
 from configurator import choice, configure, optional
+from inference import open_model
 from inference.engine import Engine
 from inference.http_gate import Gate
-from inference.http_types import (
-    MAX_SAMPLES,
-    ApiError,
-    Completion,
-    CompletionRequest,
-    ErrorBody,
-    Model,
-    Models,
-    Status,
-    validation_error,
-)
+from inference.http_types import MAX_SAMPLES, ApiError, CompletionRequest, json_response, validation_error
 from inference.metrics import Metrics
 from inference.worker import Busy, Draining, Worker
-from runtime import hardware
 from runtime.errors import BadInput, one_line_errors
 from tasks.tool_use import Calculator
 
@@ -86,15 +69,18 @@ DEFAULTS = {
 }
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'inference', 'page.html')
+PAGE_HEADERS = {  # a browser loads nothing from anywhere else, and no other site shows the page within its own
+    'Content-Security-Policy': "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+                               "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    'Cache-Control': 'no-cache', 'X-Content-Type-Options': 'nosniff'}
 
 
 def main(config):
     check(config)
     key = read_key()
     listener = bind(config['host'], config['port'])
-    service = load_service(config, key)
+    service = Service(config, key)
     host, port = listener.getsockname()[:2]
-    listener.listen()  # whoever reads the next line may connect at once
     print(f'{service.name} at http://{f"[{host}]" if ":" in host else host}:{port}/, '
           f'{"with the key in SCRATCHGPT_API_KEY" if key else "without a key"}; Ctrl-C ends it', file=sys.stderr, flush=True)
     try:
@@ -106,11 +92,11 @@ def main(config):
 
 def check(config):
     for key, least in (('max_batch', 1), ('max_waiting', 1), ('max_new_tokens', 1), ('max_body_bytes', 1),
-                       ('max_prompt_tokens', 1), ('body_timeout_s', 0), ('timeout_s', 0), ('port', 0)):
+                       ('max_prompt_tokens', 1), ('body_timeout_s', 0), ('timeout_s', 0)):
         if config[key] is not None and config[key] < least:
             raise BadInput(f'{key}={config[key]} should be at least {least}')
-    if config['port'] > 65535:
-        raise BadInput(f'port={config["port"]} should be at most 65535')
+    if not 0 <= config['port'] <= 65535:
+        raise BadInput(f'port={config["port"]} should be between 0 and 65535')
 
 
 def read_key():
@@ -122,14 +108,10 @@ def read_key():
 
 
 def bind(host, port):
-    """A socket with that address: whether it is free shows before a model is loaded."""
+    """A listening socket: whether the address is free shows before a model is loaded."""
+    is_v6 = ':' in host
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        if os.name == 'posix':  # elsewhere it would let two servers share a port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        return listener
+        return socket.create_server((host, port), family=socket.AF_INET6 if is_v6 else socket.AF_INET, dualstack_ipv6=is_v6)
     except OSError as error:
         raise BadInput(f'cannot listen at host={host} port={port}: {error.strerror}; --port=0 takes any that is free') from None
 
@@ -140,37 +122,26 @@ def name_of(source):
     return os.path.basename(os.path.abspath(folder)) or 'scratchgpt'
 
 
-def load_service(config, key):
-    """What all requests share. The model is loaded by the thread that will run it (see Worker)."""
-    computing = ThreadPoolExecutor(1, 'engine')
-    engine, tokenizer, source = computing.submit(load_engine, config).result()
-    torch.seed()  # requests without a seed get other texts after each start
-    return Service(config, key, engine, tokenizer, config['model_name'] or name_of(source), computing)
-
-
 def load_engine(config):
     """(Engine, Tokenizer, what was loaded)"""
-    device = hardware.pick_device(config['device'])
-    dtype = hardware.pick_dtype(config['dtype'], device)
-    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
-    engine = Engine(model.to(device, dtype), max_batch=config['max_batch'])
-    print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {str(dtype).removeprefix("torch.")}',
-          file=sys.stderr)
-    return engine, tokenizer, source
+    model, tokenizer, source = open_model(config)
+    return Engine(model, max_batch=config['max_batch']), tokenizer, source
 
 
 class Service:
     """What all requests share."""
 
-    def __init__(self, config, key, engine, tokenizer, name, computing):
-        """key: what clients must show, as bytes, or None. computing: the executor whose one thread the engine belongs to."""
-        self.config, self.key, self.engine, self.tokenizer, self.name = config, key, engine, tokenizer, name
-        self.computing = computing
+    def __init__(self, config, key):
+        """key: what clients must show, as bytes, or None."""
+        self.config, self.key = config, key
+        self.computing = ThreadPoolExecutor(1, 'engine')  # its thread loads the model and will run it (see Worker)
+        self.engine, self.tokenizer, source = self.computing.submit(load_engine, config).result()
         self.tokenizing = ThreadPoolExecutor(1, 'tokenizer')  # encoding a long text must not block the event loop
-        self.max_prompt_tokens = config['max_prompt_tokens'] or engine.config.block_size
+        self.name, self.created = config['model_name'] or name_of(source), int(time.time())
+        self.max_prompt_tokens = config['max_prompt_tokens'] or self.engine.config.block_size
         self.max_n = min(MAX_SAMPLES, config['max_batch'], config['max_waiting'])
-        self.longest_token = max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size))
-        self.calculator, self.metrics, self.created = Calculator(tokenizer), Metrics(), int(time.time())
+        self.longest_token = max(len(self.tokenizer.token_bytes(i)) for i in range(self.tokenizer.vocab_size))
+        self.calculator, self.metrics = Calculator(self.tokenizer), Metrics()
         self.worker = None  # is made when there is an event loop
 
     def status(self):
@@ -188,57 +159,58 @@ def make_app(service):
         yield
         service.worker.stop()
 
-    secured = [Depends(HTTPBearer(auto_error=False))] if service.key else []  # for openapi.json; the Gate asks for the key
     app = FastAPI(title='scratchgpt', version='1', lifespan=lifespan, docs_url=None, redoc_url=None,  # their pages need a CDN
-                  responses={'4XX': {'model': ErrorBody}, '5XX': {'model': ErrorBody}})
+                  dependencies=[Depends(HTTPBearer(auto_error=False))] if service.key else [],  # for openapi.json; see Gate
+                  responses={'4XX': {'description': "OpenAI's error"}, '5XX': {'description': "OpenAI's error"}})
     app.add_middleware(Gate, key=service.key, max_body_bytes=service.config['max_body_bytes'],
                        body_timeout_s=service.config['body_timeout_s'], metrics=service.metrics)
     add_error_handlers(app)
-    completion = {200: {'model': Completion, 'content': {'text/event-stream': {'schema': {'type': 'string'}}}}}
-    page, page_headers = read_page()
+    completion = {200: {'content': {'text/event-stream': {'schema': {'type': 'string'}}}}}
 
-    @app.post('/v1/completions', dependencies=secured, responses=completion)
-    @app.post('/invocations', dependencies=secured, responses=completion)
+    @app.post('/v1/completions', responses=completion)
+    @app.post('/invocations', responses=completion)
     async def complete(request: Request, body: CompletionRequest) -> Response:
         jobs = await asyncio.get_running_loop().run_in_executor(service.tokenizing, make_jobs, service, body)
         try:
             service.worker.submit(jobs)
-        except Busy as error:
-            raise ApiError(429, str(error), code='queue_full', headers={'Retry-After': str(error.retry_after_s)}) from None
-        except Draining as error:
-            raise ApiError(503, str(error), code='draining', headers={'Retry-After': '10', 'Connection': 'close'}) from None
+        except Busy as busy:
+            raise ApiError(429, f'too many requests are waiting; try again in {busy} s', code='queue_full',
+                           headers={'Retry-After': str(busy)}) from None
+        except Draining:
+            raise ApiError(503, 'the server is shutting down and takes no new requests', code='draining',
+                           headers={'Retry-After': '10', 'Connection': 'close'}) from None
         identity = f'cmpl-{uuid.uuid4().hex}'
         if body.stream:
             return Stream(service, body, jobs, identity)
         return await answer_whole(service, request, jobs, identity)
 
-    def the_model():
-        return Model(id=service.name, created=service.created, max_prompt_tokens=service.max_prompt_tokens,
-                     max_new_tokens=service.config['max_new_tokens'], max_n=service.max_n)
+    model = {'id': service.name, 'object': 'model', 'created': service.created, 'owned_by': 'scratchgpt',
+             'max_prompt_tokens': service.max_prompt_tokens, 'max_new_tokens': service.config['max_new_tokens'],
+             'max_n': service.max_n}
 
-    @app.get('/v1/models', dependencies=secured)
-    async def list_models() -> Models:
-        return Models(data=[the_model()])
+    @app.get('/v1/models')
+    async def list_models() -> dict:
+        return {'object': 'list', 'data': [model]}
 
-    @app.get('/v1/models/{name:path}', dependencies=secured)
-    async def get_model(name: str) -> Model:
+    @app.get('/v1/models/{name:path}')
+    async def get_model(name: str) -> dict:
         if name != service.name:
             raise unknown_model(service, name)
-        return the_model()
+        return model
 
-    @app.get('/ping', responses={503: {'model': Status}})
-    @app.get('/healthz', responses={503: {'model': Status}})
-    async def health() -> Status:
+    @app.get('/ping')
+    @app.get('/healthz')
+    async def health() -> Response:
         status = service.status()
-        return Response(Status(status=status).model_dump_json(), 200 if status == 'ok' else 503, media_type='application/json')
+        return json_response({'status': status}, 200 if status == 'ok' else 503)
 
-    @app.get('/metrics', dependencies=secured, response_class=PlainTextResponse)
+    @app.get('/metrics', response_class=PlainTextResponse)
     async def metrics():
         return PlainTextResponse(service.metrics.render(service.worker), media_type='text/plain; version=0.0.4')
 
     @app.get('/', include_in_schema=False)
     async def index():
-        return HTMLResponse(page, headers=page_headers)
+        return FileResponse(PAGE, headers=PAGE_HEADERS)
 
     return app
 
@@ -255,24 +227,12 @@ def add_error_handlers(app):
 
     @app.exception_handler(HTTPException)
     async def http_error(request, error):
-        message = {404: f'there is no {request.url.path} here',
-                   405: f'{request.method} is not for {request.url.path}'}.get(error.status_code, str(error.detail))
+        message = f'{request.method} {request.url.path}: {error.detail}'
         return ApiError(error.status_code, message, headers=error.headers).response()
 
     @app.exception_handler(Exception)
     async def unexpected(_, error):
         return ApiError(500, 'something unexpected went wrong; the server has logged what').response()
-
-
-def read_page():
-    """The page, and headers under which a browser runs its one script and loads nothing from anywhere else."""
-    with open(PAGE, encoding='utf-8') as file:
-        page = file.read()
-    script = re.search('<script>(.*?)</script>', page, re.S).group(1)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; " \
-             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    return page, {'Content-Security-Policy': policy, 'Cache-Control': 'no-cache', 'X-Content-Type-Options': 'nosniff'}
 
 
 class Server(uvicorn.Server):

@@ -1,6 +1,6 @@
 """Token shards: the .bin format, how a folder of them is written, read and checked, and the order of batches.
 
-    python shards.py data/fineweb               check a folder (header, size, sha256, id range, tokenizer)
+    python shards.py data/stdlib    check a folder (header, size, sha256, id range, tokenizer), show a document of it
 
 A folder holds NAME_val_000000.bin, NAME_train_000001.bin, ... and meta.json. A shard is a header of 256 little-endian
 int32 (magic 20240520, version 1, number of tokens, zeros) and then the tokens as uint16: the format of llm.c and
@@ -8,9 +8,8 @@ modded-nanogpt. nanoGPT's train.bin and val.bin, which have no header, are read 
 <|endoftext|>, and all shards of a split, in the order of their names, are one stream of tokens.
 
 A shard may have a mask beside it, NAME_train_000001.mask: one bit for each token, the first token's being the lowest of
-the first byte, 1 where the token counts as a target. Tokens that do not count, such as the question of a problem whose
-solution is to be learned, are read by the model but not learned: `BatchLoader` gives -1 for them as targets. Without a
-mask all tokens count.
+the first byte, 1 where the token counts as a target. Tokens that do not count, such as the question of a problem, are
+read by the model but not learned: `BatchLoader` gives -1 for them as targets. Without a mask all tokens count.
 
 Every file is written atomically, and meta.json comes last. A data set that many jobs write side by side has, beside its
 shards, one NAME_progress.json per job with the shards of that job; `load_meta` adds them up, so nothing has to be merged.
@@ -20,11 +19,12 @@ This module knows nothing of models, and of text only what the tokenizer tells i
 import functools
 import glob
 import hashlib
+import itertools
 import os
+import random
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -34,10 +34,10 @@ from bpe import EOT, Tokenizer
 from configurator import configure
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write, make_folder, read_json, sha256_of
+from runtime.parallel import ordered_map
 
 DEFAULTS = {
-    'data_dir': '',  # the folder of shards to check; `python shards.py DIR` says the same
-    'seed': 0,       # which document is shown
+    'data_dir': 'data/stdlib',  # the folder of shards to check; `python shards.py DIR` says the same
 }
 
 MAGIC, VERSION, HEADER_INTS = 20240520, 1, 256
@@ -57,7 +57,7 @@ def write_shard(path: str, tokens: np.ndarray, counted: np.ndarray | None = None
     """Writes one shard and returns its entry for meta.json: {'tokens': n, 'sha256': ...}.
 
     tokens: (n,) uint16. counted: (n,) bool, True where a token counts as a target; it becomes the shard's mask, with
-    'mask_sha256' in the entry. None: all count, and no mask is left at the path.
+    'mask_sha256' in the entry. None: all count.
     """
     entry = {}
     if counted is not None:  # before the shard, so that it never stands there without its mask
@@ -79,17 +79,20 @@ def write_shard(path: str, tokens: np.ndarray, counted: np.ndarray | None = None
 
 
 def mask_path(path):
-    """Where the mask of a shard is, if it has one."""
     return f'{path.removesuffix(".bin")}.mask'
 
 
-def read_mask(path: str) -> np.ndarray | None:
+def read_mask(path: str, entry: dict | None = None) -> np.ndarray | None:
     """The mask of a shard as a read-only memory map of bytes, 8 tokens in each, or None if all of its tokens count.
 
-    Raises BadInput when there is a mask of another length than the shard's.
+    entry: what meta.json says of the shard. Raises BadInput when it names a mask that is missing, and when there is
+    a mask of another length than the shard's.
     """
     mask = mask_path(path)
     if not os.path.exists(mask):
+        if entry and 'mask_sha256' in entry:
+            raise BadInput(f'{mask} is missing, and without it nobody knows which tokens of its shard are targets; make '
+                           'the data again')
         return None
     n_bytes = -(-shard_size(path) // 8)
     if os.path.getsize(mask) != n_bytes:
@@ -209,12 +212,11 @@ def how_to_make(data_dir):
 
 
 def load_meta(data_dir: str, quiet: bool = False) -> dict:
-    """What is known of a folder's tokens. Read it once and give it to load_tokenizer and BatchLoader.
+    """What is known of a folder's tokens: GPT2_META's keys, and what else the script that made the data has to say.
 
-    'tokenizer' ('gpt2', or 'tokenizer.json' beside the shards), 'tokenizer_sha256' (None for gpt2), 'vocab_size',
-    'eot', 'document_separator', 'source', 'shards' ({file name: {'tokens', 'sha256'}}), and what else the
-    script that made the data has to say. Several jobs' NAME_progress.json are added up. Shards made by
-    others come without meta.json: they count as GPT-2's, which is said in a line unless `quiet`.
+    'tokenizer' is 'gpt2' or 'tokenizer.json' beside the shards; 'shards' is {file name: {'tokens', 'sha256'}}. Several
+    jobs' NAME_progress.json are added up. Shards made by others come without meta.json: they count as GPT-2's, which
+    is said in a line unless `quiet`.
     """
     path = os.path.join(data_dir, 'meta.json')
     parts = {part: read_json(part) for part in sorted(glob.glob(os.path.join(glob.escape(data_dir), '*_progress.json')))}
@@ -257,7 +259,11 @@ def load_tokenizer(data_dir: str, meta: dict | None = None) -> Tokenizer:
     if sha256_of(path) != meta['tokenizer_sha256']:
         raise BadInput(f'{path} is not the tokenizer that the shards beside it were made with (its sha256 differs '
                        'from the one in meta.json); put the right one back, or make the data again')
-    return Tokenizer.load(path)
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.vocab_size != meta['vocab_size']:
+        raise BadInput(f"{data_dir}: meta.json says that the vocabulary has {meta['vocab_size']} entries, its tokenizer has "
+                       f'{tokenizer.vocab_size}; make the data again')
+    return tokenizer
 
 
 # ---- the order of batches ---------------------------------------------------------------------------
@@ -296,21 +302,13 @@ class BatchLoader:
         self.n_sequences = ((self.n_tokens - 1) // block_size if split == 'val' else
                             max(1, (self.n_tokens - block_size) // block_size))
         self.open_shard = functools.lru_cache(maxsize=OPEN_SHARDS)(lambda path: np.asarray(read_shard(path)))
-        self.open_mask = functools.lru_cache(maxsize=OPEN_SHARDS)(read_mask)
-        self.masked = self.has_masks(meta['shards'])
+        self.open_mask = functools.lru_cache(maxsize=OPEN_SHARDS)(
+            lambda path: read_mask(path, meta['shards'].get(os.path.basename(path))))
+        self.masked = sum(self.open_mask(path) is not None for path in self.paths) > 0  # looks at all: none may be missing
         self.sequence_index = 0
         if self.n_tokens <= SCAN_LIMIT:
             for path in self.paths:
                 check_ids(self.open_shard(path), self.vocab_size, path)
-
-    def has_masks(self, entries):
-        """Whether any shard has a mask. Raises BadInput when one is cut short, or missing though meta.json names it."""
-        masked = {path: read_mask(path) is not None for path in self.paths}
-        for path, has_mask in masked.items():
-            if not has_mask and 'mask_sha256' in entries.get(os.path.basename(path), {}):
-                raise BadInput(f'{mask_path(path)} is missing, and without it nobody knows which tokens of its shard are '
-                               'targets; make the data again')
-        return any(masked.values())
 
     @property
     def epoch(self):
@@ -358,10 +356,9 @@ class BatchLoader:
         """`length` tokens of the stream from `start` on; they may lie in several shards."""
         pieces = []
         for path, begin, end in self.places(start, length):
-            piece = self.open_shard(path)[begin:end]
-            check_ids(piece, self.vocab_size, path, begin)
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            pieces.append(self.open_shard(path)[begin:end])
+            check_ids(pieces[-1], self.vocab_size, path, begin)
+        return np.concatenate(pieces)
 
     def read_counted(self, start, length):
         """For the same tokens, whether each counts as a target: (length,) bool."""
@@ -373,7 +370,7 @@ class BatchLoader:
             else:
                 bits = np.unpackbits(mask[begin // 8:-(-end // 8)], bitorder='little')
                 pieces.append(bits[begin % 8:begin % 8 + end - begin].view(bool))
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return np.concatenate(pieces)
 
     def places(self, start, length):
         """Yields where `length` tokens of the stream from `start` on lie: (path, first, end) in each shard."""
@@ -421,92 +418,60 @@ def check_ids(tokens, vocab_size, path, position=0):
 # ---- python shards.py DIR ---------------------------------------------------------------------------
 
 
-def main(config):
-    data_dir = config['data_dir']
-    if not data_dir:
-        raise BadInput('which folder should be checked? `python shards.py DIR`')
-    print(check_folder(data_dir, config['seed']))
+def check_folder(data_dir: str) -> str:
+    """Reads every byte of a folder of shards. Returns a line for each split and the beginning of a random document.
 
-
-def check_folder(data_dir: str, seed: int = 0) -> str:
-    """Reads every byte of a folder of shards and returns what it holds as a table, with the start of a document.
-
-    Raises BadInput naming the shards that are missing, cut short, changed since they were written, or have
-    ids outside the vocabulary, and a tokenizer that is not the one in meta.json.
+    Raises BadInput naming a shard that is missing, cut short, changed since it was written, or has ids outside the
+    vocabulary, or a tokenizer that is not the one in meta.json.
     """
     splits = {split: find_shards(data_dir, split) for split in ('train', 'val')}
     meta = load_meta(data_dir)
-    tokenizer, recorded = load_tokenizer(data_dir, meta), meta['shards']
-    if tokenizer.vocab_size != meta['vocab_size']:
-        raise BadInput(f"{data_dir}: meta.json says the vocabulary has {meta['vocab_size']} entries, its tokenizer has "
-                       f'{tokenizer.vocab_size}; make the data again')
-    found = {os.path.basename(path): path for paths in splits.values() for path in paths}
-    problems = [f'{name} is missing' for name in recorded if name not in found]
-    problems += [f'{name} is not in meta.json' for name in sorted(found) if recorded and name not in recorded]
-    n_bytes = sum(os.path.getsize(path) for path in found.values())
-    with tqdm(total=n_bytes, unit='B', unit_scale=True, desc='checking') as bar, ThreadPoolExecutor() as pool:
-        examined = dict(zip(found.values(), pool.map(lambda path: examine_shard(path, meta, bar), found.values())))
-    problems += [problem for _, _, of_shard in examined.values() for problem in of_shard]
-    if problems:
-        more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
-        raise BadInput(f'{data_dir}: {"; ".join(problems[:3])}{more}. Delete what is damaged and run again the script '
-                       'that makes the data')
-    lengths = tokenizer.token_lengths().copy()  # (vocab_size,) bytes
-    lengths[meta['eot']] = 0  # it stands between texts, in none of them
-    masked = any('mask_sha256' in entry for entry in recorded.values())
-    rows = [('split', 'shards', 'tokens', *(['targets'] if masked else []), 'documents', 'bytes/token', 'sha256')]
-    for split, paths in splits.items():
-        counts = sum(examined[path][0] for path in paths)  # (vocab_size,)
+    tokenizer, paths = load_tokenizer(data_dir, meta), splits['train'] + splits['val']
+    found, recorded = {os.path.basename(path) for path in paths}, meta['shards'].keys()
+    for name in sorted(found ^ recorded) if recorded else []:
+        raise BadInput(f'{data_dir}: {name} is {"not in meta.json" if name in found else "missing"}; make the data again')
+    examined = ordered_map(lambda path: examine_shard(path, meta), paths)
+    by_path = dict(zip(paths, tqdm(examined, 'checking', len(paths), unit=' shards')))
+    lines = [f"{data_dir}: tokenizer {meta['tokenizer']}, {meta['vocab_size']:,} entries"]
+    for split, of_split in splits.items():
+        counts = sum(by_path[path][0] for path in of_split)  # (vocab_size,)
         n_tokens, n_documents = int(counts.sum()), int(counts[meta['eot']])
-        n_targets = sum(examined[path][1] for path in paths)
-        n_recorded = sum(os.path.basename(path) in recorded for path in paths)
-        rows.append((split, f'{len(paths):,}', f'{n_tokens:,}', *([f'{n_targets:,}'] if masked else []), f'{n_documents:,}',
-                     f'{(counts @ lengths) / max(1, n_tokens - n_documents):.3f}',
-                     f'{n_recorded} of {len(paths)} as recorded'))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    table = [''] + ['  '.join(f'{cell:>{width}}' for cell, width in zip(row, widths)) for row in rows]
-    title, text = random_document(splits['train'], tokenizer, meta['eot'], seed)
-    return '\n'.join([*table, '', f"tokenizer {meta['tokenizer']}, {meta['vocab_size']:,} entries; {title}:", '', text])
+        n_targets = sum(by_path[path][1] for path in of_split)
+        bytes_per_token = counts @ tokenizer.token_lengths() / max(1, n_tokens - n_documents)
+        lines.append(f'{split:5} {len(of_split):>5,} shards  {n_tokens:>14,} tokens  {n_targets:>14,} targets  '
+                     f'{n_documents:>10,} documents  {bytes_per_token:.3f} bytes/token')
+    return '\n'.join([*lines, '', *random_document(random.choice(splits['train']), tokenizer, meta['eot'])])
 
 
-def examine_shard(path, meta, bar):
-    """(how often each id occurs, how many tokens count as targets, what is wrong): (vocab_size,) int64, int, [str]."""
-    counts, n_targets = np.zeros(meta['vocab_size'], dtype=np.int64), 0
-    try:
-        tokens = read_shard(path)
-        for start in range(0, len(tokens), 1 << 20):
-            piece = np.asarray(tokens[start:start + (1 << 20)])
-            check_ids(piece, meta['vocab_size'], path, start)
-            counts += np.bincount(piece, minlength=meta['vocab_size'])
-            bar.update(piece.nbytes)
-        mask = read_mask(path)
-        n_targets = len(tokens) if mask is None else int(np.unpackbits(mask, count=len(tokens), bitorder='little').sum())
-    except BadInput as error:
-        return counts, n_targets, [str(error)]
-    problems, entry = [], meta['shards'].get(os.path.basename(path), {})
+def examine_shard(path, meta):
+    """(how often each id occurs, how many tokens count as targets): (vocab_size,) int64, int."""
+    entry, tokens = meta['shards'].get(os.path.basename(path), {}), read_shard(path)
+    counts = np.zeros(meta['vocab_size'], dtype=np.int64)
+    for start in range(0, len(tokens), 1 << 20):
+        piece = np.asarray(tokens[start:start + (1 << 20)])
+        check_ids(piece, meta['vocab_size'], path, start)
+        counts += np.bincount(piece, minlength=meta['vocab_size'])
+    mask = read_mask(path, entry)
+    n_targets = len(tokens) if mask is None else int(np.unpackbits(mask, count=len(tokens), bitorder='little').sum())
     for file, sha256 in ((path, entry.get('sha256')), (mask_path(path), entry.get('mask_sha256'))):
-        if sha256 and not os.path.exists(file):
-            problems.append(f'{os.path.basename(file)} is missing')
-        elif sha256 and sha256_of(file) != sha256:
-            problems.append(f'{os.path.basename(file)} has changed since it was written: its sha256 is not the recorded one')
-    return counts, n_targets, problems
+        if sha256 and sha256_of(file) != sha256:
+            raise BadInput(f'{file} has changed since it was written: its sha256 is not the recorded one. Delete it and run '
+                           'again the script that makes the data')
+    return counts, n_targets
 
 
-def random_document(paths, tokenizer, eot, seed, n_characters=200):
-    """(where it stands, its first characters) of a document picked by the seed."""
-    generator = np.random.default_rng(seed)
-    path = paths[generator.integers(len(paths))]
+def random_document(path, tokenizer, eot, n_characters=200):
+    """(where it stands, its first characters) of a document in a shard."""
     tokens = read_shard(path)
-    heads = np.flatnonzero(np.asarray(tokens) == eot)
-    start = int(heads[generator.integers(len(heads))]) + 1 if len(heads) else 0
-    document = np.asarray(tokens[start:start + n_characters * 4])  # a character has up to 4 bytes, each perhaps a token
-    ends = np.flatnonzero(document == eot)
-    text = tokenizer.decode(document[:ends[0]] if len(ends) else document)
-    return f'the document at token {start:,} of {os.path.basename(path)}', text[:n_characters]
+    heads = np.flatnonzero(tokens == eot)
+    start = int(random.choice(heads)) + 1 if len(heads) else 0
+    beginning = tokens[start:start + n_characters * 4]  # a character has up to 4 bytes, each perhaps a token
+    text = tokenizer.decode(itertools.takewhile(lambda token: token != eot, beginning))
+    return f'the document at token {start:,} of {os.path.basename(path)}:', text[:n_characters]
 
 
 if __name__ == '__main__':
     with one_line_errors():
         arguments = [argument if argument.startswith('-') or argument.endswith('.py') else f'--data_dir={argument}'
                      for argument in sys.argv[1:]]
-        main(configure(DEFAULTS, arguments))
+        print(check_folder(configure(DEFAULTS, arguments)['data_dir']))

@@ -1,12 +1,8 @@
 """Where documents come from: files, folders, tables, datasets on the Hugging Face hub, Python's own source, WikiText.
 
-`find_source` says which files a --source stands for, `read_documents` gives their documents in a fixed order. What a
-document is, the help of corpus.py says.
-
-This module knows nothing of tokens and shards.
+`find_source` finds the files of a --source, `read_documents` yields their documents in a fixed order. What a document is,
+the help of corpus.py says. This module knows nothing of tokens and shards.
 """
-import bz2
-import gzip
 import io
 import itertools
 import json
@@ -14,7 +10,6 @@ import lzma
 import os
 import re
 import sys
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -29,27 +24,33 @@ SYNTH_COLUMNS = ('query', 'synthetic_reasoning', 'synthetic_answer')
 NOT_THE_STDLIB = {'encodings', 'pydoc_data', 'lib2to3', 'msilib', 'test', 'tests', 'idle_test', 'site-packages',
                   'dist-packages', 'lib-dynload', '__pycache__', '__phello__'}
 GENERATED_FILES = re.compile(r'_sysconfigdata.*|entities\.py|stringprep\.py')
+COMPRESSIONS = {'.gz': 'gzip', '.bz2': 'bz2', '.zst': 'zstd'}
 TABLE_NAME = re.compile(r'\.(parquet|jsonl|ndjson|json)(\.gz|\.bz2|\.xz|\.zst)?$')
 FILE_NAME = re.compile(TABLE_NAME.pattern + r'|\.(txt|md|csv|tsv|gz|zip|py|html)$')
 DATASET_NAME = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 BLOCK_CHARACTERS = (256, 8192)
+ROWS_AT_ONCE = 512
 LARGE_GROUP, GROUPS_FETCHED_AT_ONCE = 64 << 20, 8  # bytes of a row group; row groups, over the network
 WIKITEXT_SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}  # our names: the hub's
 
 
 class Source(NamedTuple):
+    """Tables, of which each row is a document, or text files: each is one, except that a single file is cut."""
     name: str
-    kind: str    # 'table'; 'text': one text file; 'texts': each text file is a document
     files: list  # paths, or URLs such as hf://datasets/NAME@COMMIT/PATH
 
+    @property
+    def is_table(self):
+        return bool(TABLE_NAME.search(self.files[0]))
 
-# ---- what a --source stands for ---------------------------------------------------------------------
+
+# ---- the files of a source --------------------------------------------------------------------------
 
 
 def find_source(source: str, dataset_config: str | None = None, dataset_split: str = 'train') -> Source:
-    """What --source stands for: 'stdlib', 'SYNTH', files, a folder, a glob, or the name of a dataset on the hub."""
+    """The files of 'stdlib', 'SYNTH', paths, a folder, a glob, or a dataset on the hub. Raises BadInput if there are none."""
     if source == 'stdlib':
-        return Source('stdlib', 'texts', stdlib_files())
+        return Source('stdlib', stdlib_files())
     if source == 'SYNTH':
         return hub_source(SYNTH, dataset_config, dataset_split)
     if DATASET_NAME.fullmatch(source) and not FILE_NAME.search(source) and not os.path.exists(source):
@@ -59,20 +60,15 @@ def find_source(source: str, dataset_config: str | None = None, dataset_split: s
     except BadInput as error:
         raise BadInput(f'{error}; --source takes stdlib, SYNTH, files, a folder, a glob, or the name of a dataset on the '
                        'Hugging Face hub') from None
-    name = os.path.splitext(os.path.basename(os.path.normpath(source)))[0]
     tables = [path for path in files if TABLE_NAME.search(path)]
     if tables and len(tables) < len(files):
         example = os.path.join(os.path.dirname(tables[0]), '*' + TABLE_NAME.search(tables[0])[0])
         raise BadInput(f'{source} holds tables ({os.path.basename(tables[0])}) and text files together; name one kind, '
                        f"as in --source='{example}'")
-    if tables:
-        return Source(name, 'table', tables)
-    texts = [path for path in files if not is_binary(path)]
-    if not texts and len(files) == 1:
-        raise BadInput(f'{files[0]} is not text: it has zero bytes (UTF-16 should be saved as UTF-8)')
-    if not texts:
-        raise BadInput(f'{source} holds no text file: all of its files are binary')
-    return Source(name, 'texts' if len(texts) > 1 else 'text', texts)
+    files = tables or [path for path in files if not is_binary(path)]
+    if not files:
+        raise BadInput(f'{source} holds no text, only binary files with zero bytes (UTF-16 should be saved as UTF-8)')
+    return Source(os.path.splitext(os.path.basename(os.path.normpath(source)))[0], files)
 
 
 def stdlib_files() -> list[str]:
@@ -89,26 +85,28 @@ def stdlib_files() -> list[str]:
 
 
 def hub_source(name: str, dataset_config: str | None, dataset_split: str, revision: str | None = None) -> Source:
-    """The files of a split of a dataset on the Hugging Face hub, as of `revision` or else now.
+    """A split of a dataset on the Hugging Face hub, as of `revision` or else now."""
+    files = hub_files(name, dataset_config, revision).get(dataset_split, [])
+    if not files or not all(TABLE_NAME.search(path) for path in files):
+        raise BadInput(f'{name} has no parquet or json files for split {dataset_split!r}; download it and give its files '
+                       'as --source')
+    return Source(name.split('/')[-1], files)
 
-    The library pins every URL to the commit that it found, as in hf://datasets/NAME@COMMIT/PATH.
-    """
+
+def hub_files(name: str, dataset_config: str | None, revision: str | None = None) -> dict[str, list[str]]:
+    """{split: URLs} of a dataset on the hub, pinned to the commit they have now: hf://datasets/NAME@COMMIT/PATH."""
     import datasets
     ask_hub(name)
     try:
         builder = datasets.load_dataset_builder(name, dataset_config, revision=revision)
-        files = (builder.config.data_files or {}).get(dataset_split, [])
     except Exception as error:  # the hub, the network and the library's scripts raise dozens of kinds
         raise BadInput(f'{name}: no such file here, and no such dataset could be opened on the Hugging Face hub '
                        f'({first_line(error)}); check the network and the name, or download it and give its files as '
                        '--source') from error
-    if not files or not all(TABLE_NAME.search(str(path)) for path in files):
-        raise BadInput(f'{name} has no parquet or json files for split {dataset_split!r}; download it and give its files '
-                       'as --source')
-    return Source(name.split('/')[-1], 'table', [str(path) for path in files])
+    return {str(split): [str(path) for path in paths] for split, paths in (builder.config.data_files or {}).items()}
 
 
-def ask_hub(name):
+def ask_hub(name: str):
     """Says that a dataset is looked for, and keeps the hub's library from printing a line for each of its tries."""
     import huggingface_hub
     huggingface_hub.utils.logging.set_verbosity_error()
@@ -123,9 +121,9 @@ def read_documents(source: Source, text_column: str = 'text', separator: str | N
 
     separator: cuts text files into documents; \n and \t may be written as two characters. limit: 0 for all documents.
     """
-    if source.kind == 'table':
+    if source.is_table:
         documents = (text for path in source.files for _, texts, _ in read_table(path, text_column) for text in texts)
-    elif separator or source.kind == 'text':
+    elif separator or len(source.files) == 1:
         documents = (text for path in source.files for text in cut_file(path, separator))
     else:
         documents = (''.join(read_text(path)) for path in source.files)
@@ -139,15 +137,11 @@ def cut_file(path, separator=None):
         separator = separator.replace('\\n', '\n').replace('\\t', '\t')
     elif EOT in next(read_text(path)):
         separator = EOT
-    if separator:
-        yield from cut_at_separator(read_text(path), separator)
     else:
         yield from cut_into_blocks(read_text(path), os.path.getsize(path) // 100)
-
-
-def cut_at_separator(pieces, separator):
+        return
     rest = ''
-    for piece in pieces:
+    for piece in read_text(path):
         *whole, rest = (rest + piece).split(separator)
         yield from whole
     yield rest
@@ -185,10 +179,10 @@ def read_table(path: str, column: str, first_row: int = 0, share: tuple[int, int
 
     column:    where the text is. A table without it that has SYNTH's columns gives SYNTH's documents.
     first_row: rows before this one are left out.
-    share:     (low, high, n): only the rows from the low-th to the high-th n-th of the file; of a file that does
-               not say how long it is, those with low <= row % n < high.
-    A row without text is '' in the list. Raises BadInput on a damaged file, and on a missing column with the
-    names of those that are there.
+    share:     (low, high, n): only the rows from the low-th to the high-th n-th of the file; of json-lines, which do
+               not say how many they are, those with low <= row % n < high.
+    A row without text is '' in the list. Raises BadInput on a damaged file, and on a missing column with the names of
+    those that are there.
     """
     read = read_parquet if '.parquet' in TABLE_NAME.search(path)[0] else read_json_lines
     yield from read(path, column, first_row, share)
@@ -208,12 +202,10 @@ def read_parquet(path, column, first_row, share):
                                'name another --text_column')
             first, last = table.metadata.num_rows * low // n, table.metadata.num_rows * high // n
             begin = max(first, first_row)
-            group_sizes = [table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups)]
-            group_starts = list(itertools.accumulate(group_sizes, initial=0))
-            groups = [group for group in range(len(group_sizes))
-                      if group_starts[group] < last and group_starts[group + 1] > begin]
+            ends = list(itertools.accumulate(table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)))
+            groups = [i for i, (start, end) in enumerate(zip([0, *ends], ends)) if start < last and end > begin]
             for group, batches in zip(groups, read_groups(path, table, groups, list(columns))):
-                row = group_starts[group]
+                row = ends[group - 1] if group else 0
                 for batch in batches:
                     start, stop = max(row, begin), min(row + len(batch), last)
                     if start < stop:
@@ -226,15 +218,15 @@ def read_parquet(path, column, first_row, share):
 
 
 def read_groups(path, table, groups, columns):
-    """An iterator over the row groups of a parquet file, each an iterable of arrow batches of up to 512 rows.
+    """An iterator over the row groups of a parquet file, each an iterable of arrow batches.
 
-    Over the network several groups are fetched at once: one after another, the time until each answer comes would
-    leave most cores without work. Groups of which several may not fit into memory are read in small pieces instead.
+    Over the network several groups are fetched at once, or most cores would wait for one answer after another. Groups
+    of which several may not fit into memory are read in small pieces instead.
     """
     import pyarrow.parquet
 
     def batches(table, group):
-        return table.iter_batches(batch_size=512, row_groups=[group], columns=columns)
+        return table.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[group], columns=columns)
 
     def fetch(group):
         with open_anywhere(path) as file:
@@ -248,30 +240,34 @@ def read_groups(path, table, groups, columns):
 
 def read_json_lines(path, column, first_row, share):
     low, high, n = share
-    with open_anywhere(path) as raw:
-        size = max(1, raw.seek(0, os.SEEK_END))
-        raw.seek(0)
-        lines = enumerate(json_lines(decompressed(raw, path), path))
-        while batch := list(itertools.islice(lines, 512)):
+    with open_anywhere(path) as file:
+        size = file.seek(0, os.SEEK_END) or 1
+        file.seek(0)
+        lines = enumerate(json_lines(file, path))
+        while batch := list(itertools.islice(lines, ROWS_AT_ONCE)):
             batch = [(row, line) for row, line in batch if row >= first_row and low <= row % n < high]
             if batch:
                 texts = [json_text(line, column, f'{path}, line {row + 1}') for row, line in batch]
-                done = 1 if raw.closed else raw.tell() / size  # the decompressor of zstd closes it at the end
+                done = 1 if file.closed else file.tell() / size  # a decompressor closes it at the end
                 yield [row for row, _ in batch], texts, done
 
 
 def json_lines(file, path):
-    """The lines of a json-lines file as bytes; a file that is one JSON array gives its elements."""
+    """The lines of a json-lines file as bytes; a file that is one JSON list gives its elements."""
+    ending = os.path.splitext(path)[1]
+    if ending in COMPRESSIONS:
+        import pyarrow
+        file = io.BufferedReader(pyarrow.CompressedInputStream(file, COMPRESSIONS[ending]))
+    elif ending == '.xz':
+        file = lzma.open(file)
     try:
         head = file.readline()
         if head.lstrip().startswith(b'['):
             yield from (json.dumps(row).encode() for row in json.loads(head + file.read()))
         elif head:
             yield from itertools.chain([head], file)
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
         raise BadInput(f'{path} is cut short or damaged: {first_line(error)}') from error
-    except ValueError as error:
-        raise BadInput(f'{path} starts as a JSON list but is none: {first_line(error)}') from error
 
 
 def json_text(line, column, where):
@@ -316,52 +312,33 @@ def open_anywhere(path):
     return filesystem.open(name, 'rb')
 
 
-def decompressed(file, path):
-    """A file of bytes without the compression that the end of its name tells of."""
-    ending = os.path.splitext(path)[1]
-    if ending == '.zst':
-        import pyarrow
-        return io.BufferedReader(pyarrow.CompressedInputStream(file, 'zstd'))
-    openers = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
-    return openers[ending](file) if ending in openers else file
-
-
 # ---- WikiText (Merity et al. 2016, "Pointer Sentinel Mixture Models") -------------------------------
 
 
-def wikitext_files(size: str = '2', raw: bool = True, source: str | None = None) -> dict[str, list[str]]:
-    """{'train': [path or URL], 'val': [...], 'test': [...]} of WikiText-2 or -103.
+def wikitext_files(size: str = '2', raw: bool = True, source: str | None = None,
+                   needed: Iterable[str] = ('train', 'val')) -> dict[str, list[str]]:
+    """{'train': [path or URL], 'val': [...], 'test': [...]} of WikiText-2 or -103. Raises BadInput without a needed split.
 
-    source: a local folder with a file (or tables) for each split, which may lack some; None for the hub.
     raw:    on the hub, the text as it was written; otherwise rare words are <unk>.
+    source: a local folder with files named by split instead of the hub: train.txt, wiki.valid.raw, test.parquet, ...
     """
-    if source:
-        return files_by_split(source)
-    dataset_config = f'wikitext-{size}-{"raw-" if raw else ""}v1'
-    return {split: hub_source('Salesforce/wikitext', dataset_config, theirs).files
-            for split, theirs in WIKITEXT_SPLITS.items()}
-
-
-def files_by_split(folder):
-    """{split: [paths]} of a folder whose files are named by split: train.txt, wiki.valid.raw, test.parquet, ..."""
-    if not os.path.isdir(folder):
-        raise BadInput(f'no folder {folder!r}; --source names one with train.txt, valid.txt and test.txt')
+    if source is None:
+        found = hub_files('Salesforce/wikitext', f'wikitext-{size}-{"raw-" if raw else ""}v1')
+        return {split: found[theirs] for split, theirs in WIKITEXT_SPLITS.items()}
+    if not os.path.isdir(source):
+        raise BadInput(f'no folder {source!r}; --source names one with train.txt, valid.txt and test.txt')
     files = {}
     for split, theirs in WIKITEXT_SPLITS.items():
         words = {split, theirs, theirs[:5]}  # val, validation, valid
-        found = [name for name in sorted(os.listdir(folder))
+        found = [name for name in sorted(os.listdir(source))
                  if words & set(re.split(r'[._-]', name)) and not name.endswith('.bin')]  # .bin: shards
         if len(found) > 1 and not all(TABLE_NAME.search(name) for name in found):
-            raise BadInput(f'{folder} has several files for the {split} split: {", ".join(found)}; leave one')
+            raise BadInput(f'{source} has several files for the {split} split: {", ".join(found)}; leave one')
         if found:
-            files[split] = [os.path.join(folder, name) for name in found]
+            files[split] = [os.path.join(source, name) for name in found]
+        elif split in needed:
+            raise BadInput(f'{source} has no file for the {split} split, such as {theirs[:5]}.txt')
     return files
-
-
-def check_split(files: dict[str, list[str]], split: str, source: str | None):
-    """Raises BadInput if `wikitext_files` has found no file for a split."""
-    if split not in files:
-        raise BadInput(f'{source} has no file for the {split} split, such as {WIKITEXT_SPLITS[split][:5]}.txt')
 
 
 def read_split(paths: Iterable[str]) -> Iterator[str]:

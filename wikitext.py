@@ -7,8 +7,6 @@
 Every article is a document. The official splits are kept: train gives the train shards, validation the val shards, and
 test goes to OUT_DIR/test.txt as it is, for evaluation alone (`python evaluate.py`). A local folder has one file for each
 split, named by it: train.txt, wiki.valid.raw, test.parquet, ...
-
-This script knows how articles begin; sources.py finds and reads the text, data_folder.py makes the shards.
 """
 import os
 import re
@@ -19,7 +17,7 @@ from configurator import choice, configure, optional
 from data_folder import check_vocabulary_settings, fingerprint, is_made, make_data_folder, name_and_folder
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write
-from sources import check_split, read_split, wikitext_files
+from sources import read_split, wikitext_files
 
 DEFAULTS = {
     'size': choice('2', '103'),           # WikiText-2 (2 million words) or WikiText-103 (103 million)
@@ -40,8 +38,6 @@ def main(config):
     check_vocabulary_settings(config)
     name, out_dir = name_and_folder(config['out_dir'], f"wikitext-{config['size']}")
     files = wikitext_files(config['size'], source=config['source'])
-    for split in ('train', 'val'):
-        check_split(files, split, config['source'])
     settings = {key: config[key] for key in ('size', 'source', 'tokenizer', 'vocab_size', 'shard_tokens')}
     settings['input_files'] = fingerprint(sum(files.values(), []))
     made, test_path = is_made(out_dir, settings), os.path.join(out_dir, 'test.txt')

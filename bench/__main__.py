@@ -5,10 +5,8 @@
     python -m bench train --preset=gpt2 --contenders=eager,ours         # the 124M model
     python -m bench sample --preset=gpt2               # generation, token by token
     python -m bench kernels                            # norms, attention, softmax, loss, one by one
-    python -m bench data                               # documents to shards, and shards to batches
-    python -m bench bpe --large_mb=1000                # training and encoding against Hugging Face's tokenizers
-    python -m bench bpe --json=bpe.json                # the figures for programs too
-    python -m bench train --help                       # the settings of one part
+    python -m bench data                               # documents to shards
+    python -m bench bpe --json=bpe.json                # training and encoding against Hugging Face's tokenizers; as JSON too
 
 What is compared takes turns on the same data, so that a busy machine slows all of it. A figure is the median of the
 turns; its spread is (largest - smallest) / median. In the parts train and sample, every contender has a process of its
@@ -27,13 +25,13 @@ from configurator import choice, configure, optional
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
 
-COMMON = {
+PARTS = {'train': measure_training, 'sample': measure_generation, 'kernels': measure_kernels, 'data': measure_data,
+         'bpe': measure_bpe}  # each takes the config and yields (title, rows)
+DEFAULTS = {
     # every part
     'turns': 3,  # how often each thing is measured
     'device': 'auto',  # auto, cuda, cuda:1, cpu
     'json': optional(str),  # write the results to this file
-}
-MODEL = {
     # parts train and sample
     'preset': choice('auto', 'demo', 'gpt2'),  # shape of the model; auto: gpt2 (124M) on a GPU, else config/demo.py's
     'n_layer': optional(int),  # instead of the preset's
@@ -44,37 +42,25 @@ MODEL = {
     'peer_dir': optional(str),  # a checkout of nanoGPT: its model.py is imported from there
     'contenders': optional(str),  # which, with commas between; the first is the baseline; None: all
     'turn_s': 5.0,  # seconds of each contender's turn, after its warm-up
-}
-TEXT = {
+    # part train
+    'batch_size': optional(int),  # sequences in a step, all in one pass (demo 16; gpt2 8, on a GPU 64)
+    # part sample
+    'new_tokens': 200,  # tokens to generate
     # parts data and bpe
     'input': optional(str),  # text: files, globs, folders; None: Python's standard library
+    # part data
+    'data_mb': 20,  # size of the documents to make shards of
+    # part bpe
+    'vocab_sizes': '4096,32768',  # sizes to train, with commas between; the last one encodes
 }
-DEFAULTS = {
-    'train': COMMON | MODEL | {
-        'batch_size': optional(int),  # sequences in a step, all in one pass (demo 16; gpt2 8, on a GPU 64)
-    },
-    'sample': COMMON | MODEL | {
-        'new_tokens': 200,  # tokens to generate
-    },
-    'kernels': COMMON,
-    'data': COMMON | TEXT | {
-        'data_mb': 20,  # size of the documents to make shards of
-    },
-    'bpe': COMMON | TEXT | {
-        'vocab_sizes': '4096,32768',  # sizes to train, with commas between; the last one encodes
-        'large_mb': 0,  # size of a text on which training's memory is measured; 0 leaves that out
-    },
-}
-PARTS = {'train': measure_training, 'sample': measure_generation, 'kernels': measure_kernels, 'data': measure_data,
-         'bpe': measure_bpe}
 
 
 def main(argv):
-    parts = argv[:1] if argv and not argv[0].startswith('-') else list(PARTS)
+    is_named = bool(argv) and not argv[0].startswith('-')
+    parts = argv[:1] if is_named else list(PARTS)
     if parts[0] not in PARTS:
         raise BadInput(f'no part {parts[0]!r}; `python -m bench PART` measures one of {", ".join(PARTS)}; without PART all')
-    defaults = {key: default for part in parts for key, default in DEFAULTS[part].items()}
-    config = configure(defaults, argv[1:] if parts == argv[:1] else argv)
+    config = configure(DEFAULTS, argv[1:] if is_named else argv)
     if config['turns'] < 1:
         raise BadInput(f'turns={config["turns"]} should be at least 1')
     measure_parts(parts, config, argv)

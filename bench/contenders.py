@@ -1,7 +1,7 @@
 """What the parts train and sample share: the model's shape, and the turn of a contender in a process of its own.
 
-A contender is a line {name: (what it is, setup)} in its part. setup(config, device) returns the function whose calls
-are timed; it imports what only this contender needs, as the memory of its process is measured.
+A new contender is a line {name: (what it is, setup)} in its part. setup(config, device) returns the function whose
+calls are timed; it imports what only this contender needs, as the memory of its process is measured.
 """
 import contextlib
 import functools
@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from bench.turns import alone, compare
+from bench.turns import alone, compare, take_turns
 from runtime import hardware
 from runtime.errors import BadInput
 
@@ -42,35 +42,31 @@ def complete(config: dict) -> dict:
     return config
 
 
-def choose(contenders: dict[str, tuple], names: str | None) -> dict[str, tuple]:
-    """Those that --contenders names, in its order, or all. The first is the baseline."""
-    chosen = list(contenders) if names is None else names.split(',')
+def compare_contenders(contenders: dict[str, tuple], config: dict, n_tokens: int) -> tuple[list[dict], dict[str, list]]:
+    """(rows, {name: what make_turn returned at each turn}) of those that --contenders names, or of all.
+
+    n_tokens: what one call of a contender's function processes.
+    """
+    chosen = list(contenders) if config['contenders'] is None else config['contenders'].split(',')
     for name in chosen:
         if name not in contenders:
             raise BadInput(f'--contenders: there is no {name!r} here; there are {", ".join(contenders)}')
-    return {name: contenders[name] for name in chosen}
-
-
-def turns_alone(contenders: dict[str, tuple], config: dict) -> dict[str, Callable]:
-    """{name: function that makes one turn of it in a new process}, for take_turns."""
-    return {name: functools.partial(alone, make_turn, setup, config) for name, (_, setup) in contenders.items()}
-
-
-def make_turn(setup, config):
-    """Median seconds of a call, peak memory of the process, and what the third call returned."""
-    device = hardware.pick_device(config['device'])
-    torch.manual_seed(0)
-    call, returned = setup(config, device), []
-    seconds = time_calls(lambda: returned.append(call()), device, config['turn_s'])
-    return {'seconds': median(seconds), 'peak GiB': hardware.peak_memory(device) / 2**30, 'returned': returned[2]}
-
-
-def compare_contenders(turns: dict[str, list[dict]], n_tokens: int) -> list[dict]:
-    """A row for each contender: its rate and its peak of memory, of the turns that take_turns gave."""
+    turns = take_turns({name: functools.partial(alone, make_turn, contenders[name][1], config) for name in chosen},
+                       config['turns'], warm_up=0)
     rows = compare({name: [turn['seconds'] for turn in turns[name]] for name in turns}, n_tokens, 'tokens/s')
     for row in rows:
         row['peak GiB'] = max(turn['peak GiB'] for turn in turns[row['contender']])
-    return rows
+    return rows, turns
+
+
+def make_turn(setup, config):
+    """Median seconds of a call, peak memory of the process, what the third call returned, FLOP/s of a matrix product."""
+    device = hardware.pick_device(config['device'])
+    torch.manual_seed(0)
+    call, returned = setup(config, device), []
+    seconds = median(time_calls(lambda: returned.append(call()), device, config['turn_s']))
+    return {'seconds': seconds, 'peak GiB': hardware.peak_memory(device) / 2**30, 'returned': returned[2],
+            'product': hardware.measure_peak_flops(device, hardware.pick_dtype('auto', device))}
 
 
 def time_calls(call: Callable, device: torch.device, total_s: float = 0.0, warm_up: int = 1, at_least: int = 2) -> list[float]:

@@ -1,7 +1,6 @@
-"""The part data: documents to shards, and shards to batches.
+"""The part data: documents to shards.
 
-What needs torch is imported in the functions: the pool's workers import this file, and what is compared with is a
-script that does without.
+Imports no torch, since the pool's workers import this file, and a script as most people write it would not need torch.
 """
 import contextlib
 import itertools
@@ -21,11 +20,10 @@ from runtime.files import find_files
 from runtime.parallel import available_cores
 
 DOCUMENT_CHARACTERS = 4000  # about a web page's
-BATCH, BLOCK, N_BATCHES = 64, 1024, 20  # of batches that are loaded in a turn
 
 
 def measure_data(config):
-    """Yields (title, rows) of making shards, then of loading batches from them."""
+    """Yields (title, rows)."""
     texts = read_texts(config['input'])
     pages = [text[i:i + DOCUMENT_CHARACTERS] for text in texts for i in range(0, len(text), DOCUMENT_CHARACTERS)]
     documents = list(itertools.islice(itertools.cycle(pages), config['data_mb'] * 1_000_000 // DOCUMENT_CHARACTERS))
@@ -41,7 +39,6 @@ def measure_data(config):
         }, config['turns'])
         yield (f'{n_mb:.1f} MB of text, {len(documents):,} documents, to shards of GPT-2 tokens on '
                f'{available_cores()} cores'), compare(times, n_mb, 'MB/s')
-        yield compare_loading(out_dir, config['turns'])
 
 
 def read_texts(patterns):
@@ -52,8 +49,7 @@ def read_texts(patterns):
 
 
 def shards_by_pool(documents, folder):
-    """What most scripts do: every process tokenizes a document and sends it back to be written. The documents are in
-    memory already, which ours has to read and parse."""
+    """What most scripts do: processes tokenize documents and send them back to be written. fineweb.py reads and parses too."""
     with multiprocessing.get_context('spawn').Pool(available_cores()) as pool, \
             open(os.path.join(folder, 'pool.bin'), 'wb') as file:
         for tokens in pool.imap(tokenize_document, documents, chunksize=16):
@@ -72,24 +68,3 @@ def shards_by_fineweb(source, out_dir):
     config = configure(fineweb.DEFAULTS, [f'--source={source}', f'--out_dir={out_dir}', '--shard_tokens=1e6'])
     with contextlib.redirect_stdout(None), open(os.devnull, 'w') as nowhere, contextlib.redirect_stderr(nowhere):
         fineweb.main(config)
-
-
-def compare_loading(data_dir, turns):
-    """(title, rows): batches by BatchLoader, and by cutting random windows out of all tokens, as most scripts do."""
-    import torch
-
-    import shards
-    loader = shards.BatchLoader(data_dir, 'train', BLOCK, BATCH, seed=0)
-    tokens = np.concatenate([shards.read_shard(path) for path in shards.find_shards(data_dir, 'train')])
-
-    def random_windows():
-        starts = torch.randint(len(tokens) - BLOCK, (BATCH,))
-        return [torch.stack([torch.from_numpy(tokens[i:i + BLOCK].astype(np.int64)) for i in starts + shift])
-                for shift in (0, 1)]
-
-    times = take_turns({'random windows': timed(lambda: [random_windows() for _ in range(N_BATCHES)]),
-                        'shards.BatchLoader': timed(lambda: [loader.next() for _ in range(N_BATCHES)])}, turns)
-    rows = compare(times, N_BATCHES * BATCH * BLOCK / 1e6, 'million tokens/s')
-    for row in rows:
-        row['of a training step at 1 million tokens/s'] = f'{1 / row["million tokens/s"]:.2%}'
-    return f'Batches of {BATCH} x {BLOCK} tokens out of {len(tokens):,}', rows

@@ -24,8 +24,8 @@ VOCAB, PADDED = 50257, 50304  # GPT-2's, and the rows that its embedding has in 
 
 class Case(NamedTuple):
     name: str
-    must_move: int  # bytes: each input read once and each result written once; 0 where memory is not the limit
-    flops: int  # 0 where arithmetic is not the limit
+    limit: str  # 'copy' where memory is the limit, 'product' where arithmetic is
+    amount: int  # bytes, each input read once and each result written once; or floating-point operations
     inputs: tuple
     functions: dict[str, Callable]  # the first is ours
 
@@ -36,23 +36,22 @@ def measure_kernels(config):
     dtype = hardware.pick_dtype('auto', device)
     source = torch.empty(2**30 if device.type == 'cuda' else 2**27, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    product = hardware.measure_peak_flops(device, dtype)
+    rates = {'product': hardware.measure_peak_flops(device, dtype)}  # 'copy' is measured beside each case
     hardware.keep_freed_memory(device)
-    rows, bandwidths = [], []
+    rows = []
     for case in gpu_cases(dtype) if device.type == 'cuda' else cpu_cases(dtype):
         calls = {by: forward_backward(function, case.inputs) for by, function in case.functions.items()}
         calls['copy'] = lambda: target.copy_(source)
         times = take_turns({by: functools.partial(seconds_of, call, device) for by, call in calls.items()}, config['turns'])
-        bandwidths.append(2 * source.numel() / median(times.pop('copy')))  # a copy reads and writes
-        for by, seconds in times.items():
-            s = median(seconds)
-            rows.append({'forward and backward of': case.name, 'by': by, 'ms': 1000 * s, 'spread': spread(seconds),
+        rates['copy'] = 2 * source.numel() / median(times.pop('copy'))  # a copy reads and writes
+        for by, samples in times.items():
+            s = median(samples)
+            rows.append({'forward and backward of': case.name, 'by': by, 'ms': 1000 * s, 'spread': spread(samples),
                          'times ours': median(times['ours']) / s,
-                         'of copy': f'{case.must_move / s / bandwidths[-1]:.0%}' if case.must_move else None,
-                         'of product': f'{case.flops / s / product:.0%}' if case.flops else None})
+                         'of its limit': f'{case.amount / s / rates[case.limit]:.0%} of {case.limit}'})
         torch._dynamo.reset()
-    yield (f'Kernels in {str(dtype).removeprefix("torch.")}; copy {median(bandwidths) / 1e9:,.1f} GB/s, '
-           f'product {product / 1e9:,.0f} GFLOP/s'), rows
+    yield (f'Kernels in {str(dtype).removeprefix("torch.")}; copy {rates["copy"] / 1e9:,.1f} GB/s, '
+           f'product {rates["product"] / 1e9:,.0f} GFLOP/s'), rows
 
 
 def seconds_of(call, device):
@@ -88,20 +87,20 @@ def gpu_cases(dtype):
 
     for N, C in ((64 * 1024, 768), (32 * 1024, 1600)):
         residual, x, w, b = (random_input(*shape, **options) for shape in ((N, C), (N, C), (C,), (C,)))
-        yield Case(f'layer_norm {N}x{C}', 5 * size * N * C, 0, (x, w, b), beside(
+        yield Case(f'layer_norm {N}x{C}', 'copy', 5 * size * N * C, (x, w, b), beside(
             layer_norm.layer_norm, lambda x, w, b: F.layer_norm(x, w.shape, w, b),
             liger and (lambda x, w, b: liger.liger_layer_norm(x, w, b, 1e-5))))
-        yield Case(f'add_layer_norm {N}x{C}', 8 * size * N * C, 0, (residual, x, w, b),
+        yield Case(f'add_layer_norm {N}x{C}', 'copy', 8 * size * N * C, (residual, x, w, b),
                    beside(layer_norm.add_layer_norm, plain_add))
     scores = random_input(8, 12, 1024, 1024, **options)
     future = torch.ones(1024, 1024, dtype=torch.bool, device='cuda').triu(1)
-    yield Case('causal_softmax 8x12x1024x1024', int(3.5 * size * scores.numel()), 0, (scores,), beside(
+    yield Case('causal_softmax 8x12x1024x1024', 'copy', int(3.5 * size * scores.numel()), (scores,), beside(
         lambda scores: softmax.causal_softmax(scores, 0.125),
         lambda scores: (scores * 0.125).masked_fill(future, -torch.inf).softmax(-1)))
     N = 16 * 1024
     logits, targets = random_input(N, PADDED, **options), torch.randint(VOCAB, (N,), device='cuda')
     # Ours and Liger's leave the gradient in the logits; the next call works on those numbers, which costs it the same.
-    yield Case(f'cross_entropy {N}x{PADDED}', 2 * size * logits.numel(), 0, (logits,), beside(
+    yield Case(f'cross_entropy {N}x{PADDED}', 'copy', 2 * size * logits.numel(), (logits,), beside(
         lambda logits: cross_entropy.cross_entropy(logits, targets, VOCAB),
         lambda logits: F.cross_entropy(logits[:, :VOCAB].float(), targets),
         liger and (lambda logits: liger.liger_cross_entropy(logits, targets))))
@@ -117,7 +116,7 @@ def cpu_cases(dtype):
     options = {'dtype': dtype, 'device': 'cpu'}
     for B, nh, T, hd in ((16, 4, 256, 64), (8, 12, 512, 64)):
         qkv = tuple(random_input(B, nh, T, hd, **options) for _ in range(3))
-        yield Case(f'attention {B}x{nh}x{T}x{hd}', 0, 6 * B * nh * T * T * hd, qkv,
+        yield Case(f'attention {B}x{nh}x{T}x{hd}', 'product', 6 * B * nh * T * T * hd, qkv,
                    {'ours': attention.blocked_attention,
                     'torch': lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)})
     yield head_case(4096, 256, 4096, 4096, options, fused=False)
@@ -140,7 +139,7 @@ def head_case(N, C, vocab_size, V, options, fused):
         functions['ours without triton'] = in_chunks
     if hasattr(F, 'linear_cross_entropy'):
         functions['F.linear_cross_entropy'] = lambda x, w: F.linear_cross_entropy(x, w, targets)  # padding counts there
-    return Case(f'linear_cross_entropy {N}x{C}x{V}', 0, 6 * N * C * V, (x, w), functions)
+    return Case(f'linear_cross_entropy {N}x{C}x{V}', 'product', 6 * N * C * V, (x, w), functions)
 
 
 def import_liger():

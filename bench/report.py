@@ -1,9 +1,13 @@
 """What stands beside the figures (command, machine, versions, commit), and tables of them."""
 import contextlib
 import importlib.metadata
-import os
 import platform
-import subprocess
+
+import torch
+
+from runtime import hardware
+from runtime.parallel import available_cores
+from runtime.report import git
 
 LIBRARIES = ('torch', 'triton', 'transformers', 'liger-kernel', 'numpy', 'tokenizers', 'tiktoken', 'regex')
 PATHS = ('--peer_dir=', '--json=', '--input=')
@@ -11,10 +15,6 @@ PATHS = ('--peer_dir=', '--json=', '--input=')
 
 def describe_run(argv: list[str], device: str) -> dict:
     """Where the figures come from. Paths are left out, so that a result can be published as it is."""
-    import torch
-
-    from bpe import available_cores
-    from runtime import hardware
     device = hardware.pick_device(device)
     arguments = [f'{arg.partition("=")[0]}=PATH' if arg.startswith(PATHS) else arg for arg in argv]
     versions = {'python': platform.python_version()}
@@ -23,37 +23,17 @@ def describe_run(argv: list[str], device: str) -> dict:
             versions[name] = importlib.metadata.version(name)
     return {
         'command': ' '.join(['python -m bench', *arguments]),
-        'machine': {'cpu': cpu_name(), 'cores': available_cores(), 'cpu_bf16': hardware.cpu_has_bf16_units(),
+        'machine': {'cpu': hardware.cpu_name(), 'cores': available_cores(), 'cpu_bf16': hardware.cpu_has_bf16_units(),
                     'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None,
                     'system': platform.platform()},
         'versions': versions,
-        'commit': commit(),
+        'commit': git('describe', '--always', '--dirty', '--abbrev=10', '--exclude=*') or 'unknown',
     }
 
 
-def cpu_name():
-    if os.path.exists('/proc/cpuinfo'):
-        with open('/proc/cpuinfo', encoding='utf-8') as file:
-            for line in file:
-                if line.startswith('model name'):
-                    return line.partition(':')[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def commit():
-    """The commit of this checkout, with -dirty where a file has been changed since; unknown without git."""
-    def git(*arguments):
-        folder = os.path.dirname(os.path.abspath(__file__))
-        return subprocess.run(['git', *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-    try:
-        return git('rev-parse', 'HEAD') + '-dirty' * bool(git('status', '--porcelain', '--untracked-files=no'))
-    except (OSError, subprocess.CalledProcessError):
-        return 'unknown'
-
-
 def print_run(run: dict):
-    machine, dirty = run['machine'], '-dirty' * run['commit'].endswith('-dirty')
-    print(f'`{run["command"]}` at commit {run["commit"][:10]}{dirty}\n')
+    machine = run['machine']
+    print(f'`{run["command"]}` at commit {run["commit"]}\n')
     print(f'{machine["gpu"] + "; " if machine["gpu"] else ""}{machine["cpu"]}, {machine["cores"]} cores'
           f'{" with bf16 units" * machine["cpu_bf16"]}; {", ".join(map(" ".join, run["versions"].items()))}', flush=True)
 

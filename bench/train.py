@@ -7,18 +7,7 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 
-from bench.contenders import (
-    SHAPE,
-    choose,
-    compare_contenders,
-    complete,
-    describe_model,
-    nanogpt_model,
-    our_model,
-    transformers_model,
-    turns_alone,
-)
-from bench.turns import alone, take_turns
+from bench.contenders import SHAPE, compare_contenders, complete, describe_model, nanogpt_model, our_model, transformers_model
 from runtime import hardware
 from runtime.errors import BadInput
 
@@ -28,14 +17,11 @@ def measure_training(config):
     config = complete(config)
     with torch.device('meta'):
         flops_per_token = our_model(config, 'meta').flops_per_token()
-    contenders = choose(list_contenders(config), config['contenders'])
-    turns = take_turns({'product': lambda: alone(measure_product, config), **turns_alone(contenders, config)},
-                       config['turns'], warm_up=0)
-    peak_flops = median(turns.pop('product'))
-    rows = compare_contenders(turns, config['batch_size'] * config['block_size'])
+    contenders = list_contenders(config)
+    rows, turns = compare_contenders(contenders, config, config['batch_size'] * config['block_size'])
+    peak_flops = median(turn['product'] for name in turns for turn in turns[name])
     for row in rows:
-        row |= {'of its memory': f'{row["peak GiB"] / rows[0]["peak GiB"]:.2f}',
-                'MFU': f'{row["tokens/s"] * flops_per_token / peak_flops:.0%}',
+        row |= {'MFU': f'{row["tokens/s"] * flops_per_token / peak_flops:.0%}',
                 'loss of step 3': turns[row['contender']][0]['returned'], 'what it is': contenders[row['contender']][0]}
     yield (f'Training step (forward, backward, clip, AdamW): {describe_model(config)}, batch {config["batch_size"]} x '
            f'{config["block_size"]} tokens; MFU is of {peak_flops / 1e9:,.0f} GFLOP/s, '
@@ -44,27 +30,16 @@ def measure_training(config):
 
 def list_contenders(config):
     """{name: (what it is, setup)}. What others use stands first, as the first is the baseline."""
-    explicit = functools.partial(setup_ours, attention='explicit', compile=False)
-    on_gpus = {
-        'explicit': ('ours with the whole attention matrix, plain PyTorch', explicit),
-        'explicit_triton': ('the same with our fused kernels', functools.partial(explicit, kernels='triton')),
-        'ours_eager': ('train.py --compile=False', functools.partial(setup_ours, compile=False)),
-        'ours_triton': ('train.py --kernels=triton', functools.partial(setup_ours, kernels='triton')),
-    }
+    on_gpu = hardware.pick_device(config['device']).type == 'cuda'
+    fused = {'ours_triton': ('train.py --kernels=triton', functools.partial(setup_ours, kernels='triton'))}
     return {
         'nanogpt': ('nanoGPT as its train.py runs: autocast and compiled on a GPU, neither on a CPU', setup_nanogpt),
         'eager': ('plain PyTorch: SDPA, whole logits, autocast', setup_plain),
         'compile': ('the same with torch.compile', functools.partial(setup_plain, compiled=True)),
         'transformers': ('GPT2LMHeadModel, SDPA, autocast', setup_transformers),
-        **(on_gpus if hardware.pick_device(config['device']).type == 'cuda' else {}),
+        **(fused if on_gpu else {}),
         'ours': ("train.py's own step and defaults, its allocator setting included", setup_ours),
     }
-
-
-def measure_product(config):
-    """FLOP/s of a matrix product in the best number format of the device."""
-    device = hardware.pick_device(config['device'])
-    return hardware.measure_peak_flops(device, hardware.pick_dtype('auto', device))
 
 
 def random_batch(config, device):

@@ -2,8 +2,6 @@
 
     times = take_turns({'pool': timed(pool), 'fineweb.py': timed(shard)}, turns=3)      # {name: [seconds]}
     rows = compare(times, n_mb, 'MB/s')       # [{'contender': 'pool', 'MB/s': 12.3, 'spread': '4%', 'times pool': 1.0}, ...]
-
-Knows nothing about what it measures, and nothing of torch.
 """
 import concurrent.futures
 import itertools

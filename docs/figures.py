@@ -104,7 +104,7 @@ def stdlib_tokenizer(vocab_size):
 def smaller(tokenizer, vocab_size):
     """The tokenizer that training with fewer merges would have given: its merges are the first ones."""
     kept = {token: i for token, i in tokenizer.tokens.items() if i < vocab_size - 1}
-    return Tokenizer(kept, {'<|endoftext|>': vocab_size - 1}, tokenizer.merges[:vocab_size - 257])
+    return Tokenizer(kept, {'<|endoftext|>': vocab_size - 1})
 
 
 def draw_tokens():

@@ -3,6 +3,7 @@
 `service` is serve.Service: the settings, the tokenizer and the worker that all requests share.
 """
 import asyncio
+import json
 import time
 
 from sse_starlette import EventSourceResponse
@@ -10,7 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from inference.engine import Request
-from inference.http_types import ApiError, Choice, Completion, CompletionRequest, Logprobs, Usage
+from inference.http_types import ApiError, CompletionRequest, json_response
 from inference.worker import Job
 
 
@@ -42,7 +43,7 @@ def make_jobs(service, body: CompletionRequest) -> list[Job]:
             body.logprobs, echo_logprobs=body.echo and body.logprobs is not None,
             tool=service.calculator if body.tools else None)
         stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-        jobs.append(Job(request, wake, body.n, stops, body.echo, body.stream, n_hidden=0 if ids else 1))
+        jobs.append(Job(request, wake, body.n, stops, len(ids) if body.echo else 0, body.stream))
     return jobs
 
 
@@ -52,23 +53,24 @@ def unknown_model(service, name):
 
 def encode_prompt(service, prompt: str | list[int]) -> list[int]:
     """Token ids of a prompt. One that is certain to be too long is refused without being encoded."""
-    limit = service.max_prompt_tokens
+    limit, tokenizer = service.max_prompt_tokens, service.tokenizer
+    too_long = ApiError(400, f'the prompt has more than {limit:,} tokens, the most that is taken', 'prompt',
+                        'context_length_exceeded')
     if isinstance(prompt, str):
         try:
             size = len(prompt.encode())
         except UnicodeEncodeError as error:
             message = f'the prompt is not Unicode text: character {error.start} is half of a pair'
             raise ApiError(400, message, 'prompt') from None
-        prompt = service.tokenizer.encode(prompt) if size <= limit * service.longest_token else range(size)
-    else:
-        wrong = next((i for i in prompt if not 0 <= i < service.tokenizer.vocab_size), None)
-        if wrong is not None:
-            raise ApiError(400, f'token id {wrong} is not in the vocabulary of {service.tokenizer.vocab_size}', 'prompt')
+        if size > limit * service.longest_token:
+            raise too_long
+        prompt = tokenizer.encode(prompt)
+    wrong = next((i for i in prompt if not 0 <= i < tokenizer.vocab_size), None)
+    if wrong is not None:
+        raise ApiError(400, f'token id {wrong} is not in the vocabulary of {tokenizer.vocab_size}', 'prompt')
     if len(prompt) > limit:
-        size = '' if isinstance(prompt, range) else f'it has {len(prompt):,} tokens, and '
-        message = f'the prompt is too long: {size}at most {limit:,} tokens are taken'
-        raise ApiError(400, message, 'prompt', 'context_length_exceeded')
-    return list(prompt)
+        raise too_long
+    return prompt
 
 
 async def updates(service, jobs):
@@ -88,14 +90,14 @@ async def updates(service, jobs):
             return
         try:
             await asyncio.wait_for(wake.wait(), deadline - time.monotonic())
-        except (asyncio.TimeoutError, TimeoutError):  # two classes before Python 3.11
+        except asyncio.TimeoutError:
             if not any(job.started_at for job in jobs):
                 raise ApiError(429, f'still waiting for a place after {timeout_s:g} s; try again later', code='queue_timeout',
                                headers={'Retry-After': '10'}) from None
             raise ApiError(504, f'not finished after {timeout_s:g} s; ask for fewer tokens', code='timeout') from None
 
 
-def new_choices(service, jobs, given: dict) -> list[Choice]:
+def new_choices(service, jobs, given: dict) -> list[dict]:
     """What the texts have got since the last call, which `given` remembers as {index: progress of a TextStream}."""
     choices = []
     for number, job in enumerate(jobs):
@@ -106,7 +108,8 @@ def new_choices(service, jobs, given: dict) -> list[Choice]:
                 logprobs = None
                 if job.request.logprobs is not None:
                     logprobs = make_logprobs(service.tokenizer, text.tokens[before[1]:now[1]])
-                choices.append(Choice(index=index, text=text.text[before[0]:now[0]], logprobs=logprobs, finish_reason=now[2]))
+                choices.append({'index': index, 'text': text.text[before[0]:now[0]], 'logprobs': logprobs,
+                                'finish_reason': now[2]})
     return choices
 
 
@@ -114,11 +117,12 @@ def make_logprobs(tokenizer, tokens):
     def name(i):
         return token_name(tokenizer.token_bytes(i))
 
-    return Logprobs(
-        tokens=[name(token.id) for token in tokens], token_logprobs=[token.logprob for token in tokens],
-        top_logprobs=[None if token.logprob is None else
-                      {name(i): value for i, value in [*token.alternatives, (token.id, token.logprob)]} for token in tokens],
-        text_offset=[token.offset for token in tokens])
+    return {
+        'tokens': [name(token.id) for token in tokens],
+        'token_logprobs': [token.logprob for token in tokens],
+        'top_logprobs': [None if token.logprob is None else
+                         {name(i): value for i, value in [*token.alternatives, (token.id, token.logprob)]} for token in tokens],
+        'text_offset': [token.offset for token in tokens]}
 
 
 def token_name(token: bytes) -> str:
@@ -130,12 +134,13 @@ def token_name(token: bytes) -> str:
 
 
 def make_completion(service, identity, choices, usage=None):
-    return Completion(id=identity, created=int(time.time()), model=service.name, choices=choices, usage=usage)
+    return {'id': identity, 'object': 'text_completion', 'created': int(time.time()), 'model': service.name,
+            'choices': choices, 'usage': usage}
 
 
 def count_usage(jobs):
     prompt, new = sum(len(job.request.ids) for job in jobs), sum(job.n_new_tokens for job in jobs)
-    return Usage(prompt_tokens=prompt, completion_tokens=new, total_tokens=prompt + new)
+    return {'prompt_tokens': prompt, 'completion_tokens': new, 'total_tokens': prompt + new}
 
 
 async def answer_whole(service, request: HttpRequest, jobs: list[Job], identity: str) -> Response:
@@ -144,18 +149,14 @@ async def answer_whole(service, request: HttpRequest, jobs: list[Job], identity:
         async for _ in updates(service, jobs):
             pass
 
-    async def until_gone():
-        while (await request.receive())['type'] != 'http.disconnect':
-            pass
-
-    finished, gone = asyncio.ensure_future(until_finished()), asyncio.ensure_future(until_gone())
+    finished = asyncio.ensure_future(until_finished())
+    gone = asyncio.ensure_future(request.receive())  # the body has been read: what comes next is that the client goes
     try:
         await asyncio.wait([finished, gone], return_when=asyncio.FIRST_COMPLETED)
         if not finished.done():
             return Response(status_code=499)  # for the metrics: nobody reads it
         finished.result()  # raises what it raised
-        completion = make_completion(service, identity, new_choices(service, jobs, {}), count_usage(jobs))
-        return Response(completion.model_dump_json(), media_type='application/json')
+        return json_response(make_completion(service, identity, new_choices(service, jobs, {}), count_usage(jobs)))
     finally:
         finished.cancel()
         gone.cancel()
@@ -179,19 +180,19 @@ class Stream(EventSourceResponse):
 async def write_events(service, body, jobs, identity):
     """The events of a stream as bytes; an error on the way is an event too."""
     def event(data):
-        return f'data: {data}\n\n'.encode()
+        return f'data: {json.dumps(data)}\n\n'.encode()
 
     given = {}
     try:
         async for _ in updates(service, jobs):
             if choices := new_choices(service, jobs, given):
-                yield event(make_completion(service, identity, choices).model_dump_json())
+                yield event(make_completion(service, identity, choices))
     except ApiError as error:
-        yield event(error.body().model_dump_json())
+        yield event(error.body)
         return
     if body.stream_options and body.stream_options.include_usage:
-        yield event(make_completion(service, identity, [], count_usage(jobs)).model_dump_json())
-    yield event('[DONE]')
+        yield event(make_completion(service, identity, [], count_usage(jobs)))
+    yield b'data: [DONE]\n\n'
 
 
 def close(service, jobs):

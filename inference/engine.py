@@ -14,18 +14,18 @@ The engine has `max_batch` slots, whose keys and values are allocated once. A st
     decode   the last tokens of all sequences together, a row each, in shapes that hardly ever change
 
 Positions are learned, so all keys and values change when the context window moves. It therefore moves rarely and far:
-when it holds block_size tokens, the older half is dropped (`window_start`). The same text comes out if every token is
-computed from the whole window without a cache.
+when it holds block_size tokens, the older half is dropped (`window_start`).
 
 A sequence does not depend on what else runs: each has its own random generator, prompts are computed one by one, and
 sampling works row by row. What remains is rounding, since a matrix product may add in another order when there are more
-rows; in bfloat16 on a CPU, only products that keep their order are used. This file knows nothing about text.
+rows. This file knows nothing about text.
 
 Letters in shapes: B rows of a step, n <= B of them running sequences, T tokens, S keys that a step attends to,
 C = n_embd, nh = n_head, hd = C / nh, V = vocab_size.
 """
 import contextlib
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inference.cpu_layout import MIN_ROWS, attend_one_query, inference_copy
-from inference.sampling import check_request, logprob_rows, penalize, sample, to_device
+from inference.sampling import logprob_rows, penalize, sample, to_device
 from model import GPT
 from runtime.errors import BadInput
 
@@ -44,7 +44,7 @@ LENGTH_STEP = 64  # S is a multiple of this: few shapes, and sums in an order th
 
 @dataclass
 class Request:
-    """What to write. `Engine.add` checks it."""
+    """What to write. Raises BadInput that names the setting which is out of range."""
     ids: list[int]  # the prompt
     max_new_tokens: int
     temperature: float = 1.0  # 0: always the likeliest token
@@ -57,9 +57,17 @@ class Request:
     echo_logprobs: bool = False  # those of the prompt's tokens too
     tool: Callable | None = None  # tool(sequence) -> token ids to append after what was written, or None
 
-
-class Full(Exception):
-    """There are not enough free slots."""
+    def __post_init__(self):
+        for name, is_right, expected in (
+                ('max_new_tokens', self.max_new_tokens >= 0, '0 or more'),
+                ('temperature', 0 <= self.temperature < math.inf, '0 (the likeliest token) or more'),
+                ('top_k', self.top_k is None or self.top_k >= 1, 'at least 1, or None for all tokens'),
+                ('top_p', self.top_p is None or 0 < self.top_p <= 1, 'above 0 and at most 1'),
+                ('repetition_penalty', 0 < self.repetition_penalty < math.inf, 'above 0; 1 changes nothing'),
+                ('seed', self.seed is None or -2**63 <= self.seed < 2**63, 'a number of 64 bits'),
+                ('logprobs', self.logprobs is None or self.logprobs >= 0, '0 or more')):
+            if not is_right:
+                raise BadInput(f'{name}={getattr(self, name)} should be {expected}')
 
 
 class Sequence:
@@ -123,17 +131,18 @@ class Engine:
     def add(self, request: Request, n: int = 1) -> list[Sequence]:
         """Starts n samples of a request with the next step. Sample i draws from seed + i.
 
-        Raises BadInput if the request is wrong, and Full if fewer than n slots are free.
+        Raises BadInput if the prompt is empty or has a token outside the vocabulary.
         """
-        check_request(self.config, request)
+        if not request.ids or min(request.ids) < 0 or max(request.ids) >= self.config.vocab_size:
+            raise BadInput(f'the prompt should have at least one token, all of the vocabulary of {self.config.vocab_size}')
         if n > self.free:
-            raise Full(f'{n} slots are needed, {self.free} of {self.max_batch} are free')
+            raise RuntimeError(f'{n} slots are needed, {self.free} of {self.max_batch} are free')
         added = [Sequence(request, None if request.seed is None else request.seed + i) for i in range(n)]
         self.running += added
         return added
 
     def remove(self, sequence: Sequence, reason: str = 'stop'):
-        """Ends a sequence and frees its slot, which the last one moves into. One that has ended already is left alone."""
+        """Ends a sequence and frees its slot, which the last one moves into. Does nothing to one that has ended."""
         if sequence not in self.running:
             return
         sequence.finish_reason = reason
@@ -274,12 +283,10 @@ def generate(model: GPT, idx: Tensor, max_new_tokens: int, temperature: float = 
 
     Row r draws from a generator of its own, seeded with seed + r. A row that has written a stop token repeats it.
     """
-    if idx.dim() != 2 or idx.numel() == 0:
-        raise BadInput(f'a prompt of shape {tuple(idx.shape)} should be (B, T) with at least one token')
     engine, sequences = Engine(model, max_batch=len(idx)), []
     for r, row in enumerate(idx.tolist()):
-        sequences += engine.add(Request(row, max_new_tokens, temperature, top_k, top_p, None if seed is None else seed + r,
-                                        tuple(stop_tokens)))
+        row_seed = None if seed is None else seed + r
+        sequences += engine.add(Request(row, max_new_tokens, temperature, top_k, top_p, row_seed, stop_tokens))
     while engine.n_running:
         engine.step()
     longest = max(len(sequence.tokens) for sequence in sequences)

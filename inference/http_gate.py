@@ -1,4 +1,4 @@
-"""What stands before the application: the key, and a body that is complete, in time and not too large.
+"""What stands before the application: the key, and limits to how large a body is and how long it takes to arrive.
 
 An ASGI middleware. It counts all answers, and knows nothing of what they are about.
 """
@@ -21,7 +21,7 @@ class Gate:
     async def __call__(self, scope, receive, send):
         if scope['type'] != 'http':
             return await self.app(scope, receive, send)
-        status = 499  # unless something is answered: the client has gone
+        status = 500  # unless something is answered
 
         async def send_counted(message):
             nonlocal status
@@ -32,14 +32,9 @@ class Gate:
         self.metrics.n_open += 1
         try:
             self.check_key(scope)
-            body = await self.read_body(receive)
-            if body is not None:
-                await self.app(scope, replay(body, receive), send_counted)
+            await self.app(scope, self.limit(receive), send_counted)
         except ApiError as error:
             await error.response()(scope, receive, send_counted)
-        except Exception:
-            status = 500
-            raise
         finally:
             self.metrics.n_open -= 1
             self.metrics.count_answer(scope['path'], status)
@@ -52,33 +47,27 @@ class Gate:
             raise ApiError(401, 'this server asks for a key: send the header Authorization: Bearer KEY', code='invalid_api_key',
                            headers={'WWW-Authenticate': 'Bearer'})
 
-    async def read_body(self, receive):
-        """The request's body, or None if the client went away before it was complete."""
-        body, size, deadline = bytearray(), 0, time.monotonic() + self.body_timeout_s
-        while True:
+    def limit(self, receive):
+        """A `receive` that raises ApiError for a body that is too large, too slow, or cut off."""
+        size, complete, deadline = 0, False, time.monotonic() + self.body_timeout_s
+
+        async def receive_limited():
+            nonlocal size, complete
+            if complete:
+                return await receive()
             try:
                 message = await asyncio.wait_for(receive(), deadline - time.monotonic())
-            except (asyncio.TimeoutError, TimeoutError):  # two classes before Python 3.11
+            except asyncio.TimeoutError:
                 raise ApiError(408, f'the request did not arrive within {self.body_timeout_s:g} s',
                                headers={'Connection': 'close'}) from None
             if message['type'] == 'http.disconnect':
-                return None
-            size += len(message['body'])
-            too_large = size > self.max_body_bytes
-            body += b'' if too_large else message['body']
-            if too_large and (size > 32 * self.max_body_bytes or not message['more_body']):
-                # up to there the rest is read and dropped: a client that is still sending would not hear the answer
-                raise ApiError(413, f'the body has more than {self.max_body_bytes} bytes, the most that is accepted',
-                               code='body_too_large', headers={'Connection': 'close'})
-            if not message['more_body']:
-                return bytes(body)
+                raise ApiError(499, 'the client has gone')  # for the metrics: nobody reads it
+            size, complete = size + len(message['body']), not message['more_body']
+            if size > self.max_body_bytes:
+                message['body'] = b''  # the rest is read and dropped: a client that is still sending would not hear the answer
+                if complete or size > 32 * self.max_body_bytes:
+                    raise ApiError(413, f'the body has more than {self.max_body_bytes} bytes, the most that is accepted',
+                                   code='body_too_large', headers={'Connection': 'close'})
+            return message
 
-
-def replay(body, receive):
-    """A `receive` that gives the body that has been read, and then what comes after it."""
-    messages = [{'type': 'http.request', 'body': body, 'more_body': False}]
-
-    async def receive_again():
-        return messages.pop() if messages else await receive()
-
-    return receive_again
+        return receive_limited

@@ -1,11 +1,12 @@
-"""What clients of the server send and get: OpenAI's completions as types, and errors in OpenAI's shape."""
+"""What clients of the server send, as types, and errors in OpenAI's shape."""
+import json
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 MAX_SAMPLES, MAX_ALTERNATIVES, MAX_STOPS, MAX_STOP_LENGTH = 128, 20, 16, 1000
-UNSUPPORTED = 'suffix', 'presence_penalty', 'frequency_penalty', 'logit_bias'  # accepted where they change nothing
 
 
 class Strict(BaseModel):
@@ -37,6 +38,7 @@ class CompletionRequest(Strict):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     user: str | None = None
+    # what OpenAI has besides is accepted where it changes nothing
     best_of: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
     suffix: Literal[''] | None = None
     presence_penalty: Literal[0] | None = 0
@@ -52,97 +54,36 @@ class CompletionRequest(Strict):
         return self
 
 
-class Logprobs(BaseModel):
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
-
-
-class Choice(BaseModel):
-    index: int
-    text: str
-    logprobs: Logprobs | None
-    finish_reason: Literal['stop', 'length'] | None
-
-
-class Usage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class Completion(BaseModel):
-    id: str
-    object: Literal['text_completion'] = 'text_completion'
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage | None = None
-
-
-class Model(BaseModel):
-    id: str
-    object: Literal['model'] = 'model'
-    created: int
-    owned_by: str = 'scratchgpt'
-    max_prompt_tokens: int
-    max_new_tokens: int
-    max_n: int
-
-
-class Models(BaseModel):
-    object: Literal['list'] = 'list'
-    data: list[Model]
-
-
-class Status(BaseModel):
-    status: Literal['ok', 'draining', 'failing']
-
-
-class Error(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(BaseModel):
-    error: Error
-
-
-class ApiError(Exception):
+class ApiError(HTTPException):
     """An answer that refuses: the status, one line that says what would be right, and the field that it is about."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None, headers=None):
-        super().__init__(message)
-        self.status, self.param, self.code, self.headers = status, param, code, headers
-
-    def body(self) -> ErrorBody:
-        kind = 'server_error' if self.status >= 500 else {401: 'authentication_error', 429: 'rate_limit_error'}.get(
-            self.status, 'invalid_request_error')
-        return ErrorBody(error=Error(message=str(self), type=kind, param=self.param, code=self.code))
+        super().__init__(status, message, headers)
+        kind = 'server_error' if status >= 500 else {401: 'authentication_error', 429: 'rate_limit_error'}.get(
+            status, 'invalid_request_error')
+        self.body = {'error': {'message': message, 'type': kind, 'param': param, 'code': code}}
 
     def response(self) -> Response:
-        return Response(self.body().model_dump_json(), self.status, self.headers, 'application/json')
+        return json_response(self.body, self.status_code, self.headers)
+
+
+def json_response(content: dict, status: int = 200, headers=None) -> Response:
+    return Response(json.dumps(content), status, headers, 'application/json')
 
 
 def validation_error(errors: list[dict]) -> ApiError:
     """The first of pydantic's errors about a request, as one line."""
     error = errors[0]
-    path = [str(part) for part in error['loc'] if part != 'body']
     if error['type'] == 'json_invalid':
         return ApiError(400, f'the body is not JSON: {error["ctx"]["error"]}')
-    if not path:
+    if error['loc'] == ('body',):
         return ApiError(400, 'the body should be a JSON object, sent with Content-Type: application/json')
-    name = path[0]
+    name = error['loc'][1]
     if name == 'prompt':
         message = 'prompt is missing' if error['type'] == 'missing' else \
             'prompt should be a text, a list of texts, a list of token ids, or a list of such lists'
     elif error['type'] == 'extra_forbidden':
         message = f'{name} is not a field of this request'
-    elif name in UNSUPPORTED:
-        message = f'{name} is not supported here; leave it out'
     else:
         message = f'{name}={error["input"]!r:.60} is not possible: {error["msg"][0].lower()}{error["msg"][1:]}'
     return ApiError(400, message, name)

@@ -1,39 +1,13 @@
-"""From logits to tokens: the settings of a request, penalties, sampling, log-probabilities.
+"""From logits to tokens: penalties, sampling, log-probabilities.
 
 Each row's token is a function of that row, its request and one uniform random number alone, whatever else is in the batch.
 
 Letters in shapes: n rows, V = vocab_size, K likeliest tokens.
 """
-import math
-
 import torch
 from torch import Tensor
 
-from runtime.errors import BadInput
-
 NUCLEUS_AT_FIRST = 1024  # of the likeliest tokens are sorted first for top_p: sorting a vocabulary is slow on a CPU
-
-
-def check_request(config, request):
-    """Raises BadInput that names the setting which is out of range."""
-    if not request.ids:
-        raise BadInput('the prompt has no tokens; it should have at least one')
-    if not all(isinstance(token, int) and 0 <= token < config.vocab_size for token in request.ids):
-        raise BadInput(f'the prompt has a token outside the vocabulary of {config.vocab_size}')
-    if request.max_new_tokens < 0:
-        raise BadInput(f'max_new_tokens={request.max_new_tokens} should be 0 or more')
-    if not 0 <= request.temperature < math.inf:
-        raise BadInput(f'temperature={request.temperature} should be 0 (the likeliest token) or more')
-    if request.top_k is not None and request.top_k < 1:
-        raise BadInput(f'top_k={request.top_k} should be at least 1, or None for all tokens')
-    if request.top_p is not None and not 0 < request.top_p <= 1:
-        raise BadInput(f'top_p={request.top_p} should be above 0 and at most 1')
-    if not 0 < request.repetition_penalty < math.inf:
-        raise BadInput(f'repetition_penalty={request.repetition_penalty} should be above 0; 1 changes nothing')
-    if request.seed is not None and not -2**63 <= request.seed < 2**63:
-        raise BadInput(f'seed={request.seed} should fit into 64 bits')
-    if request.logprobs is not None and not 0 <= request.logprobs <= config.vocab_size:
-        raise BadInput(f'logprobs={request.logprobs} should be between 0 and the vocabulary of {config.vocab_size}')
 
 
 def penalize(logits: Tensor, sequences: list) -> Tensor:
@@ -127,7 +101,7 @@ def logprob_rows(logits: Tensor, chosen: Tensor, counts: list[int]) -> list:
     """(n, V) logits, (n,) tokens, how many of the likeliest for each -> [(log-probability, [(id, log-probability)])]."""
     logprobs = logits.log_softmax(dim=-1)
     of_chosen = logprobs.gather(1, chosen[:, None]).squeeze(1).tolist()
-    values, ids = (top.tolist() for top in logprobs.topk(max(counts)))
+    values, ids = (top.tolist() for top in logprobs.topk(min(max(counts), logits.size(1))))
     return [(own, list(zip(row_ids[:count], row_values[:count])))
             for own, row_ids, row_values, count in zip(of_chosen, ids, values, counts)]
 

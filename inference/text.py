@@ -31,10 +31,10 @@ class TextStream:
         it is set last and at once, while text and tokens only grow
     """
 
-    def __init__(self, sequence, tokenizer, stops=(), echo: bool = False, n_hidden: int = 0):
-        """stops: the text ends before the first of these strings. echo: it begins with the prompt, without its first
-        n_hidden tokens; stop strings within the prompt do not count."""
-        self.sequence, self.tokenizer, self.stops, self.echo, self.n_hidden = sequence, tokenizer, stops, echo, n_hidden
+    def __init__(self, sequence, tokenizer, stops=(), n_echoed: int = 0):
+        """stops: the text ends before the first of these strings. n_echoed: with so many of the prompt's last tokens the
+        text begins; stop strings within them do not count."""
+        self.sequence, self.tokenizer, self.stops, self.n_echoed = sequence, tokenizer, stops, n_echoed
         self.decoder = codecs.getincrementaldecoder('utf-8')(errors='replace')  # a character may take several tokens
         self.text, self.tokens, self.n_read, self.finish_reason = '', [], 0, None
         self.progress = 0, 0, None
@@ -61,15 +61,14 @@ class TextStream:
         self.progress = len(self.text), len(self.tokens), reason
 
     def read_prompt(self):
-        """The prompt's last bytes may be the beginning of a character that the first new tokens complete."""
+        """Decodes all of it: its last bytes may be the beginning of a character that the first new tokens complete."""
         self.started = True
-        sequence = self.sequence
-        if not self.echo:
-            for token in sequence.request.ids:
+        ids, logprobs = self.sequence.request.ids, self.sequence.prompt_logprobs
+        for i, token in enumerate(ids):
+            if i < len(ids) - self.n_echoed:
                 self.decoder.decode(self.tokenizer.token_bytes(token))
-            return
-        for i, token in enumerate(sequence.request.ids[self.n_hidden:], self.n_hidden):
-            self.hold(token, sequence.prompt_logprobs and sequence.prompt_logprobs[i])
+            else:
+                self.hold(token, logprobs and logprobs[i])
         self.release(final=True)
 
     def hold(self, token, logprobs):

@@ -6,8 +6,7 @@
         await wake.wait()                         # the asyncio.Event that the jobs were made with
 
 One thread runs the engine. Jobs join the batch between two steps, in the order in which they came, as soon as there are
-slots for all texts of the first one. Whoever waits for them sits in an event loop and is woken at most once a step. This
-file knows nothing about HTTP, and of the model only what the engine shows.
+slots for all texts of the first one. Whoever waits for them is woken at most once a step. Knows nothing about HTTP.
 """
 import asyncio
 import collections
@@ -23,18 +22,11 @@ from inference.text import TextStream
 
 
 class Busy(Exception):
-    """The queue is full; try again in `retry_after_s` seconds."""
-
-    def __init__(self, retry_after_s: int):
-        super().__init__(f'too many requests are waiting; try again in {retry_after_s} s')
-        self.retry_after_s = retry_after_s
+    """The queue is full; its one argument is in how many seconds to try again."""
 
 
 class Draining(Exception):
     """The program is about to end: it finishes what it has accepted, and accepts nothing new."""
-
-    def __init__(self):
-        super().__init__('the server is shutting down and takes no new requests')
 
 
 @dataclass(eq=False)
@@ -44,9 +36,8 @@ class Job:
     wake: asyncio.Event  # set, in the event loop, when there is something new
     n: int = 1
     stop: tuple[str, ...] = ()  # strings before which a text ends
-    echo: bool = False  # the texts begin with the prompt
+    n_echoed: int = 0  # how many of the prompt's last tokens the texts begin with
     stream: bool = False  # wake at every step, not only at the end
-    n_hidden: int = 0  # tokens at the prompt's beginning that its user did not send
     texts: list[TextStream] = field(default_factory=list)  # empty while the job waits
     error: Exception | None = None
     finished: bool = False
@@ -95,7 +86,7 @@ class Worker:
                 raise Draining
             if self.n_waiting + sum(job.n for job in jobs) > self.max_waiting:
                 rounds = 1 + self.n_waiting / (self.engine.n_running + self.engine.free)
-                raise Busy(retry_after_s=min(60, max(1, round(rounds * self.mean_job_s))))
+                raise Busy(min(60, max(1, round(rounds * self.mean_job_s))))
             for job in jobs:
                 job.submitted_at = time.monotonic()
             self.waiting.extend(jobs)
@@ -157,14 +148,14 @@ class Worker:
                 self.running.append(job)
             job.started_at = time.monotonic()
             try:
-                job.texts = [TextStream(sequence, self.tokenizer, job.stop, job.echo, job.n_hidden)
+                job.texts = [TextStream(sequence, self.tokenizer, job.stop, job.n_echoed)
                              for sequence in self.engine.add(job.request, job.n)]
             except ValueError as error:
                 self.finish(job, error)
 
     def step(self):
         """One more token for all. A text that has reached a stop string leaves the engine at once."""
-        self.n_tokens += len(self.engine.step())
+        self.n_tokens += sum(bool(sequence.tokens) for sequence in self.engine.step())
         self.n_steps += 1
         self.failing = False
         for job in self.running:
@@ -182,8 +173,7 @@ class Worker:
         self.remove_finished()
 
     def finish(self, job, error=None):
-        job.error = error
-        job.finished = True
+        job.error, job.finished = error, True
         self.mean_job_s += 0.1 * (time.monotonic() - job.started_at - self.mean_job_s)
         self.woken.add(job.wake)
 

@@ -19,21 +19,26 @@ class Diverged(Exception):
 @contextlib.contextmanager
 def one_line_errors():
     """Ends the program with one line on stderr and exit code 2 on BadInput, 1 on Diverged, 130 on Ctrl-C."""
-    script = os.path.basename(sys.argv[0])
     try:
         yield
     except BadInput as error:
-        print(f'{script}: {error}', file=sys.stderr)
+        print(f'{program_name()}: {error}', file=sys.stderr)
         sys.exit(2)
     except Diverged as error:
-        print(f'{script}: {error}', file=sys.stderr)
+        print(f'{program_name()}: {error}', file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(f'{script}: interrupted', file=sys.stderr)
+        print(f'{program_name()}: interrupted', file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever reads our output went away, as in `python sample.py | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def program_name() -> str:
+    """What was started: `train.py`, or `python -m bench` for a module."""
+    spec = getattr(sys.modules['__main__'], '__spec__', None)
+    return f'python -m {spec.name.removesuffix(".__main__")}' if spec else os.path.basename(sys.argv[0])
 
 
 def warn(message):

@@ -1,7 +1,7 @@
 """Files: written atomically, found by pattern, and read as text or JSON with one clear line for what is wrong.
 
 A file is written under a temporary name, flushed to the disk and renamed, so that a kill, a full disk or a power cut
-leaves either the old file or the new one. Knows nothing about what is in them.
+leaves either the old file or the new one.
 """
 import codecs
 import contextlib
@@ -25,9 +25,8 @@ READ_BYTES = 1 << 20  # at a time
 def atomic_write(path, writer=''):
     """A binary file to write that takes the name `path` once it is complete and on the disk.
 
-    A kill leaves at most PATH.tmp, which the next writer of the same path replaces. Where several jobs may write
-    the same path at once, each names itself as `writer`, and its unfinished file is PATH.WRITER.tmp. A full disk or
-    a folder that cannot be written to raises BadInput, and the unfinished file is removed.
+    A kill leaves at most PATH.tmp, which the next writer replaces. Jobs that may write the same path at once name
+    themselves as `writer`: PATH.WRITER.tmp. Raises BadInput if the disk is full or the folder cannot be written to.
     """
     unfinished = f'{path}.{writer}.tmp' if writer else f'{path}.tmp'
     try:
@@ -52,7 +51,7 @@ def atomic_write(path, writer=''):
 
 
 def make_folder(path):
-    """Makes a folder and those above it. Raises BadInput where that cannot be, as where a file has its name."""
+    """Makes a folder and those above it. Raises BadInput if that is impossible, for example because a file has its name."""
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
@@ -119,13 +118,11 @@ def find_files(patterns: str) -> list[str]:
     found = set()
     for pattern in [patterns] if os.path.exists(patterns) else patterns.split(','):
         if os.path.isdir(pattern):
-            files = [os.path.join(folder, name) for folder, _, names in os.walk(pattern) for name in names]
-            files = [path for path in files if not any(part.startswith('.') or part == '__pycache__'
-                                                       for part in os.path.relpath(path, pattern).split(os.sep))]
-        elif os.path.isfile(pattern):  # brackets in the name of a file that exists are no glob
-            files = [pattern]
+            wanted = os.path.join(glob.escape(pattern), '**')
         else:
-            files = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
+            wanted = glob.escape(pattern) if os.path.exists(pattern) else pattern  # a file's name may have brackets
+        files = [path for path in glob.glob(wanted, recursive=True)
+                 if os.path.isfile(path) and '__pycache__' not in path.split(os.sep)]
         if not files:
             raise BadInput(f'no file at {pattern}')
         found.update(files)
@@ -141,15 +138,13 @@ def is_binary(path: str) -> bool:
 def read_text(path: str) -> Iterator[str]:
     """Yields a text file in pieces. Bytes that are not UTF-8 become U+FFFD, which a line on stderr says at the end."""
     decoder = codecs.getincrementaldecoder('utf-8-sig')(errors='replace')
-    replaced = 0
+    replaced, block = 0, None
     with open_to_read(path) as file:
-        while block := file.read(READ_BYTES):
-            text = decoder.decode(block)
+        while block != b'':
+            block = file.read(READ_BYTES)
+            text = decoder.decode(block, final=not block)
             replaced += text.count('\ufffd') - block.count('\ufffd'.encode())
             yield text
-        text = decoder.decode(b'', final=True)
-        replaced += len(text)  # of the file's last bytes, a character that is cut off
-        yield text
     if replaced > 0:
         tqdm.write(f'{path}: {replaced} places are not UTF-8 and became U+FFFD', file=sys.stderr)
 

@@ -1,43 +1,41 @@
 """What this machine can do: device, number format, compiler, threads, and its measured peak.
 
-Training, sampling, evaluation and serving all choose by these functions, each choice overridable by the key of
-the same name. This file knows nothing about the model.
+What is chosen here is what the keys device, dtype and compile mean by auto. Knows nothing about the model.
 """
 import contextlib
 import ctypes
 import os
 import platform
+import re
 import shutil
 import time
 
 import torch
 
 from runtime.errors import BadInput
+from runtime.parallel import available_cores
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
-def pick_device(name='auto', local_rank=0):
-    """torch.device for the key `device`: 'auto' takes CUDA, then MPS, then the CPU."""
+def pick_device(name: str = 'auto', local_rank: int = 0) -> torch.device:
+    """For the key `device`: 'auto' takes CUDA, then MPS, then the CPU. Raises BadInput for what is not there."""
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     if name == 'cuda':
         name = f'cuda:{local_rank}'
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise BadInput(f'device={name} should be auto, cpu, cuda, cuda:N or mps') from None
-    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+    if not re.fullmatch(r'cpu|mps|cuda:\d+', name):
+        raise BadInput(f'device={name} should be auto, cpu, cuda, cuda:N or mps')
+    device = torch.device(name)
+    if device.type == 'cuda' and device.index >= torch.cuda.device_count():
         raise BadInput(f'device={name}, but there are {torch.cuda.device_count()} CUDA devices here')
     if device.type == 'mps' and not torch.backends.mps.is_available():
         raise BadInput('device=mps, but this is no Mac with Metal')
-    if device.type not in ('cuda', 'mps', 'cpu'):
-        raise BadInput(f'device={name} should be auto, cpu, cuda, cuda:N or mps')
     return device
 
 
-def pick_dtype(name, device):
-    """torch.dtype for the key `dtype`: 'auto' takes bf16 where matrix units have it, fp16 on older GPUs, else fp32."""
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """For the key `dtype`: 'auto' takes bf16 where matrix units have it, fp16 on older GPUs, else fp32."""
     if name != 'auto':
         return DTYPES[name]
     if device.type == 'cuda':
@@ -45,23 +43,29 @@ def pick_dtype(name, device):
     return torch.bfloat16 if device.type == 'cpu' and cpu_has_bf16_units() else torch.float32
 
 
-def cpu_has_bf16_units():
+def cpu_has_bf16_units() -> bool:
     """Whether the CPU multiplies bf16 matrices in hardware (AVX512-bf16 or AMX; known on Linux alone)."""
+    return not {'avx512_bf16', 'amx_bf16'}.isdisjoint(cpu_info('flags').split())
+
+
+def cpu_name() -> str:
+    return cpu_info('model name') or platform.processor() or platform.machine()
+
+
+def cpu_info(field):
+    """What Linux says about the first core; '' elsewhere."""
     if not os.path.exists('/proc/cpuinfo'):
-        return False
+        return ''
     with open('/proc/cpuinfo') as file:
-        flags = next((line.split() for line in file if line.startswith('flags')), [])
-    return 'avx512_bf16' in flags or 'amx_bf16' in flags
+        return next((line.partition(':')[2].strip() for line in file if line.startswith(field)), '')
 
 
-def autocast(device, dtype):
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
     """The context in which forward passes run; fp32 needs none."""
-    if dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype)
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
-def why_no_compile(device):
+def why_no_compile(device: torch.device) -> str | None:
     """None, or the one-line reason why torch.compile cannot work here."""
     if platform.system() == 'Windows':
         return 'torch.compile needs a Visual C++ environment on Windows'
@@ -79,8 +83,7 @@ def why_no_compile(device):
 def set_threads(device, local_world_size):
     """Shares the cores among the processes of this machine; torchrun by itself gives each a single thread."""
     if device.type == 'cpu' and local_world_size > 1 and os.environ.get('OMP_NUM_THREADS') == '1':
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-        torch.set_num_threads(max(1, cores // local_world_size))
+        torch.set_num_threads(max(1, available_cores() // local_world_size))
 
 
 def keep_freed_memory(device):
@@ -95,11 +98,11 @@ def keep_freed_memory(device):
             libc.mallopt(option, value)
 
 
-def describe(device):
-    """The machine's name in words, for logs."""
+def describe(device: torch.device) -> str:
+    """The device in words, for logs."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
-    return f'{platform.machine()} CPU, {torch.get_num_threads()} threads' if device.type == 'cpu' else device.type
+    return f'{cpu_name()}, {torch.get_num_threads()} threads' if device.type == 'cpu' else device.type
 
 
 def synchronize(device):
@@ -109,7 +112,7 @@ def synchronize(device):
         torch.mps.synchronize()
 
 
-def measure_peak_flops(device, dtype):
+def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations per second of a large matrix product, the best of several: what MFU is a share of."""
     n = 8192 if device.type == 'cuda' else 2048 if dtype == torch.bfloat16 else 512
     a, b = torch.randn(2, n, n, device=device).to(dtype)
@@ -123,7 +126,7 @@ def measure_peak_flops(device, dtype):
     return best
 
 
-def peak_memory(device):
+def peak_memory(device: torch.device) -> int:
     """Bytes: the most that tensors took on a GPU, or that this process took of main memory."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)

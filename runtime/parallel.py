@@ -1,7 +1,4 @@
-"""Work on many cores: how many there are, pieces of even size, and threads that keep the order.
-
-This file knows nothing about what is worked on.
-"""
+"""Work on many cores: how many there are, pieces of even size, and threads that keep the order."""
 import collections
 import concurrent.futures
 import os
@@ -13,7 +10,7 @@ def available_cores() -> int:
 
 
 def in_pieces(items: Iterable, size: int, length: Callable = len) -> Iterator[list]:
-    """The items as lists, each as short as can be with a total length of at least `size`; the last may be shorter."""
+    """The items as lists, each cut as soon as the lengths in it add up to `size` or more."""
     piece, filled = [], 0
     for item in items:
         piece.append(item)
@@ -28,18 +25,16 @@ def in_pieces(items: Iterable, size: int, length: Callable = len) -> Iterator[li
 def ordered_map(function: Callable, items: Iterable, workers: int = 0) -> Iterator:
     """map() on threads (0: one for each core), results in the order of the items; reads only a little ahead.
 
-    Threads suffice for work that libraries do outside of Python's lock, and nothing is copied to another process.
+    Threads are enough for work that libraries do without holding Python's lock, and nothing is copied between processes.
     """
     workers = workers or available_cores()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        pending = collections.deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
+    pool, pending = concurrent.futures.ThreadPoolExecutor(workers), collections.deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 2 * workers:
                 yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -8,10 +8,9 @@ coloured. tasks/solve_rate.py counts how many of many problems come out right.
 import codecs
 import sys
 
-import pretrained
 from configurator import choice, configure, optional
+from inference import open_model
 from inference.engine import Engine, Request
-from runtime import hardware
 from runtime.errors import BadInput, one_line_errors
 from tasks.gsm8k import answer_of
 from tasks.tool_use import Calculator, decode_solution, encode_question
@@ -34,7 +33,7 @@ def main(config):
     question = config['question'] or sys.stdin.read()
     if not question.strip():
         raise BadInput('which problem? --question="Tom has 48 pens. ..."')
-    model, tokenizer = open_model(config)
+    model, tokenizer, _ = open_model(config)
     engine = Engine(model, max_batch=1)
     tool = Calculator(tokenizer) if config['calculator'] else None
     (sequence,) = engine.add(Request(encode_question(question, tokenizer), config['max_new_tokens'], temperature=0,
@@ -54,16 +53,6 @@ def main(config):
         print(f'\n\nno answer: the solution was not finished after {config["max_new_tokens"]} tokens')
     else:
         print('\n\nno answer: the solution has none')
-
-
-def open_model(config):
-    """(model, tokenizer) on the device, after a line that says what they are."""
-    device = hardware.pick_device(config['device'])
-    dtype = hardware.pick_dtype(config['dtype'], device)
-    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
-    print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {str(dtype).removeprefix("torch.")}',
-          file=sys.stderr)
-    return model.to(device, dtype), tokenizer
 
 
 if __name__ == '__main__':

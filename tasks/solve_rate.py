@@ -14,12 +14,12 @@ import operator
 from tqdm import tqdm
 
 from configurator import choice, configure, optional
+from inference import open_model
 from inference.engine import Engine, Request
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write
 from runtime.tables import table
 from tasks.gsm8k import answer_of, read_problems
-from tasks.solve import open_model
 from tasks.tool_use import CALL, Calculator, check_call, decode_solution, encode_question
 
 DEFAULTS = {
@@ -47,7 +47,7 @@ def main(config):
     problems = []
     for source in config['source'].split(','):
         problems += read_problems(source, 'test', config['limit'] or 500, config['seed'])[:config['limit'] or None]
-    model, tokenizer = open_model(config)
+    model, tokenizer, _ = open_model(config)
     engine, calculator = Engine(model, config['batch_size']), Calculator(tokenizer)
 
     def solve_all(description, n_samples=1, **settings):

@@ -104,7 +104,7 @@ async def rate(client, config, n_clients):
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await until_idle(client)
-    return (after['engine_tokens_total'] - before['engine_tokens_total']) / elapsed_s
+    return (after['new_tokens_total'] - before['new_tokens_total']) / elapsed_s
 
 
 async def crowd(client, config, bodies, alone, pid, n_clients=64):

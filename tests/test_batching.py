@@ -23,9 +23,10 @@ class Engine:
     free = property(lambda self: self.slots - len(self.running))
 
     def add(self, request, n=1):
-        if request.temperature < 0:
-            raise ValueError('temperature')
-        sequences = [types.SimpleNamespace(request=request, tokens=[], logprobs=[], finish_reason=None) for _ in range(n)]
+        if not request.ids:
+            raise ValueError('no prompt')
+        sequences = [types.SimpleNamespace(request=request, tokens=[], logprobs=None, prompt_logprobs=None, finish_reason=None)
+                     for _ in range(n)]
         self.running += sequences
         return sequences
 
@@ -56,8 +57,8 @@ def worker():
     loop.close()
 
 
-def make_job(n=1, max_tokens=3, temperature=1.0):
-    return Job(Request(ids=[1], max_new_tokens=max_tokens, temperature=temperature), wake=asyncio.Event(), n=n)
+def make_job(n=1, max_tokens=3, ids=(1,)):
+    return Job(Request(ids=list(ids), max_new_tokens=max_tokens), wake=asyncio.Event(), n=n)
 
 
 def wait_for(condition):
@@ -89,7 +90,7 @@ def test_a_full_queue_takes_all_jobs_of_a_request_or_none(worker):
     worker.submit([make_job(n=4)])
     with pytest.raises(Busy) as busy:
         worker.submit([make_job(n=2), make_job(n=1)])
-    assert busy.value.retry_after_s >= 1 and worker.n_waiting == 4
+    assert busy.value.args[0] >= 1 and worker.n_waiting == 4
     worker.submit([make_job(n=2)])
 
 
@@ -122,7 +123,7 @@ def test_an_engine_that_fails_ends_its_jobs_and_runs_the_next(worker, capfd):
 
 
 def test_a_refused_request_does_not_touch_the_others(worker):
-    good, bad = make_job(), make_job(temperature=-1.0)
+    good, bad = make_job(), make_job(ids=[])
     worker.submit([good, bad])
     worker.engine.allowed.release(3)
     wait_for(lambda: worker.idle)

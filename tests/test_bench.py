@@ -101,7 +101,8 @@ def test_sample_measures_generation_and_mutes_what_peers_print(peer_dir):
     for name in ('nanogpt', 'transformers_float32', 'ours'):
         assert f'\n| {name} ' in result.stdout
     assert 'Generating 4 tokens' in result.stdout and 'a peer may say' not in result.stdout
-    assert 'Steps of generation' in result.stdout and 'times a token with the cache' in result.stdout
+    for words in ('Steps of generation', 'prompt of 32 tokens', '| a token after 16 ', '16 sequences, a token after 16'):
+        assert words in result.stdout
 
 
 def test_compared_kernels_give_the_same_gradients(monkeypatch, capsys):
@@ -117,24 +118,24 @@ def test_compared_kernels_give_the_same_gradients(monkeypatch, capsys):
     bench.__main__.main(['kernels', '--turns=1', '--device=cpu'])
     out = capsys.readouterr().out
     assert 'linear_cross_entropy 64x16x128' in out and 'GB/s' in out
-    _, _, flops, inputs, functions = seen[0]
-    assert flops == 6 * 64 * 16 * 128
-    ours, theirs = (torch.autograd.grad(functions[by](*inputs), inputs) for by in ('ours', 'torch'))
+    case = seen[0]
+    assert (case.limit, case.amount) == ('product', 6 * 64 * 16 * 128)
+    ours, theirs = (torch.autograd.grad(case.functions[by](*case.inputs), case.inputs) for by in ('ours', 'torch'))
     for mine, other in zip(ours, theirs):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
 
 
 def test_the_cpu_kernels_compared_are_the_ones_that_training_uses():
-    name, _, _, inputs, functions = next(bench.kernels.cpu_cases(torch.float32))
-    assert name.startswith('attention')
-    torch.testing.assert_close(functions['ours'](*inputs), functions['torch'](*inputs), rtol=1e-4, atol=1e-5)
+    case = next(bench.kernels.cpu_cases(torch.float32))
+    assert case.name.startswith('attention')
+    ours, theirs = (case.functions[by](*case.inputs) for by in ('ours', 'torch'))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_data_makes_shards_both_ways_and_loads_them(test_data, text_file):
+def test_data_makes_shards_both_ways(test_data, text_file):
     result = run_bench('data', '--data_mb=4', '--turns=1', f'--input={text_file}')
     assert result.returncode == 0, result.stderr
-    for words in ('fineweb.py', 'a pool of processes', 'shards.BatchLoader', 'random windows'):
-        assert words in result.stdout
+    assert 'fineweb.py' in result.stdout and 'a pool of processes' in result.stdout
 
 
 def test_bpe_compares_training_and_encoding(text_file):
@@ -195,19 +196,13 @@ def test_a_turn_is_measured_in_a_process_of_its_own():
     (('train', '--nonsense=1'), 'unknown key'),
 ])
 def test_a_mistake_is_one_line_and_exit_code_2(args, words, capsys):
-    assert run_script('bench/__main__.py', *args) == 2
+    assert run_script('bench', *args) == 2
     err = capsys.readouterr().err
-    assert words in err and err.count('\n') == 1
+    assert words in err and err.count('\n') == 1 and err.startswith('python -m bench: ')
 
 
 def test_help_names_every_part_and_key(capsys):
-    assert run_script('bench/__main__.py', '--help') == 0
+    assert run_script('bench', '--help') == 0
     out = capsys.readouterr().out
-    for part, defaults in bench.__main__.DEFAULTS.items():
-        assert part in out and all(f'--{key}=' in out for key in defaults)
-
-
-def test_help_of_a_part_leaves_out_the_keys_of_others(capsys):
-    assert run_script('bench/__main__.py', 'data', '--help') == 0
-    out = capsys.readouterr().out
-    assert '--data_mb=20' in out and '--turns=3' in out and '--n_layer' not in out
+    assert all(f'python -m bench {part} ' in out for part in bench.__main__.PARTS)
+    assert all(f'--{key}=' in out for key in bench.__main__.DEFAULTS)

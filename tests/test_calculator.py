@@ -176,4 +176,4 @@ def test_the_command_prints_the_result_or_one_line():
         return subprocess.run([sys.executable, '-m', 'tasks.calculator', expression], cwd=ROOT, capture_output=True, text=True)
     right, wrong = calculate_in_shell('solve(3x+5=20, x)'), calculate_in_shell('1/0')
     assert (right.returncode, right.stdout) == (0, '5\n')
-    assert (wrong.returncode, wrong.stderr) == (2, 'calculator.py: division by zero\n')
+    assert (wrong.returncode, wrong.stderr) == (2, 'python -m tasks.calculator: division by zero\n')

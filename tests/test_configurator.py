@@ -111,13 +111,15 @@ def test_help_lists_every_key_with_default_type_and_comment_under_its_heading(ca
 
 
 @pytest.mark.parametrize('module, command', [
-    (None, 'python test_configurator.py'), ('tasks.solve', 'python -m tasks.solve'), ('bench.__main__', 'python -m bench')])
-def test_help_begins_with_the_command_that_was_typed(capsys, monkeypatch, module, command):
+    (None, 'train.py'), ('tasks.solve', 'python -m tasks.solve'), ('bench.__main__', 'python -m bench')])
+def test_help_and_errors_begin_with_what_was_started(capsys, monkeypatch, module, command):
     spec = module and importlib.machinery.ModuleSpec(module, None)
     monkeypatch.setitem(sys.modules, '__main__', SimpleNamespace(__spec__=spec))
+    monkeypatch.setattr(sys, 'argv', ['/where/it/is/train.py'])
     with pytest.raises(SystemExit):
         run('--help')
     assert capsys.readouterr().out.startswith(f'usage: {command} [CONFIG.py ...]')
+    assert error_line(capsys, '--max_steps=x').startswith(f'{command}: --max_steps=x')
 
 
 def test_every_script_describes_every_key_in_its_help():
@@ -126,7 +128,7 @@ def test_every_script_describes_every_key_in_its_help():
     assert scripts
     for path in scripts:
         module = importlib.import_module('.'.join(path.relative_to(root).with_suffix('').parts))
-        comments = read_comments(str(path), module.DEFAULTS)
+        comments = read_comments(str(path))
         assert [key for key in module.DEFAULTS if not comments.get(key, ('', ''))[1]] == [], path.name
 
 

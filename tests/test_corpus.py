@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import itertools
 import json
@@ -79,7 +80,7 @@ def test_globs_and_lists_name_the_same_files_as_the_folder(tmp_path):
     assert all_documents(tmp_path / 'glob') == all_documents(tmp_path / 'list') == sorted(TEXTS)
 
 
-@pytest.mark.parametrize('name', ['t.jsonl', 't.jsonl.gz', 't.json', 't.parquet'])
+@pytest.mark.parametrize('name', ['t.jsonl', 't.jsonl.gz', 't.jsonl.bz2', 't.jsonl.xz', 't.json', 't.parquet'])
 def test_rows_of_a_table_are_documents_from_the_named_column(tmp_path, name):
     path = tmp_path / name
     rows = [{'n': i, 'body': text} for i, text in enumerate(TEXTS)]
@@ -87,7 +88,8 @@ def test_rows_of_a_table_are_documents_from_the_named_column(tmp_path, name):
     if name.endswith('parquet'):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     else:
-        contents = {'t.jsonl': lines, 't.jsonl.gz': gzip.compress(lines), 't.json': json.dumps(rows).encode()}
+        contents = {'t.jsonl': lines, 't.jsonl.gz': gzip.compress(lines), 't.jsonl.bz2': bz2.compress(lines),
+                    't.jsonl.xz': lzma.compress(lines), 't.json': json.dumps(rows).encode()}
         path.write_bytes(contents[name])
     run(path, tmp_path / 'out', text_column='body')
     assert all_documents(tmp_path / 'out') == sorted(TEXTS)
@@ -358,7 +360,7 @@ def test_each_bad_input_is_one_line_and_writes_nothing(tmp_path):
     (tmp_path / 'not_json.json').write_text('{')
     cases = [
         (tmp_path / 'empty.txt', {}, 'no documents'), (tmp_path / 'blank.txt', {}, 'no documents'),
-        (tmp_path / 'binary.bin', {}, 'not text'), (tmp_path / 'utf16.txt', {}, 'UTF-16'),
+        (tmp_path / 'binary.bin', {}, 'holds no text'), (tmp_path / 'utf16.txt', {}, 'UTF-16'),
         (tmp_path / 'nothing', {}, 'no file at'), (tmp_path / 'pictures', {}, 'binary'),
         (tmp_path / 'missing.txt', {}, 'no file at'), (tmp_path / 'one.jsonl', {}, 'only one document'),
         (tmp_path / 'mixed', {}, 'tables .* and text files together'),

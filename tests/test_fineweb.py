@@ -1,4 +1,5 @@
 import errno
+import fnmatch
 import gzip
 import itertools
 import json
@@ -333,7 +334,7 @@ def test_a_run_resumes_from_its_own_commit_of_the_hub(tmp_path, monkeypatch, par
         copy.write(file.read())
 
     def hub_source(name, dataset_config, dataset_split, revision=None):
-        return sources.Source(name, 'table', [f'memory://fineweb@{revision or newest}/0.parquet'])
+        return sources.Source(name, [f'memory://fineweb@{revision or newest}/0.parquet'])
 
     monkeypatch.setattr(sources, 'hub_source', hub_source)
     arguments = {'tokenizer': tokenizer_path, 'shard_tokens': 50_000}
@@ -396,12 +397,13 @@ def test_ready_shards_are_fetched_checked_and_described(tmp_path, monkeypatch):
     shards.write_shards([np.arange(10, dtype=np.uint16)], hub, 'fineweb', 'val', 10, first=0)
     (hub / 'README.md').write_text('')
 
-    def download(repository, name, repo_type, local_dir):
+    def download(repository, repo_type, local_dir, allow_patterns):
         os.makedirs(local_dir, exist_ok=True)
-        shutil.copy(hub / name, local_dir)
+        for name in os.listdir(hub):
+            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                shutil.copy(hub / name, local_dir)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, 'list_repo_files', lambda self, *_, **__: os.listdir(hub))
-    monkeypatch.setattr(huggingface_hub, 'hf_hub_download', download)
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
     run(pretokenized=True, max_shards=2, out_dir=str(tmp_path / 'out'))
     meta = shards.load_meta(str(tmp_path / 'out'))
     assert list(meta['shards']) == ['fineweb_train_000001.bin', 'fineweb_train_000002.bin', 'fineweb_val_000000.bin']

@@ -16,9 +16,9 @@ import torch
 
 import pretrained
 import shards
-from bpe import available_cores
 from configurator import configure
 from runtime.metrics import read_metrics
+from runtime.parallel import available_cores
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOUR = ROOT / 'notebooks' / 'tour.ipynb'

@@ -110,7 +110,7 @@ def wait_for(condition):
 @contextlib.contextmanager
 def serving(folder, key=None, **settings):
     config = configure(serve.DEFAULTS, [f'--init_from={folder}', '--dtype=float32', '--device=cpu'])
-    server = serve.Server(serve.load_service({**config, **settings}, key and key.encode()))
+    server = serve.Server(serve.Service({**config, **settings}, key and key.encode()))
     listener = serve.bind('127.0.0.1', 0)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
@@ -499,7 +499,7 @@ def test_sigterm_finishes_what_runs_and_refuses_what_is_new(folder):
 
 @pytest.mark.parametrize('flags, environment, message', [
     (['--max_batch=0'], {}, 'max_batch=0 should be at least 1'),
-    (['--port=70000'], {}, 'port=70000 should be at most 65535'),
+    (['--port=70000'], {}, 'port=70000 should be between 0 and 65535'),
     (['--host=no.such.host.invalid'], {}, 'cannot listen'),
     ([], {'SCRATCHGPT_API_KEY': ''}, 'SCRATCHGPT_API_KEY is empty'),
 ])

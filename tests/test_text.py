@@ -27,7 +27,7 @@ def stream(pieces, stops=(), n_at_once=1, prompt=(), echo=False, n_hidden=0, log
     sequence = types.SimpleNamespace(
         request=Request(ids, len(new), logprobs=logprobs, stop_tokens=(0,)), tokens=[], logprobs=[(-1.0, [])] * len(new),
         prompt_logprobs=[None, *[(-2.0, [])] * (len(ids) - 1)] if ids else [], finish_reason=None)
-    text = TextStream(sequence, Pieces([*prompt, *pieces]), stops, echo, n_hidden)
+    text = TextStream(sequence, Pieces([*prompt, *pieces]), stops, n_echoed=len(ids) - n_hidden if echo else 0)
     for i in range(0, max(1, len(new)), n_at_once):
         sequence.tokens += new[i:i + n_at_once]
         if len(sequence.tokens) == len(new):
@@ -78,8 +78,8 @@ STOPS = st.lists(st.text(alphabet='ab\né🙂\ufffd', min_size=1, max_size=4), m
 @given(st.one_of(TEXTS, ANY_BYTES), STOPS, st.integers(1, 4), st.booleans(), st.data())
 def test_a_text_equals_everything_decoded_and_cut(written, stops, n_at_once, ends_with_eot, data):
     pieces = data.draw(cut_bytes(written))
-    reads = list((text.text, text.finish_reason) for text in stream(
-        pieces, stops, n_at_once=n_at_once, ends_with_eot=ends_with_eot))
+    reads = [(text.text, text.finish_reason) for text in stream(
+        pieces, stops, n_at_once=n_at_once, ends_with_eot=ends_with_eot)]
     expected, stopped = cut_by_hand(written.decode(errors='replace'), stops)
     assert reads[-1] == (expected, 'stop' if stopped or ends_with_eot else 'length')
     for text, reason in reads[:-1]:

@@ -131,8 +131,8 @@ def test_a_lost_test_text_is_written_again(tmp_path):
 def test_shards_in_a_folder_are_not_taken_for_its_splits(tmp_path):
     (tmp_path / 'wiki.test.tokens').write_text(SPLITS['test'])
     (tmp_path / 'x_val_000000.bin').write_bytes(b'no text')
-    files = sources.wikitext_files(source=str(tmp_path))
+    files = sources.wikitext_files(source=str(tmp_path), needed=['test'])
     assert files == {'test': [str(tmp_path / 'wiki.test.tokens')]}
     assert ''.join(sources.read_split(files['test'])) == SPLITS['test']
     with pytest.raises(BadInput, match='has no file for the val split, such as valid.txt'):
-        sources.check_split(files, 'val', str(tmp_path))
+        sources.wikitext_files(source=str(tmp_path), needed=['val'])

@@ -103,9 +103,9 @@ def all_commands():
 def defaults_of(script, arguments):
     """The settings of a script or module; None where it has none."""
     if script == 'bench':
-        parts = importlib.import_module('bench.__main__').DEFAULTS
-        named = [word for word in arguments if not word.startswith('--')]
-        return {key: default for part in named or parts for key, default in parts[part].items()}
+        bench = importlib.import_module('bench.__main__')
+        assert all(word in bench.PARTS for word in arguments if not word.startswith('--'))
+        return bench.DEFAULTS
     if not script.endswith('.py'):
         return getattr(importlib.import_module(script), 'DEFAULTS', None)
     assert (ROOT / script).is_file(), f'no script {script}'

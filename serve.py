@@ -15,8 +15,11 @@ Requests run as one batch, which they join between two tokens. What is accepted 
 is refused at once, with OpenAI's errors. inference/completions.py answers requests, inference/worker.py shares the batch.
 """
 import asyncio
+import base64
 import contextlib
+import hashlib
 import os
+import re
 import socket
 import sys
 import time
@@ -27,7 +30,7 @@ try:
     import uvicorn
     from fastapi import Depends, FastAPI, Request
     from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import FileResponse, PlainTextResponse, Response
+    from fastapi.responses import HTMLResponse, PlainTextResponse, Response
     from fastapi.security import HTTPBearer
     from starlette.exceptions import HTTPException
 
@@ -40,7 +43,18 @@ from configurator import choice, configure, optional
 from inference import open_model
 from inference.engine import Engine
 from inference.http_gate import Gate
-from inference.http_types import MAX_SAMPLES, ApiError, CompletionRequest, json_response, validation_error
+from inference.http_types import (
+    MAX_SAMPLES,
+    ApiError,
+    Completion,
+    CompletionRequest,
+    ErrorBody,
+    Model,
+    Models,
+    Status,
+    json_response,
+    validation_error,
+)
 from inference.metrics import Metrics
 from inference.worker import Busy, Draining, Worker
 from runtime.errors import BadInput, one_line_errors
@@ -69,10 +83,6 @@ DEFAULTS = {
 }
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'inference', 'page.html')
-PAGE_HEADERS = {  # a browser loads nothing from anywhere else, and no other site shows the page within its own
-    'Content-Security-Policy': "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-                               "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    'Cache-Control': 'no-cache', 'X-Content-Type-Options': 'nosniff'}
 
 
 def main(config):
@@ -109,9 +119,9 @@ def read_key():
 
 def bind(host, port):
     """A listening socket: whether the address is free shows before a model is loaded."""
-    is_v6 = ':' in host
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if is_v6 else socket.AF_INET, dualstack_ipv6=is_v6)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
     except OSError as error:
         raise BadInput(f'cannot listen at host={host} port={port}: {error.strerror}; --port=0 takes any that is free') from None
 
@@ -161,14 +171,14 @@ def make_app(service):
 
     app = FastAPI(title='scratchgpt', version='1', lifespan=lifespan, docs_url=None, redoc_url=None,  # their pages need a CDN
                   dependencies=[Depends(HTTPBearer(auto_error=False))] if service.key else [],  # for openapi.json; see Gate
-                  responses={'4XX': {'description': "OpenAI's error"}, '5XX': {'description': "OpenAI's error"}})
+                  responses={'4XX': {'model': ErrorBody}, '5XX': {'model': ErrorBody}})
     app.add_middleware(Gate, key=service.key, max_body_bytes=service.config['max_body_bytes'],
                        body_timeout_s=service.config['body_timeout_s'], metrics=service.metrics)
     add_error_handlers(app)
-    completion = {200: {'content': {'text/event-stream': {'schema': {'type': 'string'}}}}}
+    completion = {200: {'model': Completion, 'content': {'text/event-stream': {'schema': {'type': 'string'}}}}}
 
-    @app.post('/v1/completions', responses=completion)
-    @app.post('/invocations', responses=completion)
+    @app.post('/v1/completions', response_model=None, responses=completion)
+    @app.post('/invocations', response_model=None, responses=completion)
     async def complete(request: Request, body: CompletionRequest) -> Response:
         jobs = await asyncio.get_running_loop().run_in_executor(service.tokenizing, make_jobs, service, body)
         try:
@@ -188,18 +198,18 @@ def make_app(service):
              'max_prompt_tokens': service.max_prompt_tokens, 'max_new_tokens': service.config['max_new_tokens'],
              'max_n': service.max_n}
 
-    @app.get('/v1/models')
-    async def list_models() -> dict:
+    @app.get('/v1/models', response_model=Models)
+    async def list_models():
         return {'object': 'list', 'data': [model]}
 
-    @app.get('/v1/models/{name:path}')
-    async def get_model(name: str) -> dict:
+    @app.get('/v1/models/{name:path}', response_model=Model)
+    async def get_model(name: str):
         if name != service.name:
             raise unknown_model(service, name)
         return model
 
-    @app.get('/ping')
-    @app.get('/healthz')
+    @app.get('/ping', response_model=None, responses={200: {'model': Status}, 503: {'model': Status}})
+    @app.get('/healthz', response_model=None, responses={200: {'model': Status}, 503: {'model': Status}})
     async def health() -> Response:
         status = service.status()
         return json_response({'status': status}, 200 if status == 'ok' else 503)
@@ -208,11 +218,24 @@ def make_app(service):
     async def metrics():
         return PlainTextResponse(service.metrics.render(service.worker), media_type='text/plain; version=0.0.4')
 
+    page, page_headers = read_page()
+
     @app.get('/', include_in_schema=False)
     async def index():
-        return FileResponse(PAGE, headers=PAGE_HEADERS)
+        return HTMLResponse(page, headers=page_headers)
 
     return app
+
+
+def read_page():
+    """The page, and headers under which a browser runs its one script and loads nothing from anywhere else."""
+    with open(PAGE, encoding='utf-8') as file:
+        page = file.read()
+    (script,) = re.findall('<script>(.*?)</script>', page, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; " \
+             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return page, {'Content-Security-Policy': policy, 'Cache-Control': 'no-cache', 'X-Content-Type-Options': 'nosniff'}
 
 
 def add_error_handlers(app):

@@ -64,7 +64,7 @@ DEFAULTS = {
     # optimizer
     'optimizer': choice('adamw', 'muon'),  # muon: Muon for the blocks' matrices, AdamW for the rest
     'learning_rate': 6e-4,  # the highest, reached after the warm-up
-    'min_lr': 6e-5,  # the min_factor, at the end of the schedule
+    'min_lr': 6e-5,  # the lowest, at the end of the schedule
     'muon_lr': 0.02,  # highest learning rate of Muon's matrices; follows the same schedule
     'schedule': choice('cosine', 'wsd', 'constant'),  # after the warm-up; wsd: constant, then linearly down in the last part
     'warmup_steps': 715,  # steps of linear warm-up

@@ -1,4 +1,4 @@
-"""What clients of the server send, as types, and errors in OpenAI's shape."""
+"""What clients of the server send and get, as types, and errors in OpenAI's shape."""
 import json
 from typing import Annotated, Literal
 
@@ -52,6 +52,68 @@ class CompletionRequest(Strict):
             if getattr(self, name) is None:
                 setattr(self, name, field.default)
         return self
+
+
+# What is answered is a plain dict of one of these forms; as types they describe it in openapi.json.
+
+
+class Logprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class Choice(BaseModel):
+    index: int
+    text: str
+    logprobs: Logprobs | None
+    finish_reason: Literal['stop', 'length'] | None
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Completion(BaseModel):
+    id: str
+    object: Literal['text_completion']
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage | None
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal['model']
+    created: int
+    owned_by: str
+    max_prompt_tokens: int
+    max_new_tokens: int
+    max_n: int
+
+
+class Models(BaseModel):
+    object: Literal['list']
+    data: list[Model]
+
+
+class Status(BaseModel):
+    status: Literal['ok', 'draining', 'failing']
+
+
+class Error(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    error: Error
 
 
 class ApiError(HTTPException):

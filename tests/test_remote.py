@@ -13,6 +13,7 @@ import time
 import pytest
 
 import checkpoint
+from runtime.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SSHD = shutil.which('sshd', path=f'{os.environ.get("PATH", "")}:/usr/sbin')
@@ -98,7 +99,7 @@ class Remote:
         return self.shown.read_text() if self.shown.exists() else ''
 
     def step(self):
-        rows = checkpoint.read_metrics(str(self.box / 'out/tiny'))
+        rows = read_metrics(str(self.box / 'out/tiny'))
         return rows[-1]['step'] if rows else -1
 
 
@@ -167,7 +168,7 @@ def test_a_run_outlives_its_connection_and_the_same_command_comes_back_to_it(rem
     code, printed = remote.run('box', *RUN, f'--max_steps={last}', options=options)
     assert code == 0
     assert f'resumes at step {stopped_at:,}' in printed and f'done: {last:,} steps' in printed
-    assert [row['step'] for row in checkpoint.read_metrics(str(results))] == list(range(last + 1))
+    assert [row['step'] for row in read_metrics(str(results))] == list(range(last + 1))
     assert newest(results) == last
     shutil.rmtree(results)
     code, printed = remote.run('box', *RUN, f'--max_steps={last}', options=options)

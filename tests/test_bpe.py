@@ -209,6 +209,7 @@ def tokenizers_from(path):
     return tokenizers.Tokenizer.from_file(str(path))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500)
 @given(texts=st.lists(odd_text, min_size=20, max_size=20))
 def test_gpt2_ids_equal_tiktokens_on_ten_thousand_odd_strings(gpt2, tiktoken_gpt2, texts):
@@ -219,6 +220,7 @@ def test_gpt2_ids_equal_tiktokens_on_ten_thousand_odd_strings(gpt2, tiktoken_gpt
         assert gpt2.encode(text, allowed_special='all') == tiktoken_gpt2.encode(text, allowed_special='all')
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(text=odd_text.map(as_utf16))
 def test_the_textbook_encodes_as_the_fast_way_does(own, gpt2, tiktoken_gpt2, text):
@@ -227,6 +229,7 @@ def test_the_textbook_encodes_as_the_fast_way_does(own, gpt2, tiktoken_gpt2, tex
     assert encode_slowly(text, gpt2.merges) == tiktoken_gpt2.encode_ordinary(text)
 
 
+@pytest.mark.slow
 def test_gpt2_ids_equal_tiktokens_on_all_of_wikitext_2(gpt2, tiktoken_gpt2, test_data):
     for name in ('train', 'valid', 'test'):
         text = (test_data / 'wikitext-2' / f'{name}.txt').read_text(encoding='utf-8')
@@ -239,6 +242,7 @@ def test_gpt2_ids_equal_tiktokens_on_all_of_wikitext_2(gpt2, tiktoken_gpt2, test
         assert gpt2.encode_batch(lines) == tiktoken_gpt2.encode_ordinary_batch(lines)
 
 
+@pytest.mark.slow
 def test_gpt2_is_the_same_from_tiktoken_and_from_its_two_files(gpt2, tiktoken_gpt2):
     through_tiktoken = Tokenizer.gpt2()
     assert through_tiktoken.to_json() == gpt2.to_json()
@@ -246,6 +250,7 @@ def test_gpt2_is_the_same_from_tiktoken_and_from_its_two_files(gpt2, tiktoken_gp
     assert all(gpt2.token_bytes(i) == tiktoken_gpt2.decode_single_token_bytes(i) for i in range(50257))
 
 
+@pytest.mark.slow
 def test_a_million_white_space_characters_are_encoded(own):
     for blank in ('  ', ' \n'):
         text = f'x{blank * 600_000}y{blank * 600_000}'

@@ -72,6 +72,7 @@ expression = st.lists(st.tuples(operand, st.sampled_from(['+', ' - ', '*', '/', 
     lambda parts: ''.join(text + sign for text, sign in parts[:-1]) + parts[-1][0])
 
 
+@pytest.mark.slow
 @settings(max_examples=10_000, deadline=None)
 @given(expression)
 def test_ten_thousand_expressions_have_the_value_of_pythons_fractions(text):
@@ -89,6 +90,7 @@ def test_ten_thousand_expressions_have_the_value_of_pythons_fractions(text):
         assert Fraction(result) == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=10_000, deadline=None)
 @given(st.text(max_size=60) | st.text('0123456789+-*/%().= ,x', max_size=60) |
        st.text('0123456789+-*/%().= x', max_size=40).map(lambda text: f'solve({text}, x)'))
@@ -132,6 +134,7 @@ def test_equations_in_one_variable_give_their_rational_solutions(text, result):
         assert calculate(text) == result
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(-60, 60), min_size=2, max_size=5), st.integers(1, 9))
 def test_polynomials_have_the_roots_that_sympys_solver_finds(coefficients, denominator):

@@ -231,6 +231,7 @@ def ask(port, path, body=None, key='abc'):
         return error.code, error.read()
 
 
+@pytest.mark.slow
 def test_the_container_keeps_sagemakers_contract_with_the_model_that_was_packed_for_it(run_dir, tmp_path):
     pytest.importorskip('fastapi', reason='serving needs cloud/requirements.txt')
     sagemaker = load_sagemaker()
@@ -397,6 +398,7 @@ def deploy(*arguments):
     sagemaker.main(configure(sagemaker.DEFAULTS, sagemaker.spelled_out([*DEPLOYMENT, *arguments])))
 
 
+@pytest.mark.slow
 def test_an_endpoint_is_created_described_and_deleted(aws, run_dir, tmp_path):
     deploy(f'--out_dir={run_dir}')
     client, s3 = aws.client('sagemaker'), aws.client('s3')
@@ -420,6 +422,7 @@ def test_an_endpoint_is_created_described_and_deleted(aws, run_dir, tmp_path):
     deploy('--delete')  # again: nothing is there, and that is no mistake
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_every_call_and_makes_none(aws, capsys):
     deploy('--dry_run')
     calls = [line.split(' ', 1) for line in capsys.readouterr().out.splitlines()]
@@ -445,6 +448,7 @@ def test_wrong_settings_are_refused_before_anything_is_uploaded(argument, messag
         deploy(argument)
 
 
+@pytest.mark.slow
 def test_the_options_without_a_value_work_from_the_command_line():
     command = [sys.executable, CLOUD / 'sagemaker.py', *DEPLOYMENT, '--delete', '--dry-run']
     result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)

@@ -386,6 +386,7 @@ def test_a_folder_with_shards_of_something_else_is_refused(tmp_path):
     assert os.listdir(tmp_path / 'out') == ['fineweb_train_000001.bin']
 
 
+@pytest.mark.slow
 def test_the_command_line_makes_shards_or_ends_with_2(tmp_path):
     def run_script(*arguments):
         script = os.path.join(os.path.dirname(corpus.__file__), 'corpus.py')

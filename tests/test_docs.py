@@ -184,6 +184,7 @@ def world(tmp_path_factory, texts):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', PAGES, ids=relative)
 def test_every_command_that_needs_neither_gpu_nor_network_runs(path, world):
     for command, marked in dict.fromkeys(commands(path.read_text())):

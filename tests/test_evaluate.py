@@ -210,6 +210,7 @@ def test_bad_settings_are_one_line(tmp_path, capsys, model_folder, changes, mess
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.slow
 def test_two_processes_under_torchrun_give_the_figures_of_one(tmp_path, capsys, model_folder):
     source = write_splits(tmp_path / 'in')
     source = os.path.join(source, 'test.txt')

@@ -77,6 +77,7 @@ def sha256(path):
 # ---- weights that travel ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize('shape', SHAPES)
 def test_weights_go_to_transformers_and_back_with_the_same_logits_text_and_bytes(tmp_path, shape):
@@ -133,6 +134,7 @@ def test_other_layouts_of_the_same_weights_load_too(tmp_path, layout):
     torch.testing.assert_close(pretrained.load_huggingface(str(tmp_path)).eval()(idx), theirs(idx).logits, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_weights_load_without_transformers(folder):
     code = ('import sys; import pretrained; pretrained.load_huggingface(sys.argv[1]); '
             'sys.exit("transformers" in sys.modules)')
@@ -221,6 +223,7 @@ def run_export(**changes):
     export.main(configure(export.DEFAULTS, [f'--{key}={value}' for key, value in changes.items()]))
 
 
+@pytest.mark.slow
 def test_transformers_runs_an_exported_model_as_it_is_with_the_text_of_sample_py(tmp_path, data_dir, capsys):
     settings = {'out_dir': tmp_path / 'run', 'data_dir': data_dir, 'n_layer': 2, 'n_head': 2, 'n_embd': 32, 'block_size': 64,
                 'total_batch_tokens': 1024, 'max_steps': 30, 'warmup_steps': 2, 'learning_rate': 1e-2, 'eval_tokens': 640,
@@ -303,6 +306,7 @@ def test_a_pickle_with_code_in_it_is_refused_with_one_line_and_not_run(tmp_path,
     assert (tmp_path / 'planted').exists(), 'the file would have done something'
 
 
+@pytest.mark.slow
 def test_bad_weights_end_the_script_with_one_line_and_nothing_written(tmp_path, folder):
     torch.save({'model': Planted(tmp_path / 'planted'), 'model_args': {}}, tmp_path / 'ckpt.pt')
     (tmp_path / 'empty').mkdir()

@@ -112,6 +112,7 @@ def test_a_finished_run_says_so_and_ends_at_once(tmp_path, parquet, tokenizer_pa
     assert files_of(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['table.jsonl', 'table.json.gz', 'table.jsonl.zst', 'table.json', 'several'])
 def test_other_formats_of_the_same_rows_give_the_same_tokens(tmp_path, parquet, documents, tokenizer_path, name):
     run(source=parquet, out_dir=str(tmp_path / 'a'), tokenizer=tokenizer_path, shard_tokens=50_000)
@@ -142,6 +143,7 @@ def test_the_number_of_threads_does_not_change_a_byte(tmp_path, parquet, tokeniz
 
 # ---------------------------------------------------------------------------- stopped and run again
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_byte(tmp_path, parquet, tokenizer_path):
     arguments = {**DEFAULTS, 'source': parquet, 'tokenizer': tokenizer_path, 'shard_tokens': 5_000, 'workers': 2}
     context = multiprocessing.get_context('forkserver')
@@ -176,6 +178,7 @@ def test_ten_kills_at_random_moments_change_no_byte(tmp_path, parquet, tokenizer
     assert files_of(tmp_path / 'stopped') == files_of(tmp_path / 'whole')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shard_tokens', [150_000, shards.SHARD_TOKENS])
 def test_a_stop_at_any_file_changes_no_byte(tmp_path, parquet, tokenizer_path, kill_at, shard_tokens):
     arguments = {'source': parquet, 'tokenizer': tokenizer_path, 'shard_tokens': shard_tokens}
@@ -195,6 +198,7 @@ def test_a_stop_at_any_file_changes_no_byte(tmp_path, parquet, tokenizer_path, k
     assert n_written == 2 * len(list((tmp_path / 'whole').glob('*.bin'))) + 3  # tokenizer, end of progress, meta
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), shard_tokens=st.integers(1, 60), row_group_size=st.integers(1, 9),
        texts=st.lists(st.one_of(st.none(), st.text(alphabet='ab \n', max_size=60)), min_size=2, max_size=30))
@@ -258,6 +262,7 @@ def test_a_full_disk_leaves_whole_shards_and_can_be_continued(tmp_path, parquet,
 
 # ---------------------------------------------------------------------------- parts
 
+@pytest.mark.slow
 @pytest.mark.parametrize('n_parts', [2, 5])
 @pytest.mark.parametrize('kind', ['one parquet', 'three parquets', 'jsonl'])
 def test_parts_are_disjoint_and_together_one_data_set(tmp_path, documents, tokenizer_path, n_parts, kind):

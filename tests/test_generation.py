@@ -188,6 +188,7 @@ def test_a_repetition_penalty_equals_that_of_transformers():
         torch.testing.assert_close(row, expected[0])
 
 
+@pytest.mark.slow
 def test_a_compiled_engine_writes_the_same(monkeypatch):
     compile = torch.compile
     monkeypatch.setattr(torch, 'compile', lambda function, dynamic, mode: compile(function, dynamic=dynamic, backend='eager',
@@ -236,6 +237,7 @@ def test_top_p_samples_from_the_smallest_set_that_reaches_p(p, kept, extra):
     assert_drawn_from(*frequencies(logits, 4000, top_p=p, top_k=5), torch.arange(kept), probabilities[:kept])
 
 
+@pytest.mark.slow
 def test_a_nucleus_wider_than_the_first_sort_is_exact():
     n_tokens = 2 * sampling.NUCLEUS_AT_FIRST
     logits = torch.linspace(0, -0.5, n_tokens)[torch.randperm(n_tokens, generator=torch.Generator().manual_seed(0))]

@@ -220,6 +220,7 @@ def run(folder, **changes):
                                                   {'init_from': folder, 'device': 'cpu', **changes}.items()]))
 
 
+@pytest.mark.slow
 def test_two_processes_under_torchrun_give_the_figures_of_one(tmp_path, capsys, folder, examples):
     source = write(tmp_path / 'a.jsonl', *examples)
     run(folder, source=source, batch_size=4)
@@ -232,6 +233,7 @@ def test_two_processes_under_torchrun_give_the_figures_of_one(tmp_path, capsys, 
     assert figures[0] == figures[1] and len(figures[0]) == 5
 
 
+@pytest.mark.slow
 def test_a_bad_source_is_one_line(tmp_path, folder):
     source = write(tmp_path / 'a.jsonl', {**EXAMPLE, 'label': 7})
     ended = subprocess.run([sys.executable, ROOT / 'hellaswag.py', f'--init_from={folder}', f'--source={source}'],

@@ -20,6 +20,8 @@ import train
 from configurator import configure
 from runtime.metrics import read_metrics
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KILLS = int(os.environ.get('SCRATCHGPT_TEST_KILLS', 8))  # of the crash test; 30 takes a minute
 STEPS = 24

@@ -494,6 +494,7 @@ def every_kernel(head):
     return function
 
 
+@pytest.mark.slow
 @either_loss
 @pytest.mark.parametrize('autocast', [False, True])
 def test_torch_compile_traces_through_without_a_break(head, autocast):

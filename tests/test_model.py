@@ -244,6 +244,7 @@ def test_generation_leaves_the_model_in_the_mode_it_was_in_and_the_random_state_
     assert torch.equal(first, generate(model, idx, 10, seed=1))
 
 
+@pytest.mark.slow
 def test_the_model_traces_into_one_graph_and_gives_the_same_loss():
     model = make_model(attention='sdpa')
     idx, targets = torch.randint(61, (2, 2, 16))

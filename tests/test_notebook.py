@@ -20,6 +20,8 @@ from configurator import configure
 from runtime.metrics import read_metrics
 from runtime.parallel import available_cores
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOUR = ROOT / 'notebooks' / 'tour.ipynb'
 PICTURES = {'1': 4, '2': 2, '3': 4, '4': 3, '5': 4}  # at least, by the number of the section

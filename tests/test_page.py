@@ -7,7 +7,7 @@ from test_serve import folder, serving  # noqa: F401, the fixture too
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright drives the browser: pip install playwright')
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='needs a browser: apt install chromium')
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason='needs a browser: apt install chromium'), pytest.mark.slow]
 
 
 @pytest.fixture(scope='module')

@@ -127,6 +127,7 @@ def test_finished_data_is_not_made_again_nor_overwritten(tmp_path, capsys):
 
 # ---------------------------------------------------------------------------- training on a masked set
 
+@pytest.mark.slow
 def test_the_loss_on_masked_data_does_not_depend_on_the_micro_batch(tmp_path):
     data_dir = str(tmp_path / 'math')
     prepare(out_dir=data_dir, n_problems=200, n_val=15, vocab_size=350)

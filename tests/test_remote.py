@@ -27,7 +27,7 @@ ENDLESS = '--max_steps=1000000'
 SECRETS = ['key.pem', '.env', 'cloud/gcp_key.json', 'config/id_ed25519', 'data/private.txt', 'out/old/ckpt_0000001.pt']
 
 pytestmark = [pytest.mark.skipif(bool(MISSING), reason=f'no {", ".join(MISSING)} here (apt install openssh-server rsync)'),
-              pytest.mark.timeout(2 * PATIENCE_S)]
+              pytest.mark.timeout(2 * PATIENCE_S), pytest.mark.slow]
 
 
 @pytest.fixture(scope='module')

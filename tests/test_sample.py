@@ -49,6 +49,7 @@ def expected_texts(folder, prompt, n, seed, max_new_tokens=12, **how):
     return texts
 
 
+@pytest.mark.slow
 def test_samples_are_made_in_batches_and_each_is_what_its_seed_gives(folder):
     result = run_sample(folder, '--prompt=def ', '--num_samples=5', '--max_batch=2', '--max_new_tokens=12', '--seed=3')
     assert result.returncode == 0, result.stderr
@@ -57,11 +58,13 @@ def test_samples_are_made_in_batches_and_each_is_what_its_seed_gives(folder):
     assert re.search(r'\d+ tokens in .* tokens/s', result.stderr)
 
 
+@pytest.mark.slow
 def test_without_a_seed_every_run_writes_another_text(folder):
     first, second = (run_sample(folder, '--prompt=def ', '--max_new_tokens=40').stdout for _ in range(2))
     assert first and second and first != second
 
 
+@pytest.mark.slow
 def test_a_text_ends_before_stop_words_that_span_tokens(folder):
     (whole,) = expected_texts(folder, 'def ', 1, 0, max_new_tokens=40, temperature=0.8, top_k=50)
     written = whole[len('def '):]
@@ -70,11 +73,13 @@ def test_a_text_ends_before_stop_words_that_span_tokens(folder):
     assert result.stdout == 'def ' + written[:written.index(stop)] + '\n'
 
 
+@pytest.mark.slow
 def test_the_prompt_may_come_from_a_pipe(folder):
     result = run_sample(folder, '--prompt_file=-', '--max_new_tokens=3', input='import os')
     assert result.returncode == 0 and result.stdout.startswith('import os')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('flags, words', [
     (['--temperature=-1'], ['temperature', '0']), (['--top_p=0'], ['top_p']), (['--top_k=0'], ['top_k']),
     (['--repetition_penalty=0'], ['repetition_penalty']), (['--num_samples=0'], ['num_samples']),
@@ -128,6 +133,7 @@ def terminal(folder):
     terminal.close()
 
 
+@pytest.mark.slow
 def test_a_chat_continues_lines_and_carries_out_commands(folder, terminal):
     terminal.until('\n> ')
     first = terminal.type('def a')
@@ -152,6 +158,7 @@ def test_a_chat_continues_lines_and_carries_out_commands(folder, terminal):
     assert terminal.process.wait(300) == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_text_and_not_the_chat(terminal):
     terminal.until('\n> ')
     terminal.type('/temperature 0')  # this model then repeats itself and never ends a document
@@ -167,6 +174,7 @@ def test_ctrl_c_stops_the_text_and_not_the_chat(terminal):
     assert written[:100].replace('\r', '') in terminal.type('/text')
 
 
+@pytest.mark.slow
 def test_a_chat_reads_lines_from_a_pipe_into_the_template(folder):
     result = run_sample(folder, '--chat=True', '--template=Q: {}\\nA:', '--max_new_tokens=3', input='one\n/text\n')
     assert result.returncode == 0 and 'Q: one\nA:' in result.stdout

@@ -363,6 +363,7 @@ def test_openais_client_raises_its_own_errors(served):
         served.client.completions.create(model='gpt-5', prompt='a')
 
 
+@pytest.mark.slow
 def test_everything_but_health_and_the_page_asks_for_the_key(folder):
     with serving(folder, key='open sesame') as served:
         assert complete(served).choices
@@ -383,6 +384,7 @@ def test_everything_but_health_and_the_page_asks_for_the_key(folder):
 # -- load, clients that leave, time
 
 
+@pytest.mark.slow
 def test_many_clients_at_once_get_what_each_gets_alone(served):
     prompts = [f'def f{i}(self' + ', x' * (i % 7) for i in range(24)]
     alone = [complete(served, prompt, max_tokens=10 + i, temperature=0).choices[0].text for i, prompt in enumerate(prompts)]
@@ -428,6 +430,7 @@ def test_clients_that_disconnect_leave_no_work_behind(served):
     assert served.service.engine.n_running == 0
 
 
+@pytest.mark.slow
 def test_a_request_that_runs_out_of_time_frees_its_slot(folder):
     with serving(folder, max_batch=1, timeout_s=0.5) as served:
         with served.standing_still():
@@ -445,6 +448,7 @@ def test_a_request_that_runs_out_of_time_frees_its_slot(folder):
         assert complete(served, max_tokens=1).choices
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_arrive_is_given_up(folder):
     def trickle():
         yield b'{"prompt"'
@@ -472,6 +476,7 @@ def test_an_engine_that_fails_shows_in_health_and_recovers(served, monkeypatch, 
 # -- the process
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_what_runs_and_refuses_what_is_new(folder):
     command = [sys.executable, str(ROOT / 'serve.py'), f'--init_from={folder}', '--port=0', '--max_new_tokens=10000000',
                '--model_name=small', '--device=cpu']
@@ -535,6 +540,7 @@ def test_metrics_are_prometheus_text_whose_counts_add_up(served):
     assert buckets == sorted(buckets) and buckets[-1] == served.metric('request_seconds_count')
 
 
+@pytest.mark.slow
 def test_random_requests_get_only_answers_that_openapi_json_describes(folder):
     schemathesis = pytest.importorskip('schemathesis')
     from schemathesis import GenerationMode

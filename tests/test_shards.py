@@ -182,6 +182,7 @@ def test_neighbours_in_an_epoch_are_not_neighbours_in_the_stream():
     assert (np.abs(np.diff(places)) == 1).mean() < 0.002
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 400), st.integers(1, 20), st.integers(1, 7), st.integers(0, 2**40), st.integers(1, 5))
 def test_each_epoch_takes_every_window_once(tmp_path_factory, n_tokens, block_size, batch_size, seed, n_shards):
@@ -394,6 +395,7 @@ def test_every_kind_of_damage_is_found(folder):
     assert 'tokenizer.json is missing' in complaint()
 
 
+@pytest.mark.slow
 def test_the_command_line_ends_with_2_on_damage(folder):
     def run(*arguments):
         script = os.path.join(os.path.dirname(shards.__file__), 'shards.py')
@@ -462,6 +464,7 @@ def test_a_mask_holds_a_bit_a_token_the_first_being_the_lowest(tmp_path):
     assert (tmp_path / 'x_train_000001.mask').read_bytes() == bytes([0b1001, 0b10])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('damage, word', [
     (lambda path: path.unlink(), 'is missing'), (lambda path: path.write_bytes(path.read_bytes()[:-1]), 'cut short'),
     (lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]), 'has changed')])

@@ -96,6 +96,7 @@ def test_only_solution_and_end_of_a_problem_count(tokenizer, problem):
     assert tokenizer.decode(tokens[counted]) == f'<|endoftext|>{problem["answer"]}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('problem', [JANET, DEBT, EQUATION])
 @pytest.mark.parametrize('vocabulary', ['own', 'gpt2'])
 def test_what_the_calculator_writes_are_the_tokens_seen_in_training(tokenizer, problem, vocabulary, test_data):
@@ -141,6 +142,7 @@ def solutions(model, tokenizer, tool, max_batch, seeds, temperature=0.8):
     return [sequence.tokens for sequence in sequences]
 
 
+@pytest.mark.slow
 def test_up_to_the_first_call_the_calculator_changes_nothing(model, tokenizer):
     plain = solutions(model, tokenizer, None, 3, range(9))
     helped = solutions(model, tokenizer, Calculator(tokenizer), 3, range(9))
@@ -154,6 +156,7 @@ def test_up_to_the_first_call_the_calculator_changes_nothing(model, tokenizer):
     assert differ >= 5
 
 
+@pytest.mark.slow
 def test_solutions_written_side_by_side_are_those_written_alone(model, tokenizer):
     tool, seeds = Calculator(tokenizer), range(100, 109)
     together = solutions(model, tokenizer, tool, 4, seeds)

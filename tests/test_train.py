@@ -62,6 +62,7 @@ def stop_at(monkeypatch):
     yield stop_at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('optimizer, dropout, micro_batch', [('adamw', 0.0, 4), ('adamw', 0.2, 8), ('muon', 0.0, 8), ('muon', 0.2, 2)])
 @pytest.mark.parametrize('stops', [(5,), (1, 4, 8, 11)])
 def test_a_run_that_was_stopped_and_resumed_is_bit_for_bit_the_uninterrupted_one(
@@ -82,6 +83,7 @@ def test_a_run_that_was_stopped_and_resumed_is_bit_for_bit_the_uninterrupted_one
         assert torch.equal(tensor, weights(tmp_path / 'parts', 12)[name]), name
 
 
+@pytest.mark.slow
 def test_losses_do_not_depend_on_the_micro_batch(run):
     losses = {micro_batch: [row.get('loss') for row in run(f'micro{micro_batch}', micro_batch=micro_batch)][1:]
               for micro_batch in (1, 2, 8)}
@@ -108,6 +110,7 @@ def test_the_loss_of_the_first_steps_is_that_of_a_plain_loop_over_the_same_seque
         optimizer.zero_grad()
 
 
+@pytest.mark.slow
 def test_validation_is_the_mean_over_the_same_sequences_whatever_the_micro_batch(run, tmp_path, data_dir):
     rows = [run(f'v{micro_batch}', micro_batch=micro_batch)[-1] for micro_batch in (1, 8)]
     assert rows[0]['val_loss'] == pytest.approx(rows[1]['val_loss'], abs=1e-5)
@@ -181,6 +184,7 @@ def test_the_newest_three_checkpoints_and_the_best_are_kept(tmp_path):
     assert not list(tmp_path.glob('*.tmp'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('damage', ['cut', 'flip', 'empty', 'text'])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(run, tmp_path, capsys, damage):
     whole = run('a')
@@ -204,6 +208,7 @@ def test_a_checkpoint_holds_plain_names_and_never_runs_code(run, tmp_path):
         checkpoint.load(str(evil))
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_a_larger_max_steps_trains_on(run, capsys):
     first = run('a')
     capsys.readouterr()
@@ -225,6 +230,7 @@ def test_samples_and_a_plot_are_left_in_the_folder(run, tmp_path, capsys):
     assert '--- sample at step 12' in output and 'best validation loss' in output and 'bits per byte' in output
 
 
+@pytest.mark.slow
 def test_every_start_leaves_what_it_can_be_traced_by(run, tmp_path):
     run('a', max_steps=4)
     run('a', max_steps=6)
@@ -235,6 +241,7 @@ def test_every_start_leaves_what_it_can_be_traced_by(run, tmp_path):
     assert starts[1]['commit'] == (commit or None)
 
 
+@pytest.mark.slow
 def test_a_signal_during_an_evaluation_saves_and_the_evaluation_is_repeated(run, monkeypatch, tmp_path):
     whole, real = run('whole'), shards.BatchLoader.next
 
@@ -248,6 +255,7 @@ def test_a_signal_during_an_evaluation_saves_and_the_evaluation_is_repeated(run,
     assert run('parts') == whole
 
 
+@pytest.mark.slow
 def test_training_starts_from_given_weights_with_a_shorter_block(run, tmp_path):
     first = run('a')
     again = run('b', init_from=str(tmp_path / 'a'), max_steps=1, learning_rate=1e-9, min_lr=0.0)
@@ -262,6 +270,7 @@ def test_training_starts_from_given_weights_with_a_shorter_block(run, tmp_path):
     assert not (tmp_path / 'd').exists()
 
 
+@pytest.mark.slow
 def test_hellaswag_is_scored_at_intervals_as_by_its_own_script(run, tmp_path, data_dir):
     source = tmp_path / 'hellaswag.jsonl'
     source.write_text(''.join(json.dumps({
@@ -278,6 +287,7 @@ def test_hellaswag_is_scored_at_intervals_as_by_its_own_script(run, tmp_path, da
         run('b', **{**settings, 'hellaswag_interval': 3})
 
 
+@pytest.mark.slow
 def test_a_run_without_a_better_loss_for_long_enough_ends_and_a_kill_at_the_end_changes_nothing(run, tmp_path, capsys):
     settings = dict(learning_rate=1e-9, min_lr=0.0, max_steps=100, eval_interval=2, patience=3, checkpoint_interval=5)
     rows = run('a', **settings)  # learns nothing: rounding alone decides which validation is the best
@@ -304,6 +314,7 @@ def test_processes_that_found_different_checkpoints_all_say_so(monkeypatch):
     process.check_same_step(3000)
 
 
+@pytest.mark.slow
 def test_data_that_has_grown_since_the_checkpoint_is_said(run, tmp_path, data_dir, capsys):
     run('a', max_steps=4)
     grown = tmp_path / 'grown'
@@ -326,6 +337,7 @@ def test_scratch_and_other_shapes_refuse_to_write_over_a_run(run, tmp_path):
         run('b', init_from='resume')
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs a C++ compiler')
 def test_training_evaluating_and_sampling_work_compiled_and_nothing_is_compiled_twice(run, tmp_path):
     torch._dynamo.reset()
@@ -393,6 +405,7 @@ def test_settings_that_will_disappoint_are_said_before_the_first_step(run, tmp_p
     assert 'expect overfitting (--max_steps=' in said
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_goes_up_again_is_said(run, capsys):
     run('a', schedule='wsd', wsd_decay=0.5)
     assert 'goes back up' not in capsys.readouterr().out
@@ -417,6 +430,7 @@ def test_every_config_is_short_says_what_it_is_for_and_fits(path):
     assert config['warmup_steps'] < config['max_steps'] and config['min_lr'] <= config['learning_rate']
 
 
+@pytest.mark.slow
 def test_sampling_writes_what_the_model_generates_and_the_same_for_a_seed(run, tmp_path):
     run('a')
     flags = [f'--out_dir={tmp_path / "a"}', '--prompt=def ', '--seed=3', '--max_new_tokens=20', '--device=cpu', '--dtype=float32']
@@ -432,6 +446,7 @@ def test_sampling_writes_what_the_model_generates_and_the_same_for_a_seed(run, t
     assert piped.stdout == out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('flags, word', [(['--prompt_file=none.txt'], 'none.txt'), (['--temperature=-1'], 'temperature'),
                                          (['--out_dir=nowhere/at/all'], 'nowhere/at/all'), (['--num_samples=0'], 'num_samples'),
                                          (['--init_from=gpt5'], 'gpt5')])
@@ -442,6 +457,7 @@ def test_sampling_from_bad_input_gives_one_line(run, tmp_path, flags, word):
     assert 'Traceback' not in err
 
 
+@pytest.mark.slow
 def test_plots_of_several_runs_go_into_one_picture(run, tmp_path):
     run('a')
     run('b', learning_rate=1e-3)
@@ -453,6 +469,7 @@ def test_plots_of_several_runs_go_into_one_picture(run, tmp_path):
     assert code == 2 and 'none' in err and err.count('\n') == 1
 
 
+@pytest.mark.slow
 def test_metrics_after_a_kill_in_the_middle_of_a_line_can_be_read_and_gone_on_with(run, tmp_path):
     whole = run('whole')
     run('a', max_steps=8)

@@ -60,6 +60,7 @@ def test_detokenizing_can_be_undone_for_any_text(text):
     assert retokenize(detokenize(text)) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['wikitext-2/valid.txt', 'wikitext-2/test.txt', 'wikitext-2/train.txt',
                                   'wikitext-2-raw/test.txt'])
 def test_detokenizing_can_be_undone_for_real_wikitext_2(test_data, name):

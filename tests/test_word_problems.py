@@ -53,6 +53,7 @@ def test_numbers_of_a_solution_come_from_question_results_or_constants(split):
             known.add(result)
 
 
+@pytest.mark.slow
 def test_no_number_is_in_questions_of_both_splits():
     train, test = ({numeral for problem in take(split, 1500) for numeral in NUMERAL.findall(problem['question'])}
                    for split in ('train', 'test'))
@@ -61,6 +62,7 @@ def test_no_number_is_in_questions_of_both_splits():
     assert all(not is_test_number(numeral) for numeral in train) and all(map(is_test_number, test))
 
 
+@pytest.mark.slow
 def test_no_test_question_is_a_training_question_with_other_names():
     train, test = ({skeleton(problem['question']) for problem in take(split, n)}
                    for split, n in (('train', 6000), ('test', 1500)))
@@ -68,6 +70,7 @@ def test_no_test_question_is_a_training_question_with_other_names():
     assert not train & test
 
 
+@pytest.mark.slow
 def test_no_sentence_is_in_stories_of_both_splits():
     def sentences(split, n):
         stories = [skeleton(problem['question']) for problem in take(split, n) if problem['kind'] == 'counting']

@@ -49,7 +49,8 @@ def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_
     progress: what the progress bar says; no bar if empty.
     check_stop: called after each batch, equally often on every process; it raises to stop (runtime.stop.StopSignals.check).
     """
-    rows = share_contexts(pairs)
+    same_as = first_of_equals(pairs)
+    rows = share_contexts(pairs, sorted(set(same_as)))
     # The longest first, so that running out of memory shows at once; and rows of a batch have about the same length.
     rows.sort(key=lambda row: -row_length(row, pairs))
     batches = [rows[i:i + batch_size] for i in range(0, len(rows), batch_size)]
@@ -57,7 +58,7 @@ def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_
     training = model.training
     model.eval()
     try:
-        with tqdm(total=len(pairs), desc=progress, unit=' texts', leave=False,
+        with tqdm(total=sum(map(len, rows)), desc=progress, unit=' texts', leave=False,
                   disable=not (progress and process.is_first)) as bar:
             for first in range(0, len(batches), process.world_size):
                 turn = batches[first:first + process.world_size]
@@ -71,12 +72,19 @@ def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_
                     check_stop()
     finally:
         model.train(training)
-    return torch.tensor(process.sum(totals), dtype=torch.float64)
+    return torch.tensor(process.sum(totals), dtype=torch.float64)[same_as]
 
 
-def share_contexts(pairs):
-    """The numbers of the pairs as rows: neighbours are in one if their contexts are equal lists."""
-    groups = itertools.groupby(range(len(pairs)), key=lambda i: pairs[i][0] if isinstance(pairs[i][0], list) else i)
+def first_of_equals(pairs):
+    """For each pair the number of the first that is equal to it: equal texts get equal values, whatever rounding does."""
+    numbers = {}
+    return [numbers.setdefault((tuple(context), tuple(continuation)), i) if isinstance(context, list) else i
+            for i, (context, continuation) in enumerate(pairs)]
+
+
+def share_contexts(pairs, numbers):
+    """The numbers of pairs as rows: neighbours are in one if their contexts are equal lists."""
+    groups = itertools.groupby(numbers, key=lambda i: pairs[i][0] if isinstance(pairs[i][0], list) else i)
     return [list(group) for _, group in groups]
 
 

@@ -46,12 +46,19 @@ def test_the_longest_rows_come_first(process, model, monkeypatch):
 def test_endings_of_one_context_share_a_row_and_do_not_see_each_other(process, model):
     context = [3, 1, 4]
     pairs = [(context, [1, 5, 9]), (context, [2, 6]), (list(context), [5]), ([1, 5], [3, 5])]
-    assert [len(row) for row in share_contexts(pairs)] == [3, 1]
+    assert [len(row) for row in share_contexts(pairs, range(4))] == [3, 1]
     together = log_likelihoods(model, pairs, process)
     alone = torch.cat([log_likelihoods(model, [pair], process) for pair in pairs])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
     changed = log_likelihoods(model, [(context, [7, 7, 7]), *pairs[1:]], process)
     assert torch.equal(changed[1:], together[1:])
+
+
+def test_equal_texts_get_equal_values(process, model):
+    context = [3, 1, 4, 1, 5]
+    pairs = [(context, [9, 2]), (context, [6]), (context, [9, 2]), ([2], [7]), (list(context), [9, 2])]
+    values = log_likelihoods(model, pairs, process, batch_size=1)
+    assert values[0] == values[2] == values[4] and len(set(values.tolist())) == 3
 
 
 def test_a_stop_ends_it_between_batches_and_restores_training_mode(process, model):

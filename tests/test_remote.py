@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from conftest import merged_metrics
 
 import checkpoint
 from runtime.metrics import read_metrics
@@ -62,8 +63,8 @@ def sshd(tmp_path_factory):
 def checkout(tmp_path, data_dir):
     """A copy of what is in the repository, with things in it that must not leave this machine."""
     folder = tmp_path / 'checkout'
-    for path in [*ROOT.glob('*.py'), *ROOT.glob('*.html'), *ROOT.glob('kernels/*.py'), *ROOT.glob('config/*.py'),
-                 *ROOT.glob('cloud/*'), ROOT / 'requirements.txt']:
+    folders = ('runtime', 'kernels', 'inference', 'scoring', 'tasks', 'config', 'cloud')
+    for path in [*ROOT.glob('*.py'), *(path for name in folders for path in ROOT.glob(f'{name}/*')), ROOT / 'requirements.txt']:
         if path.is_file():
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +169,7 @@ def test_a_run_outlives_its_connection_and_the_same_command_comes_back_to_it(rem
     code, printed = remote.run('box', *RUN, f'--max_steps={last}', options=options)
     assert code == 0
     assert f'resumes at step {stopped_at:,}' in printed and f'done: {last:,} steps' in printed
-    assert [row['step'] for row in read_metrics(str(results))] == list(range(last + 1))
+    assert [row['step'] for row in merged_metrics(results)] == list(range(last + 1))
     assert newest(results) == last
     shutil.rmtree(results)
     code, printed = remote.run('box', *RUN, f'--max_steps={last}', options=options)

@@ -103,7 +103,7 @@ def main(config):
     saved = checkpoint.resume(config, data.meta)  # the dict of a checkpoint, or None for a fresh run
     raw_model, config = build_model(config, data.meta, saved, process.device)
     # `model` computes losses: compiled, and averaging gradients over processes. `raw_model` is the same GPT, unwrapped.
-    model = process.compile(raw_model, process.device.type == 'cuda' if config['compile'] is None else config['compile'])
+    model = process.compile(raw_model, config['compile'])
     data.train.batch_size = data.val.batch_size = choose_micro_batch(model, config, process)
     if process.world_size > 1:
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
@@ -263,7 +263,8 @@ def train(config, process, model, raw_model, optimizers, data, progress):
     writer = checkpoint.BackgroundWriter(config['out_dir'], progress.step)
     metrics = Metrics(config, progress.step, process.is_first)
     peak_flops = hardware.measure_peak_flops(process.device, process.dtype) * process.world_size
-    report.warn_if_slow(config, process, raw_model.flops_per_token(), peak_flops)
+    flops_per_token = raw_model.flops_per_token()
+    report.warn_if_slow(config, process, flops_per_token, peak_flops)
     bar = tqdm(total=config['max_steps'], initial=progress.step, unit='step', dynamic_ncols=True,
                disable=not process.is_first, mininterval=0.2 if sys.stderr.isatty() else 15)
     run_started = time.perf_counter() - progress.elapsed_s
@@ -291,7 +292,7 @@ def train(config, process, model, raw_model, optimizers, data, progress):
             row = train_step(model, raw_model, optimizers, data.train, config, process, stop)
             step_s = time.perf_counter() - step_started
             progress.advance(config, data.train, step_s, time.perf_counter() - run_started)
-            row |= report.speed(config, process, raw_model.flops_per_token(), peak_flops, step_s, progress.elapsed_s)
+            row |= report.speed(config, process, flops_per_token, peak_flops, step_s, progress.elapsed_s)
             if progress.step >= config['max_steps'] or is_due(progress.step, config['log_interval']):
                 metrics.log(step=progress.step, tokens=progress.tokens, **row)
             bar.update()

@@ -58,8 +58,7 @@ def setup_ours(config, device, **options):
               'micro_batch': config['batch_size'], 'total_batch_tokens': batch[0].numel(), 'warmup_steps': 0, **options}
     process = Process(config)
     raw_model = our_model(config, device)
-    on_gpu = device.type == 'cuda'
-    model = process.compile(raw_model, on_gpu if config['compile'] is None else config['compile'])
+    model = process.compile(raw_model, config['compile'])
     optimizers = Optimizers(raw_model, config, process)
     train_data = types.SimpleNamespace(batch_size=config['micro_batch'], sequence_index=0, next=lambda: batch,
                                        count_targets=lambda n_sequences: n_sequences * config['block_size'])

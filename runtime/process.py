@@ -58,7 +58,11 @@ class Process:
                            f'out_dir must be a folder that all machines share')
 
     def compile(self, function, wanted):
-        """The function or model, compiled if that is wanted and possible here; if it is not possible, a line says why."""
+        """The function or model, compiled if that is wanted and possible here; if it is not possible, a line says why.
+
+        wanted: by the key `compile` of a config; None: on a GPU yes, on a CPU no.
+        """
+        wanted = self.device.type == 'cuda' if wanted is None else wanted
         reason = hardware.why_no_compile(self.device) if wanted else None
         if reason:
             self.print0(f'not compiled: {reason}')

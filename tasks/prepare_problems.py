@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import data_folder
 import shards
-from bpe import Tokenizer, open_tokenizer
+from bpe import Tokenizer
 from configurator import configure, optional
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
@@ -44,8 +44,7 @@ def main(config):
     if data_folder.is_made(out_dir, settings):
         return
     problems = read_splits(config)
-    tokenizer = open_or_train_tokenizer(problems['train'], config)
-    tokenizer_file = None if config['tokenizer'] == 'gpt2' else tokenizer.to_json().encode()
+    tokenizer, tokenizer_file = open_or_train_tokenizer(problems['train'], config)
     description = data_folder.describe(tokenizer, tokenizer_file)  # refuses a tokenizer that has no <|endoftext|>
     data_folder.prepare_folder(out_dir, name, tokenizer_file)
     written = {}
@@ -86,12 +85,13 @@ def report_calls(source, problems):
 
 
 def open_or_train_tokenizer(problems, config):
-    """The tokenizer that is named, or a new one that never joins digits."""
+    """(Tokenizer, content of its tokenizer.json or None for GPT-2's own): that named, or a new one that never joins digits."""
     if config['tokenizer']:
-        return open_tokenizer(config['tokenizer'])
+        return data_folder.named_tokenizer(config['tokenizer'])
     texts = (problem[key] for problem in problems for key in ('question', 'answer'))
     between_numbers = (piece for text in texts for piece in NUMBERS.split(text))
-    return Tokenizer.train(between_numbers, config['vocab_size'], progress=False, processes=1)
+    tokenizer = Tokenizer.train(between_numbers, config['vocab_size'], progress=False, processes=1)
+    return tokenizer, tokenizer.to_json().encode()
 
 
 if __name__ == '__main__':

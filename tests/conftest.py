@@ -93,6 +93,20 @@ def data_dir(tmp_path_factory, texts):
     return str(folder)
 
 
+@pytest.fixture(scope='module')
+def process():
+    """The only process, on the CPU, in float32: what scores are measured with."""
+    from runtime.process import Process
+    return Process({'device': 'cpu', 'dtype': 'float32'}, float32_precision='highest')
+
+
+@pytest.fixture(scope='module')
+def tokenizer(texts):
+    """A BPE of 300 entries, trained on `texts`. Some test files have one of their own under this name."""
+    from bpe import Tokenizer
+    return Tokenizer.train(texts, 300, progress=False)
+
+
 @pytest.fixture
 def kill_at(monkeypatch):
     """kill_at(n): the n-th file from now on is not put into place, and the run ends there; kill_at(-1): none."""

@@ -21,21 +21,10 @@ from configurator import configure
 from evaluate import windows
 from model import GPT, GPTConfig
 from runtime.errors import BadInput
-from runtime.process import Process
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TEXT = ''.join(f' \n = Page {i} = \n \n It \'s the {i} @,@ 000 th , " so to say " , of <unk> . \n = = Part = = \n \n Ends : \n'
                for i in range(6))
-
-
-@pytest.fixture(scope='module')
-def process():
-    return Process({'device': 'cpu', 'dtype': 'float32'}, float32_precision='highest')
-
-
-@pytest.fixture(scope='module')
-def tokenizer(texts):
-    return Tokenizer.train(texts, 300, progress=False)
 
 
 def make_model(scale=0.3, **fields):

@@ -20,22 +20,11 @@ from bpe import Tokenizer
 from configurator import configure
 from model import GPT, GPTConfig
 from runtime.errors import BadInput
-from runtime.process import Process
 from runtime.stop import Stopped
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLE = {'activity_label': 'Baking cookies', 'ctx': 'A man stirs. he', 'ctx_a': 'A man stirs.', 'ctx_b': 'he',
            'endings': ['eats.', 'bakes [step] them all at once, then rests.', 'flies away', 'ends.'], 'label': 2}
-
-
-@pytest.fixture(scope='module')
-def process():
-    return Process({'device': 'cpu', 'dtype': 'float32'}, float32_precision='highest')
-
-
-@pytest.fixture(scope='module')
-def tokenizer(texts):
-    return Tokenizer.train(texts, 300, progress=False)
 
 
 @pytest.fixture(scope='module')

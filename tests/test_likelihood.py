@@ -5,14 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from model import GPT, GPTConfig
-from runtime.process import Process
 from runtime.stop import Stopped
 from scoring.likelihood import log_likelihoods, share_contexts
-
-
-@pytest.fixture(scope='module')
-def process():
-    return Process({'device': 'cpu', 'dtype': 'float32'}, float32_precision='highest')
 
 
 @pytest.fixture(scope='module')

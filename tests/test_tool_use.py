@@ -37,7 +37,7 @@ SUMS = [{'question': f'What is {a} + {b}?', 'answer': f'It is <<{a}+{b}={a + b}>
 @pytest.fixture(scope='module')
 def tokenizer():
     return open_or_train_tokenizer(list(itertools.islice(generate_problems('train'), 300)),
-                                   {'tokenizer': None, 'vocab_size': 400})
+                                   {'tokenizer': None, 'vocab_size': 400})[0]
 
 
 @pytest.fixture(scope='module')

@@ -125,22 +125,25 @@ class BackgroundWriter:
             self.thread = None
 
 
-def load(path: str) -> dict:
-    """The dict of a checkpoint, on the CPU. Raises BadInput naming the file if it is damaged or something else."""
-    state = read_archive(path)
+def load(path: str, mapped: bool = False) -> dict:
+    """The dict of a checkpoint, on the CPU. Raises BadInput naming the file if it is damaged or something else.
+
+    mapped: the tensors stay in the file, which the processes of a machine share in memory, until they are copied.
+    """
+    state = read_archive(path, mapped)
     if not {'model', 'config', 'step'} <= state.keys():
         raise BadInput(f'{path} is not a checkpoint of train.py: it lacks model, config or step')
     return state
 
 
-def read_archive(path):
+def read_archive(path, mapped=False):
     """The dict that torch.save wrote, without executing anything of the file. Raises BadInput as `load` does."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
             raise BadInput(f'{path} is damaged: {damaged} fails its checksum')
-        state = torch.load(path, map_location='cpu', weights_only=True)
+        state = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise BadInput(f'no checkpoint {path}') from None
     except pickle.UnpicklingError:
@@ -154,16 +157,16 @@ def read_archive(path):
     return state
 
 
-def resume(config: dict, meta: dict) -> dict | None:
+def resume(config: dict, meta: dict, mapped: bool = False) -> dict | None:
     """The newest checkpoint of OUT_DIR if this run goes on from it, or None for a fresh run.
 
-    config: of the run; meta: of its data. Raises BadInput if the two do not fit the checkpoint, or if a fresh run
-    would overwrite it.
+    config: of the run; meta: of its data; mapped: as in `load`. Raises BadInput if the two do not fit the checkpoint,
+    or if a fresh run would overwrite it.
     """
     out_dir, init_from = config['out_dir'], config['init_from']
     if init_from != 'resume' and not list_checkpoints(out_dir):
         return None
-    path, state = load_newest(out_dir)
+    path, state = load_newest(out_dir, mapped)
     saved = state['config']
     restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0  # by torchrun, after a worker died
     if not (restarted or init_from in ('auto', 'resume') or init_from == saved['init_from'] != 'scratch'):
@@ -180,12 +183,12 @@ def resume(config: dict, meta: dict) -> dict | None:
     return state
 
 
-def load_newest(out_dir: str) -> tuple[str, dict]:
+def load_newest(out_dir: str, mapped: bool = False) -> tuple[str, dict]:
     """(path, dict) of the newest checkpoint that is undamaged, warning of each that is not."""
     paths = list_checkpoints(out_dir)
     for path in paths:
         try:
-            return path, load(path)
+            return path, load(path, mapped)
         except BadInput as error:
             warn(f'{error}; taking the one before')
     reason = 'none of its checkpoints is readable' if paths else 'it has no checkpoint'

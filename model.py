@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
-from kernels import MAX_COLS, cross_entropy, layer_norm, softmax
+from kernels import MAX_COLS, autocast_dtype, cross_entropy, layer_norm, linear, softmax
 from kernels.attention import blocked_attention
 
 
@@ -36,13 +36,15 @@ class GPTConfig:
     n_embd: int = 768
     dropout: float = 0.0
     bias: bool = True  # in the linear layers and layer norms, as GPT-2 has it
-    kernels: str = 'torch'  # 'torch': plain PyTorch; 'triton': our fused layer norm, loss and (if explicit) softmax
+    # 'torch': plain PyTorch. 'triton': our fused loss, bias gradients, layer norm and (if explicit) softmax. 'mixed': the
+    # first two of these, and the norms as torch.compile writes them, which then move no more bytes than ours.
+    kernels: str = 'torch'
     # How attention is computed. 'sdpa': PyTorch's fused kernel. 'explicit': softmax(q kᵀ) v with the whole (T, T) matrix in
     # memory. 'auto': blocked attention for training without dropout on CPUs, and 'sdpa' everywhere else.
     attention: str = 'auto'
 
     def __post_init__(self):
-        for name, allowed in (('kernels', ('torch', 'triton')), ('attention', ('auto', 'sdpa', 'explicit'))):
+        for name, allowed in (('kernels', ('torch', 'mixed', 'triton')), ('attention', ('auto', 'sdpa', 'explicit'))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f'{name}={getattr(self, name)} should be one of {", ".join(allowed)}')
         for name in ('block_size', 'vocab_size', 'n_head', 'n_embd'):
@@ -91,6 +93,7 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.n_head, self.dropout, self.attention_kind = config.n_head, config.dropout, config.attention
+        self.linear_qkv = linear.linear_qkv_reference if config.kernels == 'torch' else linear.linear_qkv
         self.softmax = softmax.causal_softmax if config.kernels == 'triton' else softmax.causal_softmax_reference
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # q, k and v in one product
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
@@ -98,8 +101,7 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x, attention_fn=None):
         """(B, T, C) -> (B, T, C). attention_fn: a function that replaces `self.causal_attention`."""
         B, T, C = x.shape
-        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hd) -> (B, nh, T, hd) each
+        q, k, v = self.linear_qkv(x, self.c_attn, self.n_head)  # (B, nh, T, hd) each
         y = (attention_fn or self.causal_attention)(q, k, v)  # (B, nh, T, hd)
         y = y.transpose(1, 2).reshape(B, T, C)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
@@ -120,11 +122,12 @@ class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.dropout = config.dropout
+        self.linear_gelu = linear.linear_gelu_reference if config.kernels == 'torch' else linear.linear_gelu
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x):
-        x = F.gelu(self.c_fc(x), approximate='tanh')  # (B, T, 4C)
+        x = self.linear_gelu(x, self.c_fc)  # (B, T, 4C)
         return F.dropout(self.c_proj(x), self.dropout, self.training)  # (B, T, C)
 
 
@@ -206,6 +209,8 @@ class GPT(nn.Module):
             raise ValueError(f'{T} tokens do not fit into block_size={self.config.block_size}')
         wpe = self.transformer.wpe.weight[:T] if positions is None else self.transformer.wpe(positions)
         x = F.dropout(self.transformer.wte(idx) + wpe, self.config.dropout, self.training)  # (B, T, C)
+        if autocast_dtype(x) == torch.bfloat16:  # so is all of the residual stream; float16 has not the range for it
+            x = x.bfloat16()
         for i, block in enumerate(self.transformer.h):
             if self.activation_checkpointing and self.training:
                 x = recompute_in_backward(block, x, use_reentrant=False)
@@ -219,8 +224,8 @@ class GPT(nn.Module):
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         """(B, T, C) hidden states and (B, T) targets -> scalar mean cross entropy in nats; logits are never whole in memory."""
-        fused = self.config.kernels == 'triton'
-        head_and_loss = cross_entropy.linear_cross_entropy if fused else cross_entropy.linear_cross_entropy_torch
+        plain = self.config.kernels == 'torch'
+        head_and_loss = cross_entropy.linear_cross_entropy_torch if plain else cross_entropy.linear_cross_entropy
         return head_and_loss(x, self.transformer.wte.weight, targets, self.config.vocab_size)
 
     @torch.no_grad()

@@ -40,7 +40,7 @@ def load(path: str, **overrides) -> tuple[GPT, Tokenizer, str]:
         raise BadInput(f'{path} has neither a checkpoint such as ckpt_0001000.pt, as train.py writes them, nor a config.json')
     else:
         path, state = checkpoint.find(path)
-        model = assign_weights(GPT(model_config({**state['config'], **overrides})), state['model'], path)
+        model = assign_weights(GPT(model_config({**state['config'], 'kernels': 'torch', **overrides})), state['model'], path)
         tokenizer = load_tokenizer(os.path.dirname(path))
     return fit_vocabulary(model, tokenizer, path), tokenizer, path
 
@@ -69,9 +69,15 @@ def is_huggingface(path):
 
 
 def model_config(config: dict) -> GPTConfig:
-    """GPTConfig from a config dict, which may have other keys too. Raises BadInput."""
+    """GPTConfig from a config dict, which may have other keys too. Raises BadInput.
+
+    kernels=auto means plain PyTorch here; train.py, which knows the device, has chosen before (kernels.choose).
+    """
+    fields = {key: config[key] for key in GPTConfig.__dataclass_fields__ if key in config}
+    if fields.get('kernels') == 'auto':
+        fields['kernels'] = 'torch'
     try:
-        return GPTConfig(**{key: config[key] for key in GPTConfig.__dataclass_fields__ if key in config})
+        return GPTConfig(**fields)
     except ValueError as error:
         raise BadInput(str(error)) from None
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch.nn.attention import SDPBackend
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -33,6 +34,7 @@ from inference.engine import generate
 from model import GPT
 from optim import Optimizers
 from runtime import hardware, report
+from runtime.batches import DeviceBatches
 from runtime.errors import BadInput, Diverged, one_line_errors, warn
 from runtime.files import atomic_write, copy_file, make_folder, warn_if_unwritable
 from runtime.metrics import Metrics, read_metrics
@@ -55,7 +57,7 @@ DEFAULTS = {
     'n_embd': 768,  # width
     'dropout': 0.0,  # 0 for one pass over much data, 0.1-0.2 for many passes over little
     'bias': True,  # biases in linear layers and layer norms, as GPT-2 has them
-    'kernels': choice('torch', 'triton'),  # triton: our fused kernels
+    'kernels': choice('auto', 'torch', 'mixed', 'triton'),  # auto: the fastest exact ones; see GPTConfig in model.py
     'attention': choice('auto', 'sdpa', 'explicit'),  # see GPTConfig in model.py
     # batch
     'total_batch_tokens': 524_288,  # tokens per optimizer step, over all processes
@@ -90,6 +92,7 @@ DEFAULTS = {
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of matrix products; weights stay float32
     'compile': optional(bool),  # torch.compile; None: on a GPU yes, on a CPU no
+    'deterministic': False,  # on a GPU, too, a run repeats bit for bit; slower. On a CPU it does so anyway
     'activation_checkpointing': False,  # recompute each block in the backward pass: a third more time, far less memory
     'zero': False,  # several processes: each keeps only a share of the optimizer states (ZeRO-1)
 }
@@ -100,18 +103,17 @@ def main(config):
     check_config(config)
     process = Process(config)  # rank, device, number format
     data = open_data(config, process)
-    saved = checkpoint.resume(config, data.meta)  # the dict of a checkpoint, or None for a fresh run
-    raw_model, config = build_model(config, data.meta, saved, process.device)
-    # `model` computes losses: compiled, and averaging gradients over processes. `raw_model` is the same GPT, unwrapped.
-    model = process.compile(raw_model, config['compile'])
+    on_gpu = process.device.type == 'cuda'  # where all tensors are copied anyway: no need for a copy of each process before
+    saved = checkpoint.resume(config, data.meta, mapped=on_gpu)  # the dict of a checkpoint, or None for a fresh run
+    raw_model, config = build_model(config, data.meta, saved, process)
+    model = wrap(raw_model, config, process)
     data.train.batch_size = data.val.batch_size = choose_micro_batch(model, config, process)
-    if process.world_size > 1:
-        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
     optimizers = Optimizers(raw_model, config, process)
     progress = restore(saved, optimizers, data.train)
     process.check_same_step(progress.step)
     n_val_tokens = count_val_sequences(config, data.val) * config['block_size']
     report.announce(config, process, raw_model.n_params(), data.train, n_val_tokens, progress.step)
+    process.print0(f'kernels: {raw_model.config.kernels}; attention: {attention_backend(raw_model, process)}')
     if is_done(config, progress.step):
         limit = '--max_steps' if progress.step >= config['max_steps'] else '--patience'
         process.print0(f'{config["out_dir"]} is at its end, step {progress.step:,}; a larger {limit} trains on')
@@ -165,22 +167,46 @@ def open_data(config, process):
     return Data(train, val, meta, tokenizer, questions)
 
 
-def build_model(config, meta, saved, device):
+def build_model(config, meta, saved, process):
     """(GPT, complete config) of this run: fresh, with the weights of its checkpoint, or with those that init_from names."""
     config = {**config, 'vocab_size': meta['vocab_size']}
-    if config['kernels'] == 'triton' and kernels.unavailable(device):
-        raise BadInput(f'kernels=triton: {kernels.unavailable(device)}; --kernels=torch runs everywhere')
+    chosen = {**config, 'kernels': kernels.choose(config['kernels'], process.device, process.can_compile(config['compile']))}
     if saved is None and config['init_from'] not in ('auto', 'scratch'):
-        model = pretrained.load_to_train(config, meta)
+        model = pretrained.load_to_train(chosen, meta)
         config.update({key: getattr(model.config, key) for key in checkpoint.FIXED_BY_WEIGHTS})
     else:
         torch.manual_seed(config['seed'])
-        model = GPT(pretrained.model_config(config))
+        model = GPT(pretrained.model_config(chosen))
         if saved:
             model.load_state_dict(saved['model'])
             config['init_from'] = saved['config']['init_from']
     model.activation_checkpointing = config['activation_checkpointing']
-    return model.to(device), config
+    return model.to(process.device), config
+
+
+def wrap(raw_model, config, process):
+    """What computes losses: the GPT, averaging gradients over processes, and compiled. The GPT in it stays as it is.
+
+    Compiled after it was wrapped: torch.compile then cuts its graph where a bucket of gradients is complete, and they are
+    exchanged while the rest of the backward pass runs.
+    """
+    model = raw_model
+    if process.world_size > 1:
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    # Only static shapes: after trying two sizes of a micro-batch, it would make a slower graph for any size.
+    return torch.compile(model, dynamic=False) if process.can_compile(config['compile']) else model
+
+
+def attention_backend(model, process):
+    """What computes attention in training, in words."""
+    config = model.config
+    if config.attention == 'explicit':
+        return 'explicit, with all of its weights in memory'
+    if config.attention == 'auto' and process.device.type == 'cpu' and not config.dropout:
+        return 'kernels/attention.py, by blocks of queries'
+    shape = 1, config.n_head, config.block_size, config.n_embd // config.n_head
+    q = torch.empty(shape, device=process.device, dtype=process.dtype)
+    return f'PyTorch, {SDPBackend(torch._fused_sdp_choice(q, q, q, None, config.dropout, True)).name.lower()}'
 
 
 @dataclass
@@ -262,6 +288,7 @@ def train(config, process, model, raw_model, optimizers, data, progress):
     stop = StopSignals(process)
     writer = checkpoint.BackgroundWriter(config['out_dir'], progress.step)
     metrics = Metrics(config, progress.step, process.is_first)
+    batches = DeviceBatches(data.train, process.device)
     peak_flops = hardware.measure_peak_flops(process.device, process.dtype) * process.world_size
     flops_per_token = raw_model.flops_per_token()
     report.warn_if_slow(config, process, flops_per_token, peak_flops)
@@ -289,7 +316,7 @@ def train(config, process, model, raw_model, optimizers, data, progress):
                 break
             step_started = time.perf_counter()
             optimizers.set_learning_rate(learning_rate_factor(step, config))
-            row = train_step(model, raw_model, optimizers, data.train, config, process, stop)
+            row = train_step(model, raw_model, optimizers, batches, config, process, stop)
             step_s = time.perf_counter() - step_started
             progress.advance(config, data.train, step_s, time.perf_counter() - run_started)
             row |= report.speed(config, process, flops_per_token, peak_flops, step_s, progress.elapsed_s)
@@ -306,7 +333,7 @@ def train(config, process, model, raw_model, optimizers, data, progress):
                 good = checkpoint.list_checkpoints(config['out_dir'])
                 raise Diverged(f'{n_skipped} steps in a row without a finite loss and gradient; the last good checkpoint is '
                                f'{good[0] if good else "none"}. Try a lower --learning_rate or --dtype=float32')
-            stop.check()
+            stop.raise_if_noticed()
     except Stopped:  # an unfinished step or validation is dropped; a resumed run makes it again
         raw_model.zero_grad(set_to_none=True)
         data.train.seek(progress.sequence_index)
@@ -334,13 +361,17 @@ def learning_rate_factor(step, config):
     return 1 - passed * (1 - min_factor)
 
 
-def train_step(model, raw_model, optimizers, train_data, config, process, stop):
+def train_step(model, raw_model, optimizers, batches, config, process, stop):
     """One optimizer step over all processes -> its row of metrics.jsonl.
 
     Loss and gradient are averaged over all non-ignored targets of the global batch; grad_norm is the gradient's before
     clipping. If either is not finite, the weights stay as they are and the row says 'skipped'. On a CPU, where a step may
     take minutes, it raises Stopped between two micro-batches.
+
+    The CPU waits for the GPU once, for loss and norm: before that it launches all of forward and backward, and fetches the
+    next batch; after it, the update, with which the next step begins.
     """
+    train_data = batches.loader
     n_micro = sequences_per_process(config, process) // train_data.batch_size
     n_targets = max(1, train_data.count_targets(config['total_batch_tokens'] // config['block_size']))  # of the whole step
     total = torch.zeros((), device=process.device)
@@ -348,7 +379,7 @@ def train_step(model, raw_model, optimizers, train_data, config, process, stop):
         for micro_step in range(n_micro):
             if micro_step and process.device.type == 'cpu':
                 stop.check()
-            x, y = next_batch(train_data, config, process)  # (B, T) each
+            x, y = next_batch(batches, config, process)  # (B, T) each
             model.require_backward_grad_sync = micro_step == n_micro - 1  # DDP exchanges gradients after the last one only
             # model(x, y) is the mean over the targets of x, y; its share of all targets makes the sum of all the mean over all.
             # DDP divides gradients by world_size, which is undone here.
@@ -359,7 +390,8 @@ def train_step(model, raw_model, optimizers, train_data, config, process, stop):
             total += loss.detach()
     optimizers.unscale_gradients()
     grad_norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), config['grad_clip'] or math.inf)
-    loss, grad_norm = (value / process.world_size for value in process.sum([total, grad_norm]))
+    batches.prefetch()
+    loss, grad_norm = (value / process.world_size for value in stop.sum_and_notice([total, grad_norm]))
     row = {'loss': loss, 'lr': optimizers.learning_rate(), 'grad_norm': grad_norm}
     # In float16 the scaler itself skips a step whose gradient overflowed, and then scales the loss less.
     if math.isfinite(loss) and (math.isfinite(grad_norm) or optimizers.uses_loss_scaling):
@@ -370,15 +402,12 @@ def train_step(model, raw_model, optimizers, train_data, config, process, stop):
     return row
 
 
-def next_batch(train_data, config, process):
+def next_batch(batches, config, process):
     """The next (x, y), (B, T) each, on the device. Dropout is seeded by the position in the data: a resumed run repeats it."""
     if config['dropout']:
-        position = train_data.sequence_index + process.rank * train_data.batch_size
+        position = batches.loader.sequence_index + process.rank * batches.loader.batch_size
         torch.manual_seed(config['seed'] + position * 1_000_003)
-    x, y = train_data.next()
-    if process.device.type == 'cuda':
-        x, y = x.pin_memory(), y.pin_memory()
-    return x.to(process.device, non_blocking=True), y.to(process.device, non_blocking=True)
+    return batches.next()
 
 
 def count_val_sequences(config, val_data):
@@ -416,7 +445,7 @@ def validation_loss(model, data, config, process, stop):
             x, y = (tensor.to(process.device) for tensor in val.next())  # (B, T) each
             y[max(0, n_sequences - first):] = -1
             is_target = y != -1
-            n_bytes += token_bytes[y[is_target]].sum()
+            n_bytes += (token_bytes[y.clamp(min=0)] * is_target).sum()
             n_tokens += is_target.sum()
             with process.autocast():
                 nats += model(x, y) * is_target.sum()

@@ -18,9 +18,10 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import torch
 
+import pretrained
 import train
 from configurator import configure, optional
-from model import GPT, GPTConfig
+from model import GPT
 from runtime.errors import BadInput, one_line_errors
 
 DEFAULTS = train.DEFAULTS | {
@@ -41,7 +42,7 @@ BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, float32 ea
 
 def main(config):
     with torch.device('meta'):
-        model = GPT(GPTConfig(**{key: config[key] for key in GPTConfig.__dataclass_fields__}))
+        model = GPT(pretrained.model_config(config))
     tokens_per_s = tokens_per_second(config, model)
     n_params, n_tokens = model.n_params(), config['max_steps'] * config['total_batch_tokens']
     print(f'{n_params / 1e6:,.0f} million parameters, {n_tokens / 1e9:.2f} billion tokens in {config["max_steps"]:,} steps, '

@@ -4,6 +4,7 @@
     from kernels.layer_norm import layer_norm, add_layer_norm
     from kernels.softmax import causal_softmax
     from kernels.cross_entropy import cross_entropy, linear_cross_entropy, linear_cross_entropy_torch
+    from kernels.linear import linear_gelu, linear_qkv
 
 These operations move many bytes and compute little: their speed is memory bandwidth divided by bytes moved, and
 fusing saves time because fewer bytes are moved. All sums are in float32, whatever the type of the inputs. Sums over
@@ -20,6 +21,8 @@ import types
 
 import torch
 from torch import Tensor
+
+from runtime.errors import BadInput
 
 try:
     import triton
@@ -48,6 +51,20 @@ def unavailable(device: torch.device | str) -> str | None:
         return (f'the Triton kernels need compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or newer; '
                 f'{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}')
     return None
+
+
+def choose(wanted: str, device: torch.device, compiled: bool) -> str:
+    """What `kernels` of a GPTConfig should be: as wanted, or the fastest exact choice for 'auto'.
+
+    On a GPU 'mixed' if torch.compile is used and 'triton' if not; 'torch' elsewhere. Raises BadInput where the wanted ones
+    cannot run.
+    """
+    reason = unavailable(device)
+    if wanted == 'auto':
+        return 'torch' if reason or INTERPRETED else 'mixed' if compiled else 'triton'
+    if wanted != 'torch' and reason:
+        raise BadInput(f'kernels={wanted}: {reason}; --kernels=torch runs everywhere')
+    return wanted
 
 
 def jit(kernel):

@@ -8,13 +8,19 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import time
 
 import torch
 
-from runtime.errors import BadInput
+from runtime.errors import BadInput, first_line
 from runtime.parallel import available_cores
 
+MAKERS_TFLOPS = {  # dense bf16 with float32 sums, by what the GPU's name contains; from NVIDIA's data sheets
+    'H200': 989, 'H100 PCIe': 756, 'H100 NVL': 835, 'H100': 989, 'GH200': 989, 'B200': 2250, 'GB200': 2500, 'A100': 312,
+    'A800': 312, 'H800': 989, 'L40S': 362, 'L40': 181, 'L4': 121, 'A10G': 70, 'A10': 125, 'A6000': 155, 'RTX 4090': 165,
+    'RTX 3090': 71, 'RTX 5090': 210}
+DRIVER_OF_CUDA = {'11': 450, '12': 525, '13': 580}  # oldest driver for a major version: NVIDIA's "CUDA Compatibility"
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -22,6 +28,8 @@ def pick_device(name: str = 'auto', local_rank: int = 0) -> torch.device:
     """For the key `device`: 'auto' takes CUDA, then MPS, then the CPU. Raises BadInput for what is not there."""
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+        if name == 'cpu' and (reason := why_unused_gpu()):
+            raise BadInput(f'{reason}; --device=cpu runs on the CPU')
     if name == 'cuda':
         name = f'cuda:{local_rank}'
     if not re.fullmatch(r'cpu|mps|cuda:\d+', name):
@@ -32,6 +40,37 @@ def pick_device(name: str = 'auto', local_rank: int = 0) -> torch.device:
     if device.type == 'mps' and not torch.backends.mps.is_available():
         raise BadInput('device=mps, but this is no Mac with Metal')
     return device
+
+
+def why_unused_gpu() -> str | None:
+    """Why torch cannot use the NVIDIA GPU that is here, in one line; None if there is none, or if it was hidden on purpose."""
+    if os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1') or not shutil.which('nvidia-smi'):
+        return None
+    query = ['nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader']
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if not (match := re.match(r'(.+), *([\d.]+)', answer)):
+        return None
+    gpu, driver = match.groups()
+    cuda = torch.version.cuda
+    needed = DRIVER_OF_CUDA.get((cuda or '').partition('.')[0], 0)
+    if cuda is None:
+        reason = 'is built for CPUs alone: install one for CUDA, as pytorch.org says'
+    elif int(driver.partition('.')[0]) < needed:
+        reason = f'has CUDA {cuda}, which needs driver {needed} or newer: update it, or install a torch for an older CUDA'
+    else:
+        reason = f'cannot use it: {why_cuda_fails()}'
+    return f'nvidia-smi shows {gpu} with driver {driver}, but torch {torch.__version__} {reason}'
+
+
+def why_cuda_fails():
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return first_line(error)
+    return 'it finds no device'
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -124,6 +163,15 @@ def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         synchronize(device)
         best = max(best, 2 * n ** 3 / (time.perf_counter() - started))
     return best
+
+
+def makers_peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """FLOP/s in bf16 and fp16 that the maker gives for this GPU, without sparsity; None if it is not in our table."""
+    if device.type != 'cuda' or dtype == torch.float32:
+        return None
+    words = torch.cuda.get_device_name(device)
+    found = [tflops for name, tflops in sorted(MAKERS_TFLOPS.items(), key=lambda item: -len(item[0])) if name in words]
+    return found[0] * 1e12 if found else None
 
 
 def peak_memory(device: torch.device) -> int:

@@ -9,6 +9,7 @@ import torch
 from runtime.errors import BadInput
 
 CPU_MICRO_BATCH_TOKENS = 8192  # what a CPU's caches and threads are fastest with
+NCCL_BYTES = 2**31  # what the exchange of gradients may take of a GPU's memory, beside PyTorch's own
 
 
 def choose_micro_batch(forward, config: dict, process) -> int:
@@ -51,13 +52,15 @@ def fits(forward, micro_batch, config, process):
     """Whether all processes get through a forward and backward pass, with room left for AdamW's two moments."""
     failed = False
     parameters = list(forward.parameters())
+    forward.require_backward_grad_sync = False  # DDP's exchange would wait for a process that ran out of memory
     try:
         moments = torch.empty(2 * sum(p.numel() for p in parameters), device=process.device)
+        reserve = torch.empty(NCCL_BYTES if process.world_size > 1 else 0, dtype=torch.uint8, device=process.device)
         idx = torch.zeros(micro_batch, config['block_size'], dtype=torch.long, device=process.device)
         with process.autocast():
             loss = forward(idx, idx)
         loss.backward()
-        del moments, loss
+        del moments, reserve, loss
     except torch.OutOfMemoryError:
         failed = True
     for parameter in parameters:

@@ -3,6 +3,7 @@
 Training and evaluation run the same under `python` and under `torchrun --nproc_per_node=N`. This file knows nothing
 about models or data.
 """
+import datetime
 import os
 
 import torch
@@ -12,12 +13,17 @@ from tqdm import tqdm
 from runtime import hardware
 from runtime.errors import BadInput
 
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)  # a process that waits longer for the others ends with an error
+
 
 class Process:
     """rank, world_size, is_first, device and dtype of this process, by the keys `device` and `dtype` of a config."""
 
     def __init__(self, config, float32_precision='high'):
-        """float32_precision: of products that stay in float32, 'high' (TF32 on GPUs that have it) or 'highest'."""
+        """float32_precision: of products that stay in float32, 'high' (TF32 on GPUs that have it) or 'highest'.
+
+        With the key `deterministic`, operations that would add up in an order that changes are replaced or raise an error.
+        """
         self.rank = int(os.environ.get('RANK', 0))
         self.world_size = int(os.environ.get('WORLD_SIZE', 1))
         self.is_first = self.rank == 0
@@ -26,14 +32,18 @@ class Process:
         hardware.set_threads(self.device, int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
         hardware.keep_freed_memory(self.device)
         torch.set_float32_matmul_precision(float32_precision)
+        if config.get('deterministic'):
+            os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS reads it when it is first used
+            torch.use_deterministic_algorithms(True)
         if self.device.type == 'cuda':
             torch.cuda.set_device(self.device)
         if self.world_size > 1:
             # Workers that torchrun starts again would find the addresses of the dead ones in its store, and wait for them.
             store, rank, world_size = next(dist.rendezvous('env://'))
             store = dist.PrefixStore(f'start {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
-            dist.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo', store=store, rank=rank,
-                                    world_size=world_size)
+            on_gpu = self.device.type == 'cuda'
+            dist.init_process_group('nccl' if on_gpu else 'gloo', store=store, rank=rank, world_size=world_size,
+                                    timeout=COLLECTIVE_TIMEOUT, device_id=self.device if on_gpu else None)
 
     def sum(self, values):
         """The sums of a list of numbers, or of a tensor of any shape, over all processes, as a list of floats."""
@@ -57,8 +67,8 @@ class Process:
             raise BadInput(f'the processes found different checkpoints (steps {min(steps):,.0f} to {max(steps):,.0f}): '
                            f'out_dir must be a folder that all machines share')
 
-    def compile(self, function, wanted):
-        """The function or model, compiled if that is wanted and possible here; if it is not possible, a line says why.
+    def can_compile(self, wanted):
+        """Whether torch.compile is wanted and possible here; if it is wanted and not possible, a line says why.
 
         wanted: by the key `compile` of a config; None: on a GPU yes, on a CPU no.
         """
@@ -66,7 +76,7 @@ class Process:
         reason = hardware.why_no_compile(self.device) if wanted else None
         if reason:
             self.print0(f'not compiled: {reason}')
-        return torch.compile(function) if wanted and not reason else function
+        return wanted and not reason
 
     def autocast(self):
         return hardware.autocast(self.device, self.dtype)

@@ -45,9 +45,14 @@ def warn_if_slow(config: dict, process, flops_per_token: int, peak_flops: float)
 
 
 def speed(config: dict, process, flops_per_token: int, peak_flops: float, step_s: float, elapsed_s: float) -> dict:
-    """What a row of metrics.jsonl says of the machine. mfu: the share of the rate that a matrix product was measured at."""
+    """What a row of metrics.jsonl says of the machine.
+
+    mfu: the share of the rate that a matrix product was measured at; mfu_of_maker: of the rate that the GPU's maker gives.
+    """
     tokens_per_s = config['total_batch_tokens'] / step_s
-    return {'tokens_per_s': round(tokens_per_s, 1), 'mfu': round(tokens_per_s * flops_per_token / peak_flops, 4),
+    makers = hardware.makers_peak_flops(process.device, process.dtype)
+    of_maker = {'mfu_of_maker': round(tokens_per_s * flops_per_token / (makers * process.world_size), 4)} if makers else {}
+    return {'tokens_per_s': round(tokens_per_s, 1), 'mfu': round(tokens_per_s * flops_per_token / peak_flops, 4), **of_maker,
             'memory_gb': round(hardware.peak_memory(process.device) / 1e9, 3), 'elapsed_s': round(elapsed_s, 3)}
 
 

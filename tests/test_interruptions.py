@@ -196,11 +196,11 @@ import torch, train
 from configurator import configure
 restarts = int(os.environ['TORCHELASTIC_RESTART_COUNT'])
 real, ids = train.next_batch, []
-def next_batch(train_data, config, process):
-    step = train_data.sequence_index * config['block_size'] // config['total_batch_tokens']
+def next_batch(batches, config, process):
+    step = batches.loader.sequence_index * config['block_size'] // config['total_batch_tokens']
     if step == 7 and restarts == 0 and {die} and process.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    x, y = real(train_data, config, process)
+    x, y = real(batches, config, process)
     ids.append((step, x.clone()))
     return x, y
 train.next_batch = next_batch
@@ -252,14 +252,14 @@ def test_a_full_disk_costs_a_warning_each_and_no_checkpoint(small_disk, data_dir
                 'data_dir': data_dir, 'out_dir': small_disk}
     real, ballast = train.train_step, small_disk / 'ballast'
 
-    def train_step(model, raw_model, optimizers, train_data, config, process, stop):
-        if train_data.sequence_index == 2 * 16:  # the first checkpoint is there, perhaps the second
+    def train_step(model, raw_model, optimizers, batches, config, process, stop):
+        if batches.loader.sequence_index == 2 * 16:  # the first checkpoint is there, perhaps the second
             while not checkpoint.list_checkpoints(str(small_disk)):
                 time.sleep(0.01)
             with contextlib.suppress(OSError), open(ballast, 'wb') as file:
                 while file.write(bytes(4096)):
                     file.flush()
-        return real(model, raw_model, optimizers, train_data, config, process, stop)
+        return real(model, raw_model, optimizers, batches, config, process, stop)
     monkeypatch.setattr(train, 'train_step', train_step)
     flags = [f'--{key}={value}' for key, value in settings.items()]
     train.main(configure(train.DEFAULTS, flags))

@@ -54,10 +54,10 @@ def stop_at(monkeypatch):
     def stop_at(step):
         real = train.train_step
 
-        def train_step(model, raw_model, optimizers, train_data, config, process, stop):
-            if train_data.sequence_index == (step - 1) * 8:
+        def train_step(model, raw_model, optimizers, batches, config, process, stop):
+            if batches.loader.sequence_index == (step - 1) * 8:
                 stop.first_at = 0.0
-            return real(model, raw_model, optimizers, train_data, config, process, stop)
+            return real(model, raw_model, optimizers, batches, config, process, stop)
         monkeypatch.setattr(train, 'train_step', train_step)
     yield stop_at
 

@@ -135,6 +135,8 @@ def part_of(kernel):
 
 def count_graphs():
     """(title, rows): graphs that torch.compile makes of train.py's own functions, as they follow each other in a run."""
+    from torch._dynamo.utils import counters
+
     import pretrained
     import train
     from configurator import configure
@@ -143,12 +145,11 @@ def count_graphs():
     from runtime.batches import DeviceBatches
     from runtime.process import Process
     from runtime.stop import StopSignals
-    from torch._dynamo.utils import counters
     config = configure(train.DEFAULTS, ['--device=cpu', '--compile=True']) | SMALL
     process = Process(config)
     raw_model = GPT(pretrained.model_config(config)).to(process.device)
-    model, optimizers, stop = train.wrap(raw_model, config, process), Optimizers(raw_model, config, process), StopSignals(process)
-    data = RandomData()
+    model, optimizers = train.wrap(raw_model, config, process), Optimizers(raw_model, config, process)
+    data, stop = RandomData(), StopSignals(process)
 
     def train_steps():
         for _ in range(3):

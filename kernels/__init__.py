@@ -9,8 +9,8 @@
 These operations move many bytes and compute little: their speed is memory bandwidth divided by bytes moved, and
 fusing saves time because fewer bytes are moved. All sums are in float32, whatever the type of the inputs. Sums over
 rows are made in a fixed order, without atomics, and block sizes follow from the number of columns instead of being
-tuned at run time: a run repeats bit for bit on the same machine. Kernels take rows of adjacent elements; inputs with
-other strides are copied first.
+tuned at run time: what these kernels compute repeats bit for bit on the same machine. Kernels take rows of adjacent
+elements; inputs with other strides are copied first.
 
 Every kernel is a `torch.library` custom op with its shapes and its gradient registered, so torch.compile traces
 through without a graph break. The modules can be imported where Triton is missing; `unavailable` says why a kernel

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from kernels import autocast_dtype, jit, on_device, tile_shape, tl, triton
 
-# Elements of a row for each warp. Forward, a row of up to 1,024 columns belongs to one warp, which waits for no other: no
-# barrier, and 25 to 28 rows at a time on an SM of compute capability 9.0. With 4 warps a row these were 5 to 7 barriers and
-# 12 to 16 rows; with tiles of 4 rows and 4 warps 17 to 29 barriers and 20 to 32 rows. Backward, a warp also holds its share of
-# the gradients of weight and bias and gets a quarter of that, so that registers suffice for RESIDENT_WARPS on an SM.
+# Elements of a row for each warp. Forward, a warp has rows of up to 1,024 columns for itself and waits for no other: no
+# barriers, and 25 to 28 rows at a time on an SM. Four warps a row took 5 to 7 barriers and had 12 to 16 rows there; tiles of
+# 4 rows took 21 to 29 and had 20 to 28. Backward, a thread also holds its columns of weight, dweight and dbias: a quarter of
+# the elements leaves registers for RESIDENT_WARPS on an SM. tests/test_kernels_compiled.py counts.
 FORWARD_PER_WARP, BACKWARD_PER_WARP = 1024, 256
-RESIDENT_WARPS = 24
+RESIDENT_WARPS = 24  # of the backward kernel
 PREFETCH_UP_TO = 2048  # columns; wider tiles would not fit into the shared memory of every GPU
 
 
@@ -132,9 +132,9 @@ def programs_per_sm(tile, element_bytes, num_warps, shared_memory):
     """Programs of the backward kernel that run at once on an SM; with more, the last ones would start when the others end.
 
     tile: elements. element_bytes: of an element of each input together. shared_memory: bytes of the SM. A program keeps two
-    tiles of each input there, and a tile of float32 to exchange elements between threads; CUDA adds 1 kB.
+    tiles of each input there, and a tile of float32 to exchange elements between threads; reductions and CUDA add up to 2 kB.
     """
-    return max(1, min(RESIDENT_WARPS // num_warps, shared_memory // (tile * (2 * element_bytes + 4) + 1024)))
+    return max(1, min(RESIDENT_WARPS // num_warps, shared_memory // (tile * (2 * element_bytes + 4) + 2048)))
 
 
 def multiprocessors(device):

@@ -33,6 +33,7 @@ except ImportError:  # no wheels for macOS; the plain PyTorch paths need none
 INTERPRETED = triton is not None and triton.knobs.runtime.interpret
 MIN_CAPABILITY = (8, 0)  # the first NVIDIA generation with bfloat16
 MAX_COLS = 8192  # of layer norm and softmax, whose programs hold whole rows in registers
+TILE, MAX_WARPS = 1024, 16  # of such a program: the fewest elements that it holds, and the most warps that share them
 
 
 def unavailable(device: torch.device | str) -> str | None:
@@ -77,8 +78,10 @@ def next_power_of_2(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def tile_shape(n_cols: int, elements: int) -> tuple[int, int, int]:
-    """(rows, columns, warps) of the tile that a program holds in registers: whole rows, as many as make up `elements`.
+def tile_shape(n_cols: int, per_warp: int) -> tuple[int, int, int]:
+    """(rows, columns, warps) of the tile that a program holds in registers: one row, or several that make up TILE elements.
+
+    There is a warp for every `per_warp` elements, up to MAX_WARPS.
 
     Raises ValueError where one row is too wide.
     """
@@ -86,7 +89,8 @@ def tile_shape(n_cols: int, elements: int) -> tuple[int, int, int]:
         raise ValueError(f'the Triton kernels of layer norm and softmax take rows of up to {MAX_COLS:,} columns, '
                          f'not {n_cols:,}; --kernels=torch has no such limit')
     block = next_power_of_2(n_cols)
-    return max(1, elements // block), block, max(4, block // 512)
+    tile = max(TILE, block)
+    return tile // block, block, min(MAX_WARPS, tile // per_warp)
 
 
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager:

@@ -15,8 +15,8 @@ except a factor, so it is made in the forward pass; the backward pass multiplies
 
 `linear_cross_entropy` takes that further: the logits of a chunk of rows are made, turned into their gradient and
 multiplied into the gradients of x and of the weight at once, and the next chunk reuses their memory. For 64
-sequences of 1,024 tokens that is 0.4 GB in place of 6.6 GB in bfloat16, or 13.2 GB in float32. The price is that
-the weight's gradient, (V, C) float32, passes through memory once a chunk.
+sequences of 1,024 tokens that is 1.6 GB in place of 6.6 GB in bfloat16, or 13.2 GB in float32. The price is that
+the weight's gradient, (V, C) float32, passes through memory once a chunk: four times there.
 
 Types: products run in autocast's type where it is on, else in the type of x. Softmax, loss and the sums over chunks
 are float32, and so is the weight's gradient if the weight is. On CPUs bfloat16 products come out as bfloat16, so each
@@ -30,8 +30,8 @@ from torch import Tensor
 
 from kernels import autocast_dtype, jit, next_power_of_2, on_device, tl, triton
 
-BLOCK_SIZE, WARPS = 8192, 16  # of a row of logits; two programs fill an SM, and their rows stay in the cache
-GPU_CHUNK = 2 ** 28  # logits in memory at a time: enough rows for large matrix products (4,096 of GPT-2's)
+BLOCK_BYTES = 2 ** 14  # of a row of logits at a time, 1 kB a warp; two programs fill an SM, and their rows stay in the cache
+GPU_CHUNK = 2 ** 30  # logits in memory at a time, up to 2 GB in bfloat16: few passes over the gradient of the weight
 CPU_CHUNK = 2 ** 25  # the same for CPUs, where 512 rows are enough
 CPU_TILE = 2 ** 19  # logits that go through softmax at a time on CPUs, so that the float32 copy stays in the cache
 CPU_WEIGHT_ROWS = 2048  # rows of the weight's gradient that are widened and added at a time on CPUs, for the same reason
@@ -138,18 +138,26 @@ def allocate_losses(logits, targets, weight, vocab_size, ignore_index, gradient)
 def scale_op(gradient: Tensor, factor: Tensor) -> None:
     """(N, V) gradient *= factor, a float32 scalar on the device; memory is not touched where it is 1."""
     N, V = gradient.shape
+    BLOCK_SIZE, _, num_warps = block_shape(gradient)
     if gradient.numel():
         with on_device(gradient):
             scale_kernel[(N, triton.cdiv(V, BLOCK_SIZE))](gradient, gradient.stride(0), factor, V, BLOCK_SIZE=BLOCK_SIZE,
-                                                          num_warps=WARPS)
+                                                          num_warps=num_warps)
 
 
 def launch_rows(logits, targets, weight, losses, vocab_size, ignore_index, gradient):
     N, V = logits.shape
-    block = min(BLOCK_SIZE, next_power_of_2(V))
+    BLOCK_SIZE, VECTOR, num_warps = block_shape(logits)
     with on_device(logits):
-        cross_entropy_kernel[(N,)](logits, logits.stride(0), targets.contiguous(), weight, losses, vocab_size, V,
-                                   ignore_index, BLOCK_SIZE=block, GRADIENT=gradient, num_warps=max(1, block // 512))
+        cross_entropy_kernel[(N,)](logits, logits.stride(0), targets.contiguous(), weight, losses, vocab_size, V, ignore_index,
+                                   BLOCK_SIZE=BLOCK_SIZE, VECTOR=VECTOR, GRADIENT=gradient, num_warps=num_warps)
+
+
+def block_shape(logits):
+    """(elements of a row that a program takes at a time, how many of them make up 16 bytes, warps) for (N, V) logits."""
+    itemsize = logits.element_size()
+    block_bytes = min(BLOCK_BYTES, next_power_of_2(logits.size(1)) * itemsize)
+    return max(16, block_bytes) // itemsize, 16 // itemsize, max(1, block_bytes // 1024)
 
 
 @jit
@@ -164,44 +172,62 @@ def load_logits(row_start, cols, vocab_size, V):
 
 
 @jit
+def add_to_sums(value, maxima, sums):
+    """The maximum of each thread's logits so far, and the sum of exp(logit - maximum), with its share of `value` added."""
+    new_maxima = tl.maximum(maxima, tl.max(value, axis=1))
+    shift = tl.where(new_maxima == float('-inf'), 0.0, new_maxima)  # -inf minus -inf would be NaN
+    return new_maxima, sums * tl.exp(maxima - shift) + tl.sum(tl.exp(value - shift[:, None]), axis=1)
+
+
+@jit
 def cross_entropy_kernel(logits, row_stride, targets, weight, losses, vocab_size, V, ignore_index,
-                         BLOCK_SIZE: tl.constexpr, GRADIENT: tl.constexpr):
-    """One row a program: its loss, and its gradient (softmax - onehot) * weight in the place of its logits."""
+                         BLOCK_SIZE: tl.constexpr, VECTOR: tl.constexpr, GRADIENT: tl.constexpr):
+    """One row a program: its loss, and its gradient (softmax - onehot) * weight in the place of its logits.
+
+    A block has the shape (BLOCK_SIZE / VECTOR, VECTOR): a thread loads 16 bytes of a row of it and reduces them alone.
+    """
     row = tl.program_id(0).to(tl.int64)
     row_start = logits + row * row_stride
+    lanes = tl.arange(0, BLOCK_SIZE // VECTOR)
+    block = lanes[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
     target = tl.load(targets + row)
     if target == ignore_index:
         tl.store(losses + row, 0.0)
         if GRADIENT:
             for start in range(0, V, BLOCK_SIZE):
-                cols = start + tl.arange(0, BLOCK_SIZE)
-                tl.store(row_start + cols, tl.zeros((BLOCK_SIZE,), dtype=logits.dtype.element_ty), mask=cols < V)
+                cols = start + block
+                tl.store(row_start + cols, tl.zeros(cols.shape, dtype=logits.dtype.element_ty), mask=cols < V)
     else:
-        # Milakov and Gimelshein 2018, "Online normalizer calculation for softmax": maximum and sum in one pass. There
-        # is a sum for each lane, so that a block costs one reduction over the program, that of the maximum.
-        row_max = float('-inf')
-        lane_sums = tl.zeros((BLOCK_SIZE,), dtype=tl.float32)
-        for start in tl.range(0, vocab_size, BLOCK_SIZE, num_stages=2):  # fetches the next block ahead
-            value = load_logits(row_start, start + tl.arange(0, BLOCK_SIZE), vocab_size, V)
-            new_max = tl.maximum(row_max, tl.max(value, axis=0))
-            shift = tl.where(new_max == float('-inf'), 0.0, new_max)  # -inf minus -inf would be NaN
-            lane_sums = lane_sums * tl.exp(row_max - shift) + tl.exp(value - shift)
-            row_max = new_max
-        shift = tl.where(row_max == float('-inf'), 0.0, row_max)
-        denominator = tl.sum(lane_sums, axis=0)
-        empty = denominator == 0.0  # every logit is -inf
         in_vocab = (target >= 0) & (target < vocab_size)
+        # Loaded now, since later another warp may have overwritten it.
         target_logit = tl.load(row_start + target, mask=in_vocab, other=float('nan')).to(tl.float32)
+        # Milakov and Gimelshein 2018, "Online normalizer calculation for softmax": maximum and sum in one pass. Each thread
+        # has its own until the end. Whole blocks need no masks, which would be a third of all instructions.
+        whole = vocab_size // BLOCK_SIZE * BLOCK_SIZE
+        maxima = tl.full((BLOCK_SIZE // VECTOR,), float('-inf'), dtype=tl.float32)
+        sums = tl.zeros((BLOCK_SIZE // VECTOR,), dtype=tl.float32)
+        for start in tl.range(0, whole, BLOCK_SIZE, num_stages=3):  # the next block is on its way meanwhile
+            maxima, sums = add_to_sums(tl.load(row_start + start + block).to(tl.float32), maxima, sums)
+        maxima, sums = add_to_sums(load_logits(row_start, whole + block, vocab_size, V), maxima, sums)
+        row_max = tl.max(maxima, axis=0)
+        shift = tl.where(row_max == float('-inf'), 0.0, row_max)
+        denominator = tl.sum(sums * tl.exp(maxima - shift), axis=0)
+        empty = denominator == 0.0  # every logit is -inf
         tl.store(losses + row, tl.where(empty, float('inf'), shift + tl.log(denominator) - target_logit))
         if GRADIENT:
             scale = tl.load(weight)
             inverse = scale / tl.where(empty, 1.0, denominator)
-            onehot = tl.where(empty, 0.0, scale)
-            for start in range(0, V, BLOCK_SIZE):
-                cols = start + tl.arange(0, BLOCK_SIZE)
-                value = load_logits(row_start, cols, vocab_size, V)
-                result = tl.exp(value - shift) * inverse - tl.where(cols == target, onehot, 0.0)
+            for start in range(0, whole, BLOCK_SIZE):
+                pointers = row_start + start + block
+                result = tl.exp(tl.load(pointers).to(tl.float32) - shift) * inverse
+                tl.store(pointers, result.to(logits.dtype.element_ty))
+            for start in range(whole, V, BLOCK_SIZE):
+                cols = start + block
+                result = tl.exp(load_logits(row_start, cols, vocab_size, V) - shift) * inverse
                 tl.store(row_start + cols, result.to(logits.dtype.element_ty), mask=cols < V)
+            tl.debug_barrier()  # the target's element is stored a second time, after the thread above that has it
+            at_target = tl.exp(target_logit - shift) * inverse - scale
+            tl.store(row_start + target, at_target.to(logits.dtype.element_ty), mask=in_vocab & (denominator > 0.0))
 
 
 @jit
@@ -291,7 +317,7 @@ def allocate_sums(x, weight, targets, vocab_size, ignore_index, dtype, fused, gr
 
 
 def chunk_rows(V, device):
-    """A power of two, at least 16, so that a chunk of the logits has about GPU_CHUNK or CPU_CHUNK elements."""
+    """A power of two, at least 16, so that a chunk of the logits has about GPU_CHUNK or CPU_CHUNK elements, or fewer."""
     budget = CPU_CHUNK if device.type == 'cpu' else GPU_CHUNK
     return max(16, next_power_of_2(budget // V + 1) // 2)
 

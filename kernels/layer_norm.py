@@ -25,9 +25,13 @@ from torch import Tensor
 
 from kernels import autocast_dtype, jit, on_device, tile_shape, tl, triton
 
-FORWARD_TILE = 4096  # elements that a program holds in registers: several narrow rows, or one wide row
-BACKWARD_TILE = 2048  # fewer, since it holds three such tiles, and 4 programs on an SM leave 128 registers a thread
-PROGRAMS_PER_SM = 4  # of the backward kernel; all of them run at once
+# Elements of a row for each warp. Forward, a warp has rows of up to 1,024 columns for itself and waits for no other: no
+# barriers, and 25 to 28 rows at a time on an SM. Four warps a row took 5 to 7 barriers and had 12 to 16 rows there; tiles of
+# 4 rows took 21 to 29 and had 20 to 28. Backward, a thread also holds its columns of weight, dweight and dbias: a quarter of
+# the elements leaves registers for RESIDENT_WARPS on an SM. tests/test_kernels_compiled.py counts.
+FORWARD_PER_WARP, BACKWARD_PER_WARP = 1024, 256
+RESIDENT_WARPS = 24  # of the backward kernel
+PREFETCH_UP_TO = 2048  # columns; wider tiles would not fit into the shared memory of every GPU
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = 1e-5) -> Tensor:
@@ -72,7 +76,7 @@ def layer_norm_op(x: Tensor, update: Tensor | None, weight: Tensor, bias: Tensor
                   dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     normed, total, mean, rstd = allocate_results(x, update, weight, bias, eps, dtype)
     M, C = mean.numel(), x.size(-1)
-    BLOCK_M, BLOCK_C, num_warps = tile_shape(C, FORWARD_TILE)
+    BLOCK_M, BLOCK_C, num_warps = tile_shape(C, FORWARD_PER_WARP)
     if x.numel():
         add = update is not None
         with on_device(x):
@@ -99,16 +103,17 @@ def layer_norm_backward_op(dnormed: Tensor, dtotal: Tensor | None, x: Tensor, we
                            update_dtype: torch.dtype, has_bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dx, dupdate, dweight, dbias = allocate_gradients(dnormed, dtotal, x, weight, mean, rstd, update_dtype, has_bias)
     M, C = mean.numel(), x.size(-1)
-    BLOCK_M, BLOCK_C, num_warps = tile_shape(C, BACKWARD_TILE)
-    n_sm = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
-    programs = min(triton.cdiv(M, BLOCK_M), PROGRAMS_PER_SM * n_sm)
+    BLOCK_M, BLOCK_C, num_warps = tile_shape(C, BACKWARD_PER_WARP)
+    element_bytes = dnormed.element_size() + x.element_size() + (0 if dtotal is None else dtotal.element_size())
+    n_sm, shared_memory = multiprocessors(x.device)
+    programs = min(triton.cdiv(M, BLOCK_M), n_sm * programs_per_sm(BLOCK_M * BLOCK_C, element_bytes, num_warps, shared_memory))
     dweight_shares, dbias_shares = x.new_empty(2, programs, C, dtype=torch.float32)
     if x.numel():
         with on_device(x):
             layer_norm_backward_kernel[(programs,)](
                 dnormed.contiguous(), None if dtotal is None else dtotal.contiguous(), x.contiguous(), weight, mean, rstd,
                 dx, dupdate if dupdate.numel() else None, dweight_shares, dbias_shares if has_bias else None, M, C,
-                BLOCK_M=BLOCK_M, BLOCK_C=BLOCK_C, STAGES=3 if BLOCK_C <= 2048 else 1, num_warps=num_warps)
+                BLOCK_M=BLOCK_M, BLOCK_C=BLOCK_C, STAGES=3 if BLOCK_C <= PREFETCH_UP_TO else 1, num_warps=num_warps)
     dweight.copy_(dweight_shares.sum(dim=0))
     if has_bias:
         dbias.copy_(dbias_shares.sum(dim=0))
@@ -121,6 +126,23 @@ def allocate_gradients(dnormed, dtotal, x, weight, mean, rstd, update_dtype, has
     dx = x.new_empty(x.shape)
     dupdate = x.new_empty(0 if update_dtype == x.dtype else x.shape, dtype=update_dtype)
     return dx, dupdate, weight.new_empty(weight.shape), weight.new_empty(weight.shape if has_bias else 0)
+
+
+def programs_per_sm(tile, element_bytes, num_warps, shared_memory):
+    """Programs of the backward kernel that run at once on an SM; with more, the last ones would start when the others end.
+
+    tile: elements. element_bytes: of an element of each input together. shared_memory: bytes of the SM. A program keeps two
+    tiles of each input there, and a tile of float32 to exchange elements between threads; reductions and CUDA add up to 2 kB.
+    """
+    return max(1, min(RESIDENT_WARPS // num_warps, shared_memory // (tile * (2 * element_bytes + 4) + 2048)))
+
+
+def multiprocessors(device):
+    """(SMs of a GPU, bytes of shared memory of each); the interpreter counts as one large SM."""
+    if device.type == 'cpu':
+        return 1, 2 ** 30
+    gpu = torch.cuda.get_device_properties(device)
+    return gpu.multi_processor_count, gpu.shared_memory_per_multiprocessor
 
 
 def save_for_backward(ctx, inputs, output):
@@ -182,7 +204,7 @@ def layer_norm_backward_kernel(dnormed, dtotal, x, weight, mean, rstd, dx, dupda
     x_hat = (x - mean) * rstd. dtotal, dupdate and dbias may be None.
 
     Each program walks over its share of the rows, BLOCK_M at a time, and writes what these add to dweight and dbias
-    into row program_id of (programs, C). STAGES - 1 tiles are fetched ahead into shared memory.
+    into row program_id of (programs, C). With 3 STAGES the next tile is fetched into shared memory meanwhile.
     """
     program = tl.program_id(0)
     cols = tl.arange(0, BLOCK_C)[None, :]  # (1, BLOCK_C)

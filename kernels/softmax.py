@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kernels import jit, on_device, tile_shape, tl, triton
 
-TILE = 4096  # elements that a program holds in registers: several short rows, or one long row
+PER_WARP = 1024  # elements: up to 1,024 keys a row belongs to one warp, which waits for no other to reduce it
 
 
 def causal_softmax(scores: Tensor, scale: float) -> Tensor:
@@ -79,7 +79,7 @@ causal_softmax_op.register_autograd(backward, setup_context=save_for_backward)
 def launch(kernel, *tensors, scale):
     """Runs a kernel over the rows of contiguous tensors, all of one shape (..., Tq, Tk)."""
     Tq, Tk = tensors[0].shape[-2:]
-    BLOCK_M, BLOCK_T, num_warps = tile_shape(Tk, TILE)
+    BLOCK_M, BLOCK_T, num_warps = tile_shape(Tk, PER_WARP)
     if tensors[0].numel():
         M = tensors[0].numel() // Tk
         with on_device(tensors[0]):

@@ -1,10 +1,8 @@
 """Every kernel against float64, in values and gradients, and the plain-PyTorch chunked loss.
 
 The Triton kernels run here under the interpreter, on the CPU: TRITON_INTERPRET=1 pytest tests/test_kernels.py.
-Without it those tests are skipped, and the kernels are compiled for a GPU instead, which needs none to be there.
+Without it those tests are skipped. tests/test_kernels_compiled.py looks at what the compiler makes of the kernels.
 """
-import re
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,8 +23,6 @@ from kernels.softmax import causal_softmax, causal_softmax_reference
 
 interpreted = pytest.mark.skipif(
     not kernels.INTERPRETED, reason='the interpreter must be chosen before Triton is imported: TRITON_INTERPRET=1 pytest')
-compiled = pytest.mark.skipif(
-    kernels.triton is None or kernels.INTERPRETED, reason='compiles for a GPU; needs triton and no TRITON_INTERPRET')
 either_loss = pytest.mark.parametrize('head', [
     pytest.param(linear_cross_entropy, marks=interpreted), linear_cross_entropy_torch])
 dtypes = pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
@@ -161,6 +157,27 @@ def test_under_autocast_norms_return_bfloat16_and_the_sum_stays_float32():
 
 
 @interpreted
+def test_a_residual_stream_in_bfloat16_stays_in_bfloat16_forward_and_backward():
+    residual, x = random(7, 768, dtype=torch.bfloat16), random(7, 768, dtype=torch.bfloat16)
+    weight, bias = random(768), random(768)
+    with torch.autocast('cpu', torch.bfloat16):
+        normed, total = add_layer_norm(residual, x, weight, bias)
+    assert normed.dtype == total.dtype == torch.bfloat16
+    gradients = torch.autograd.grad((normed * normed).sum() + total.sum(), [residual, x, weight, bias])
+    assert [g.dtype for g in gradients] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
+    assert torch.equal(gradients[0], gradients[1])
+    check_against_float64(add_layer_norm, add_layer_norm_reference, [residual, x, weight, bias], 1e-5)
+
+
+@interpreted
+def test_programs_of_the_backward_norm_share_rows_in_a_fixed_order_on_any_number_of_sms(monkeypatch):
+    tensors = [random(50, 96, dtype=torch.bfloat16), random(96), random(96)]
+    for n_sm in (1, 3, 100):
+        monkeypatch.setattr(norm_kernels, 'multiprocessors', lambda device, n_sm=n_sm: (n_sm, 2 ** 17))
+        check_against_float64(layer_norm, layer_norm_reference, tensors, 1e-5)
+
+
+@interpreted
 def test_layer_norm_repeats_bit_for_bit():
     tensors = [random(200, 96), random(96), random(96)]
     first, second = (values_and_gradients(layer_norm, tensors, 1e-5) for _ in range(2))
@@ -253,7 +270,8 @@ def test_causal_softmax_refuses_more_queries_than_keys():
 
 @interpreted
 @dtypes
-@pytest.mark.parametrize('rows, columns, vocab_size', [(3, 1, 1), (7, 128, 97), (5, 300, 300), (3, 20000, 19997)])
+@pytest.mark.parametrize('rows, columns, vocab_size', [
+    (3, 1, 1), (7, 128, 97), (5, 300, 300), (3, 20000, 19997), (3, 20000, 17), (2, 16384, 16384)])
 def test_cross_entropy_agrees_with_float64(rows, columns, vocab_size, dtype):
     logits = random(rows, columns, dtype=dtype, scale=3.0)
     targets = random_targets(rows, vocab_size)
@@ -529,62 +547,3 @@ def test_why_the_kernels_cannot_run_is_one_line(monkeypatch):
 @interpreted
 def test_under_the_interpreter_the_kernels_run_on_the_cpu():
     assert kernels.unavailable('cpu') is None
-
-
-# --- what the compiler makes of them, without a GPU
-
-
-def compile_for_gpu(kernel, pointer, constants, num_warps, capability=90):
-    """PTX of a kernel for tensors of type `pointer` whose rows divide by 16, and its metadata."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-    float32 = {'weight', 'bias', 'mean', 'rstd', 'dweight', 'dbias', 'losses', 'factor'}
-    tensors = float32 | {'x', 'update', 'normed', 'total', 'dnormed', 'dtotal', 'dx', 'dupdate', 'scores', 'weights',
-                         'dweights', 'dscores', 'logits', 'gradient'}
-    signature, fixed, attributes = {}, {}, {}
-    for i, name in enumerate(kernel.arg_names):
-        if name in constants:
-            signature[name], fixed[(i,)] = 'constexpr', constants[name]
-        elif name in tensors:
-            signature[name] = '*fp32' if name in float32 else pointer
-        else:
-            signature[name] = {'targets': '*i64', 'eps': 'fp32', 'scale': 'fp32'}.get(name, 'i32')
-        if name not in constants and (name in tensors or name in ('C', 'V', 'Tq', 'Tk', 'row_stride')):
-            attributes[(i,)] = [['tt.divisibility', 16]]
-    source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=attributes)
-    result = kernels.triton.compile(source, target=GPUTarget('cuda', capability, 32), options={'num_warps': num_warps})
-    return result.asm['ptx'], result.metadata
-
-
-GPT2_KERNELS = {
-    'layer norm': lambda: (norm_kernels.layer_norm_forward_kernel, dict(
-        update=None, total=None, BLOCK_M=4, BLOCK_C=1024), 4),
-    'add and layer norm': lambda: (norm_kernels.layer_norm_forward_kernel, dict(BLOCK_M=4, BLOCK_C=1024), 4),
-    'layer norm backward': lambda: (norm_kernels.layer_norm_backward_kernel, dict(
-        dupdate=None, BLOCK_M=2, BLOCK_C=1024, STAGES=3), 4),
-    'softmax': lambda: (softmax_kernels.causal_softmax_forward_kernel, dict(BLOCK_M=4, BLOCK_T=1024), 4),
-    'softmax backward': lambda: (softmax_kernels.causal_softmax_backward_kernel, dict(BLOCK_M=4, BLOCK_T=1024), 4),
-    'cross entropy': lambda: (loss_kernels.cross_entropy_kernel, dict(BLOCK_SIZE=8192, GRADIENT=True), 16),
-    'scale': lambda: (loss_kernels.scale_kernel, dict(BLOCK_SIZE=8192), 16),
-}
-
-
-@compiled
-@pytest.mark.parametrize('name', GPT2_KERNELS)
-def test_kernels_load_and_store_16_bytes_at_a_time(name):
-    kernel, constants, num_warps = GPT2_KERNELS[name]()
-    ptx, _ = compile_for_gpu(kernel, '*bf16', constants, num_warps)
-    assert re.search(r'ld\.global\S*\.v4\.b32|cp\.async\S* ', ptx) and re.search(r'st\.global\S*\.v4\.b32', ptx)
-    narrow = re.findall(r'(?:ld|st)\.global\S*\.b16', ptx)
-    assert len(narrow) <= (1 if name == 'cross entropy' else 0)  # the one logit of the target
-    assert '.local' not in ptx
-
-
-@compiled
-@pytest.mark.parametrize('capability, memory', [(80, 164 * 1024), (89, 99 * 1024), (90, 227 * 1024)])
-def test_layer_norm_fits_into_shared_memory_at_every_width(capability, memory):
-    for width in (1, 768, 1600, 4096, 8192):
-        BLOCK_M, BLOCK_C, num_warps = kernels.tile_shape(width, norm_kernels.BACKWARD_TILE)
-        constants = dict(BLOCK_M=BLOCK_M, BLOCK_C=BLOCK_C, STAGES=3 if BLOCK_C <= 2048 else 1)
-        _, metadata = compile_for_gpu(norm_kernels.layer_norm_backward_kernel, '*fp32', constants, num_warps, capability)
-        assert metadata.shared <= memory

@@ -79,6 +79,15 @@ def test_layer_norms_agree_with_float64(width, dtype):
                            random(width + 1), random(width + 1)], 1e-5)
 
 
+@pytest.mark.parametrize('width', GPT2_WIDTHS)
+def test_a_residual_stream_in_bfloat16_agrees_with_float64(width):
+    residual, x = (random(16 * 1024, width, dtype=torch.bfloat16) for _ in range(2))
+    tensors = [residual, x, random(width), random(width)]
+    with torch.autocast('cuda', torch.bfloat16):
+        assert {output.dtype for output in add_layer_norm(*tensors)} == {torch.bfloat16}
+    check_against_float64(add_layer_norm, add_layer_norm_reference, tensors, 1e-5)
+
+
 @dtypes
 @pytest.mark.parametrize('shape', [(8, 12, 1024, 1024), (1, 25, 1024, 1024), (2, 3, 100, 333), (1, 1, 5, 8192)])
 def test_causal_softmax_agrees_with_float64(shape, dtype):
@@ -116,11 +125,12 @@ def test_the_weight_of_the_head_gets_float32_gradients_under_autocast(head):
 
 
 def test_the_logits_are_never_whole_in_memory():
-    x, weight = random(32 * 1024, 768, dtype=torch.bfloat16), random(PADDED, 768, scale=0.02)
+    x, weight = random(64 * 1024, 768, dtype=torch.bfloat16), random(PADDED, 768, scale=0.02)
+    targets = gpt2_targets(64 * 1024)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    linear_cross_entropy(x, weight, gpt2_targets(32 * 1024), VOCAB).backward()
-    whole = 32 * 1024 * PADDED * 2
+    linear_cross_entropy(x, weight, targets, VOCAB).backward()
+    whole = 64 * 1024 * PADDED * 2
     assert torch.cuda.max_memory_allocated() - before < 0.4 * whole
 
 
@@ -144,6 +154,9 @@ def test_torch_compile_traces_through_without_a_break(backend):
 def test_results_repeat_bit_for_bit():
     tensors = [random(4096, 768, dtype=torch.bfloat16), random(768), random(768)]
     first, second = (run(layer_norm, tensors, 1e-5) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+    logits, targets = random(4096, PADDED, dtype=torch.bfloat16, scale=3.0), gpt2_targets(4096)
+    first, second = (run(lambda x: cross_entropy(x * 1, targets, VOCAB), [logits]) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second))
 
 

@@ -11,6 +11,7 @@ from gpu_code import SM_LIMITS, compile_kernel, narrow, recorded_launches
 import kernels
 from kernels import cross_entropy as loss_kernels
 from kernels import layer_norm as norm_kernels
+from kernels import linear as linear_kernels
 from kernels import softmax as softmax_kernels
 
 pytestmark = [
@@ -50,6 +51,18 @@ def softmax_launches(T):
     scores = torch.randn(1, 2, T, T, dtype=torch.bfloat16, requires_grad=True)
     with recorded_launches(softmax_kernels) as launches:
         torch.autograd.grad(softmax_kernels.causal_softmax(scores, 0.125).sum(), scores)
+    return launches
+
+
+@functools.cache
+def linear_launches(width, heads):
+    """Launches of the backward passes that make bias gradients too: GELU's, and that of joining q, k and v."""
+    x = torch.randn(2, 64, width, dtype=torch.bfloat16, requires_grad=True)
+    with recorded_launches(linear_kernels) as launches:
+        fc, attn = (torch.nn.Linear(width, n * width, dtype=torch.bfloat16) for n in (4, 3))
+        torch.autograd.grad(linear_kernels.linear_gelu(x, fc).sum(), fc.bias)
+        torch.autograd.grad(sum(part.sum() for part in linear_kernels.linear_qkv(x, attn, heads)), attn.bias)
+    assert len(launches) == 2
     return launches
 
 
@@ -135,3 +148,14 @@ def test_rows_of_up_to_1024_columns_need_no_barrier(capability):
 def test_the_backward_norm_fits_into_the_shared_memory_of_every_gpu_at_every_width(width):
     for capability in (80, 90):
         assert compiled(norm_launches(width, torch.float32, torch.float32)[3], capability).shared <= MIN_PROGRAM_SHARED
+
+
+@capabilities
+@pytest.mark.parametrize('width, heads', [(768, 12), (1600, 25)])
+def test_bias_gradients_load_16_bytes_at_a_time_and_fill_an_sm(width, heads, capability):
+    """20 warps with eight loads of 16 bytes each are 80 kB under way in an SM, several times what its memory has under way."""
+    for launch in linear_launches(width, heads):
+        code = compiled(launch, capability)
+        assert code.spills == 0
+        assert narrow(code.loads) == 0 and narrow(code.stores) <= 1  # a program's sums of its columns
+        assert code.resident * launch.num_warps >= 20

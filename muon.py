@@ -33,14 +33,13 @@ class Batch(NamedTuple):
 class Muon(torch.optim.Optimizer):
     """For parameters of two dimensions, all of which must have a gradient when `step` is called.
 
-    groups: dicts with 'params', 'lr', 'weight_decay' and 'n_stacked', the number of matrices of equal size that each of the
-        parameters holds one above the other: 3 for the queries, keys and values of a c_attn.weight, (3C, C). Each of them is
-        made orthogonal for itself.
+    groups: dicts with 'params', 'lr', 'weight_decay' and perhaps 'n_stacked': how many matrices each parameter holds, one above
+        the other. It is 3 for a c_attn.weight, (3C, C), with queries, keys and values. Each is made orthogonal for itself.
     dtype: of the iteration; weights, gradients and momentum keep their own.
     """
 
     def __init__(self, groups: list[dict], rank: int = 0, world_size: int = 1, dtype: torch.dtype = torch.bfloat16):
-        super().__init__(groups, {'lr': 0.02, 'weight_decay': 0.0, 'n_stacked': 1})
+        super().__init__(groups, {'n_stacked': 1})
         self.rank, self.world_size, self.dtype = rank, world_size, dtype
         self.batches = make_batches(self.param_groups, world_size)
         self.owners = {p: (batch.first_owner + i) % world_size for batch in self.batches for i, p in enumerate(batch.params)}
@@ -58,10 +57,10 @@ class Muon(torch.optim.Optimizer):
             self.finish_update(batch, updates)
 
     def start_update(self, batch):
-        """-> (updates, exchange). The updates, (world_size, params per owner, rows, cols), are complete after exchange.wait();
-        without other processes, exchange is None. What lies behind an owner's last update is undefined."""
+        """-> (updates, exchange). updates, (world_size, most params of an owner, rows, cols), are there after exchange.wait();
+        exchange is None if there is only one process. An owner of fewer params leaves the last ones undefined."""
         per_owner = math.ceil(len(batch.params) / self.world_size)
-        updates = torch.empty(self.world_size, per_owner, *batch.params[0].shape, dtype=self.dtype, device=batch.params[0].device)
+        updates = batch.params[0].new_empty(self.world_size, per_owner, *batch.params[0].shape, dtype=self.dtype)
         mine = batch.params[(self.rank - batch.first_owner) % self.world_size::self.world_size]
         if mine:
             self.compute_updates(mine, self.param_groups[batch.group]['n_stacked'], out=updates[self.rank, :len(mine)])

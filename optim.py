@@ -76,26 +76,27 @@ class Optimizers:
 
 def build_optimizers(model, config, process):
     """[AdamW], or [AdamW, Muon]. Weight decay is for matrices and embeddings, not for biases and norms."""
-    lr, decay = config['learning_rate'], config['weight_decay']
-    matrices = [p for p in model.transformer.h.parameters() if p.dim() == 2] if config['optimizer'] == 'muon' else []
-    of_muon = set(matrices)
+    decay, blocks = config['weight_decay'], model.transformer.h if config['optimizer'] == 'muon' else []
+    qkv = [block.attn.c_attn.weight for block in blocks]
+    matrices = [p for block in blocks for p in block.parameters() if p.dim() == 2 and p is not block.attn.c_attn.weight]
+    of_muon = {*qkv, *matrices}
     rest = [p for p in model.parameters() if p.requires_grad and p not in of_muon]
-    groups = [{'params': [p for p in rest if p.dim() == 2], 'weight_decay': decay, 'peak_lr': lr},
-              {'params': [p for p in rest if p.dim() != 2], 'weight_decay': 0.0, 'peak_lr': lr}]
-    optimizers = [make_adamw(groups, config, process)]
-    if matrices:
-        # The queries, keys and values of c_attn are three maps that are only stored as one matrix. Taken as three, the
-        # demo's model reaches a loss lower by 0.08 (at 1.3 million tokens).
-        qkv = [block.attn.c_attn.weight for block in model.transformer.h]
-        others = [p for p in matrices if p not in set(qkv)]
-        optimizers.append(Muon([
-            {'params': params, 'n_stacked': n_stacked, 'weight_decay': decay, 'peak_lr': config['muon_lr'], 'lr': config['muon_lr']}
-            for params, n_stacked in ((qkv, 3), (others, 1))], process.rank, process.world_size))
+    optimizers = [build_adamw([{'params': [p for p in rest if p.dim() == 2], 'weight_decay': decay},
+                               {'params': [p for p in rest if p.dim() != 2], 'weight_decay': 0.0}], config, process)]
+    if of_muon:
+        # Queries, keys and values are three maps that are only stored as one matrix. Taken as three, the demo's model reaches
+        # a loss lower by 0.08 (at 1.3 million tokens).
+        groups = [{'params': qkv, 'n_stacked': 3}, {'params': matrices}]
+        for group in groups:
+            group.update(weight_decay=decay, lr=config['muon_lr'], peak_lr=config['muon_lr'])
+        optimizers.append(Muon(groups, process.rank, process.world_size))
     return optimizers
 
 
-def make_adamw(groups, config, process):
-    settings = {'lr': config['learning_rate'], 'betas': (config['beta1'], config['beta2']), 'fused': process.device.type != 'mps'}
+def build_adamw(groups, config, process):
+    for group in groups:
+        group.update(lr=config['learning_rate'], peak_lr=config['learning_rate'])
+    settings = {'betas': (config['beta1'], config['beta2']), 'fused': process.device.type != 'mps'}
     if config['zero'] and process.world_size > 1:
         from torch.distributed.optim import ZeroRedundancyOptimizer
         return ZeroRedundancyOptimizer(groups, optimizer_class=torch.optim.AdamW, **settings)

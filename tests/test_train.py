@@ -26,6 +26,7 @@ from inference.engine import generate
 from model import GPT
 from runtime.errors import BadInput
 from runtime.metrics import read_metrics
+from runtime.process import Process
 
 TINY = {'n_layer': 2, 'n_head': 2, 'n_embd': 32, 'block_size': 32, 'total_batch_tokens': 256, 'micro_batch': 4,
         'max_steps': 12, 'warmup_steps': 2, 'learning_rate': 3e-3, 'eval_interval': 4, 'eval_tokens': 700,

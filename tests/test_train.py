@@ -24,7 +24,6 @@ import train
 from configurator import configure
 from inference.engine import generate
 from model import GPT
-from optim import Optimizers
 from runtime.errors import BadInput
 from runtime.metrics import read_metrics
 from runtime.process import Process
@@ -141,38 +140,6 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule():
     assert [factor(step, 'cosine') for step in (10, 35, 60, 110)] == pytest.approx(
         [1.0, 0.1 + 0.45 * (1 + math.sqrt(0.5)), 0.55, 0.1])
     assert [factor(step, 'wsd') for step in (10, 55, 82.5, 110)] == pytest.approx([1.0, 1.0, 0.55, 0.1])
-
-
-def test_weight_decay_is_for_matrices_alone_and_muon_for_those_of_the_blocks():
-    config = {**configure(train.DEFAULTS, []), **TINY, 'vocab_size': 300, 'optimizer': 'muon'}
-    model = GPT(pretrained.model_config(config))
-    optimizers = Optimizers(model, config, Process(config))
-    adamw, muon = optimizers.list
-    names = {id(p): name for name, p in model.named_parameters()}
-    whole = {id(part): id(weight) for weight, parts in optimizers.qkv_parts for part in parts}
-    decayed, plain = [sorted(names[id(p)] for p in group['params']) for group in adamw.param_groups]
-    assert decayed == ['transformer.wpe.weight', 'transformer.wte.weight']
-    assert all(name.endswith('bias') or '.ln_' in name for name in plain)
-    assert adamw.param_groups[1]['weight_decay'] == 0
-    in_muon = {names[whole.get(id(p), id(p))] for group in muon.param_groups for p in group['params']}
-    assert in_muon | set(decayed) | set(plain) == set(names.values())
-    assert all('.h.' in name and name.endswith('.weight') for name in in_muon)
-
-
-def test_muon_makes_the_updates_of_queries_keys_and_values_orthogonal_each_for_itself():
-    config = {**configure(train.DEFAULTS, []), **TINY, 'vocab_size': 300, 'optimizer': 'muon', 'weight_decay': 0.0}
-    model = GPT(pretrained.model_config(config))
-    optimizers = Optimizers(model, config, Process(config))
-    model(torch.randint(300, (4, 32)), torch.randint(300, (4, 32))).backward()
-    weight = model.transformer.h[0].attn.c_attn.weight
-    before, grads = weight.detach().clone(), weight.grad.chunk(3)
-    optimizers.unscale_gradients()
-    optimizers.list[1].step()
-    for rows, start, grad in zip(weight.detach().chunk(3), before.chunk(3), grads):
-        alone = torch.nn.Parameter(start.clone())
-        alone.grad = grad.clone()
-        torch.optim.Muon([alone], lr=config['muon_lr'], weight_decay=0.0).step()
-        assert torch.equal(alone.detach(), rows) and not torch.equal(start, rows)
 
 
 def test_the_newest_three_checkpoints_and_the_best_are_kept(tmp_path):

@@ -6,6 +6,7 @@ import platform
 import torch
 
 from runtime import hardware
+from runtime.errors import program_name
 from runtime.parallel import available_cores
 from runtime.report import git
 
@@ -22,7 +23,7 @@ def describe_run(argv: list[str], device: str) -> dict:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {
-        'command': ' '.join(['python -m bench', *arguments]),
+        'command': ' '.join([program_name(), *arguments]),
         'machine': {'cpu': hardware.cpu_name(), 'cores': available_cores(), 'cpu_bf16': hardware.cpu_has_bf16_units(),
                     'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None,
                     'system': platform.platform()},
@@ -31,14 +32,15 @@ def describe_run(argv: list[str], device: str) -> dict:
     }
 
 
-def print_run(run: dict):
+def run_text(run: dict) -> str:
+    """What describe_run says, in two lines."""
     machine = run['machine']
-    print(f'`{run["command"]}` at commit {run["commit"]}\n')
-    print(f'{machine["gpu"] + "; " if machine["gpu"] else ""}{machine["cpu"]}, {machine["cores"]} cores'
-          f'{" with bf16 units" * machine["cpu_bf16"]}; {", ".join(map(" ".join, run["versions"].items()))}', flush=True)
+    return (f'`{run["command"]}` at commit {run["commit"]}\n\n'
+            f'{machine["gpu"] + "; " if machine["gpu"] else ""}{machine["cpu"]}, {machine["cores"]} cores'
+            f'{" with bf16 units" * machine["cpu_bf16"]}; {", ".join(map(" ".join, run["versions"].items()))}')
 
 
-def print_table(title: str, rows: list[dict]):
+def table_text(title: str, rows: list[dict]) -> str:
     """A table in Markdown. rows: dicts with the same keys; floats are shown with three digits, None as nothing."""
     def show(value):
         if isinstance(value, float):
@@ -48,6 +50,5 @@ def print_table(title: str, rows: list[dict]):
     lines = [list(rows[0]), *([show(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     lines.insert(1, ['-' * width for width in widths])
-    print(f'\n{title}\n')
-    for line in lines:
-        print(f'| {" | ".join(cell.ljust(width) for cell, width in zip(line, widths))} |', flush=True)
+    rows = (f'| {" | ".join(cell.ljust(width) for cell, width in zip(line, widths))} |' for line in lines)
+    return '\n'.join(['', title, '', *rows])

@@ -32,7 +32,7 @@ DEFAULTS = {
     'turns': 3,  # how often each thing is measured
     'device': 'auto',  # auto, cuda, cuda:1, cpu
     'json': optional(str),  # write the results to this file
-    # parts train and sample
+    # parts train and sample; of kernels on a CPU the preset alone
     'preset': choice('auto', 'demo', 'gpt2'),  # shape of the model; auto: gpt2 (124M) on a GPU, else config/demo.py's
     'n_layer': optional(int),  # instead of the preset's
     'n_head': optional(int),  # instead of the preset's

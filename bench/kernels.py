@@ -39,7 +39,7 @@ def measure_kernels(config):
     product = hardware.measure_peak_flops(device, dtype)
     hardware.keep_freed_memory(device)
     rows = []
-    for case in gpu_cases(dtype) if device.type == 'cuda' else cpu_cases(dtype):
+    for case in gpu_cases(dtype) if device.type == 'cuda' else cpu_cases(dtype, config['preset']):
         measures = {by: functools.partial(forward_backward_seconds, function, case.inputs, device)
                     for by, function in case.functions.items()}
         measures['copy'] = functools.partial(seconds_of, lambda: target.copy_(source), device)  # beside each case
@@ -132,16 +132,18 @@ def beside(ours, plain, peer=None):
     return {'ours': ours, 'torch': plain, 'compile': torch.compile(plain), **({'liger': peer} if peer else {})}
 
 
-def cpu_cases(dtype):
-    """Yields the Cases of what a CPU runs in our training step."""
-    options = {'dtype': dtype, 'device': 'cpu'}
-    for B, nh, T, hd in ((16, 4, 256, 64), (8, 12, 512, 64)):
+def cpu_cases(dtype, preset):
+    """Yields the Cases of what a CPU runs in our training step, at the shapes of both presets unless one is named."""
+    options, presets = {'dtype': dtype, 'device': 'cpu'}, ('demo', 'gpt2') if preset == 'auto' else (preset,)
+    for name in presets:
+        B, nh, T, hd = {'demo': (16, 4, 256, 64), 'gpt2': (8, 12, 512, 64)}[name]
         qkv = tuple(random_input(B, nh, T, hd, **options) for _ in range(3))
         yield Case(f'attention {B}x{nh}x{T}x{hd}', 'product', 6 * B * nh * T * T * hd, qkv,
                    {'ours': attention.blocked_attention,
                     'torch': lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)})
-    yield head_case(4096, 256, 4096, 4096, options, fused=False)
-    yield head_case(2048, 768, VOCAB, PADDED, options, fused=False)
+    for name in presets:
+        shape = {'demo': (4096, 256, 4096, 4096), 'gpt2': (2048, 768, VOCAB, PADDED)}[name]
+        yield head_case(*shape, options, fused=False)
 
 
 def head_case(N, C, vocab_size, V, options, fused):

@@ -1,7 +1,8 @@
-"""What stands beside the figures (command, machine, versions, commit), and tables of them."""
+"""What stands beside the figures (command, machine, versions, commit), tables of them, and the reason where there are none."""
 import contextlib
 import importlib.metadata
 import platform
+import re
 
 import torch
 
@@ -52,3 +53,11 @@ def table_text(title: str, rows: list[dict]) -> str:
     lines.insert(1, ['-' * width for width in widths])
     rows = (f'| {" | ".join(cell.ljust(width) for cell, width in zip(line, widths))} |' for line in lines)
     return '\n'.join(['', title, '', *rows])
+
+
+def error_line(log: str) -> str:
+    """The line of a log that says what went wrong: of an exception, of pytest or of a script of ours; '' if there is none."""
+    pattern = r'(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Diverged)\b.*|FAILED .*|(?:python -m [\w.]+|\w+\.py): .*'
+    lines = [line.strip() for line in log.splitlines()]
+    said = [line for line in lines if re.fullmatch(pattern, line)]
+    return said[-1] if said else ''

@@ -50,7 +50,7 @@ class Part(NamedTuple):
 
 def main(config):
     if config['device'] == 'cuda' and not torch.cuda.is_available():
-        raise BadInput(f'torch {torch.__version__} sees no CUDA device here; --device=cpu runs what needs none, in small')
+        raise BadInput(f'torch {torch.__version__} sees no CUDA device; --device=cpu runs what needs none, small')
     run = describe_run(sys.argv[1:], config['device'])
     run['commit'] = config['commit'] or run['commit']
     name = re.sub(r'\W+', '_', (run['machine']['gpu'] or 'cpu').lower())

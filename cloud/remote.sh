@@ -39,7 +39,7 @@ main() {
         [[ $# == 1 ]] || usage '--stop takes HOST alone'
     elif $bench; then
         [[ $# -ge 1 ]] || usage '--bench needs HOST'
-        [[ -z $docker$prepare$data ]] || usage '--bench makes its own environment and data; leave --docker, --prepare and --data out'
+        [[ -z $docker$prepare$data ]] || usage '--bench makes its environment and data; leave --docker, --prepare and --data out'
         set -- "$1" bench "--commit=$(git -C "$root" describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)" "${@:2}"
         check_flags "${@:3}"
     else
@@ -116,7 +116,7 @@ check_arguments() {
 check_flags() {
     local argument
     for argument in "$@"; do
-        [[ $argument =~ ^--[a-z_]+=[A-Za-z0-9_./:,-]*$ ]] || usage "$argument should be --key=value, of letters, digits and _./:,- alone"
+        [[ $argument =~ ^--[a-z_]+=[A-Za-z0-9_./:,-]*$ ]] || usage "$argument should be --key=value, without spaces and quotes"
     done
 }
 

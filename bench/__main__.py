@@ -18,7 +18,7 @@ import sys
 from bench.bpe import measure_bpe
 from bench.data import measure_data
 from bench.kernels import measure_kernels
-from bench.report import describe_run, print_run, print_table
+from bench.report import describe_run, run_text, table_text
 from bench.sample import measure_generation
 from bench.train import measure_training
 from configurator import choice, configure, optional
@@ -26,13 +26,13 @@ from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
 
 PARTS = {'train': measure_training, 'sample': measure_generation, 'kernels': measure_kernels, 'data': measure_data,
-         'bpe': measure_bpe}  # each takes the config and yields (title, rows)
+         'bpe': measure_bpe}  # each takes the config and yields (title, rows), the same title again when it has more rows
 DEFAULTS = {
     # every part
     'turns': 3,  # how often each thing is measured
     'device': 'auto',  # auto, cuda, cuda:1, cpu
     'json': optional(str),  # write the results to this file
-    # parts train and sample
+    # parts train and sample; of kernels on a CPU the preset alone
     'preset': choice('auto', 'demo', 'gpt2'),  # shape of the model; auto: gpt2 (124M) on a GPU, else config/demo.py's
     'n_layer': optional(int),  # instead of the preset's
     'n_head': optional(int),  # instead of the preset's
@@ -67,20 +67,37 @@ def main(argv):
 
 
 def measure_parts(parts, config, argv):
-    """Prints each table as soon as it is measured and writes it to the JSON file, so that a later failure loses nothing."""
+    """Prints each table and writes it to the JSON file, there after every measurement: a later failure loses nothing."""
     run = {'parts': parts, **describe_run(argv, config['device']), 'tables': []}
-    print_run(run)
+    print(run_text(run), flush=True)
+
+    def save(title, rows):
+        """A table, which takes the place of what there was of it."""
+        run['tables'] = [table for table in run['tables'] if table['title'] != title] + [{'title': title, 'rows': rows}]
+        if config['json']:
+            write_json(config['json'], run)
+
     for part in parts:
         try:
-            for title, rows in PARTS[part](config):
-                print_table(title, rows)
-                run['tables'].append({'title': title, 'rows': rows})
-                if config['json']:
-                    write_json(config['json'], run)
+            measure_part(part, config, save)
         except (BadInput, ImportError) as error:
             if len(parts) == 1:
                 raise BadInput(str(error)) from error
             print(f'\n{part}: not measured: {error}', flush=True)
+
+
+def measure_part(part, config, save):
+    """Saves each table whenever it has grown, and prints it when nothing more comes for it."""
+    shown = None
+    try:
+        for title, rows in PARTS[part](config):
+            if shown and shown[0] != title:
+                print(table_text(*shown), flush=True)
+            shown = title, rows
+            save(title, rows)
+    finally:
+        if shown:
+            print(table_text(*shown), flush=True)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,8 @@
 """What the parts train and sample share: the model's shape, and the turn of a contender in a process of its own.
 
-A new contender is a line {name: (what it is, setup)} in its part. setup(config, device) returns the function whose
-calls are timed; it imports what only this contender needs, as the memory of its process is measured.
+A new contender is a line {name: (what it is, setup)} in its part; a third entry, if there is one, is a dict of what it has
+instead of the config's values. setup(config, device) returns the function whose calls are timed; it imports what only this
+contender needs, as the memory of its process is measured.
 """
 import contextlib
 import functools
@@ -10,12 +11,12 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import median
 
 import torch
 
-from bench.turns import alone, compare, take_turns
+from bench.turns import alone, spread, turn_by_turn
 from runtime import hardware
 from runtime.errors import BadInput
 
@@ -42,21 +43,35 @@ def complete(config: dict) -> dict:
     return config
 
 
-def compare_contenders(contenders: dict[str, tuple], config: dict, n_tokens: int) -> tuple[list[dict], dict[str, list]]:
-    """(rows, {name: what make_turn returned at each turn}) of those that --contenders names, or of all.
+def compare_contenders(contenders: dict[str, tuple], config: dict, count_tokens: Callable[[dict], int]) -> Iterator[tuple]:
+    """Yields, after every turn, (rows, {name: what make_turn returned at each turn}) of what --contenders names, or of all.
 
-    n_tokens: what one call of a contender's function processes.
+    One that failed has a row without figures, which says why. count_tokens: of a config, what one call processes.
+    Raises BadInput, after the last turn, if all have failed.
     """
     chosen = list(contenders) if config['contenders'] is None else config['contenders'].split(',')
     for name in chosen:
         if name not in contenders:
             raise BadInput(f'--contenders: there is no {name!r} here; there are {", ".join(contenders)}')
-    turns = take_turns({name: functools.partial(alone, make_turn, contenders[name][1], config) for name in chosen},
-                       config['turns'], warm_up=0)
-    rows = compare({name: [turn['seconds'] for turn in turns[name]] for name in turns}, n_tokens, 'tokens/s')
-    for row in rows:
-        row['peak GiB'] = max(turn['peak GiB'] for turn in turns[row['contender']])
-    return rows, turns
+    own = {name: config | {key: value for changes in contenders[name][2:] for key, value in changes.items()} for name in chosen}
+    measures = {name: functools.partial(alone, make_turn, contenders[name][1], own[name]) for name in chosen}
+    for turns, failed in turn_by_turn(measures, config['turns'], warm_up=0):
+        rates = {name: count_tokens(own[name]) / median(turn['seconds'] for turn in turns[name])
+                 for name in chosen if turns[name] and name not in failed}
+        yield [row_of(name, turns[name], rates, chosen[0], contenders[name][0], failed.get(name))
+               for name in chosen if name in rates or name in failed], turns
+    if len(failed) == len(chosen):
+        raise BadInput('none of the contenders could be measured')
+
+
+def row_of(name, turns, rates, first, what, reason):
+    """The row of a contender in the table, with figures unless there is a reason why it failed."""
+    measured = name in rates
+    return {'contender': name, 'tokens/s': rates.get(name),
+            'spread': spread([turn['seconds'] for turn in turns]) if measured else None,
+            f'times {first}': rates[name] / rates[first] if measured and first in rates else None,
+            'peak GiB': max(turn['peak GiB'] for turn in turns) if measured else None,
+            'what it is': what if measured else f'not measured: {reason}'}
 
 
 def make_turn(setup, config):

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 import kernels
 from bench.contenders import time_calls
-from bench.turns import spread, take_turns
+from bench.turns import spread, turn_by_turn
 from kernels import attention, cross_entropy, layer_norm, softmax
 from runtime import hardware
-from runtime.errors import BadInput
+from runtime.errors import BadInput, first_line
 
 CALLS_ON_A_CPU = 5  # in a turn
 VOCAB, PADDED = 50257, 50304  # GPT-2's, and the rows that its embedding has in memory
@@ -36,22 +36,43 @@ def measure_kernels(config):
     dtype = hardware.pick_dtype('auto', device)
     source = torch.empty(2**30 if device.type == 'cuda' else 2**27, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    rates = {'product': hardware.measure_peak_flops(device, dtype)}  # 'copy' is measured beside each case
+    product = hardware.measure_peak_flops(device, dtype)
     hardware.keep_freed_memory(device)
     rows = []
-    for case in gpu_cases(dtype) if device.type == 'cuda' else cpu_cases(dtype):
-        calls = {by: forward_backward(function, case.inputs) for by, function in case.functions.items()}
-        calls['copy'] = lambda: target.copy_(source)
-        times = take_turns({by: functools.partial(seconds_of, call, device) for by, call in calls.items()}, config['turns'])
-        rates['copy'] = 2 * source.numel() / median(times.pop('copy'))  # a copy reads and writes
-        for by, samples in times.items():
-            s = median(samples)
-            rows.append({'forward and backward of': case.name, 'by': by, 'ms': 1000 * s, 'spread': spread(samples),
-                         'times ours': median(times['ours']) / s,
-                         'of its limit': f'{case.amount / s / rates[case.limit]:.0%} of {case.limit}'})
+    for case in gpu_cases(dtype) if device.type == 'cuda' else cpu_cases(dtype, config['preset']):
+        measures = {by: functools.partial(forward_backward_seconds, function, case.inputs, device)
+                    for by, function in case.functions.items()}
+        measures['copy'] = functools.partial(seconds_of, lambda: target.copy_(source), device)  # beside each case
+        *_, (times, failed) = turn_by_turn(measures, config['turns'])
+        rates = {'product': product, 'copy': 2 * source.numel() / median(times['copy'])}  # a copy reads and writes
+        rows += [row_of(case, by, times, failed, rates) for by in case.functions]
+        yield f'Kernels in {str(dtype).removeprefix("torch.")}; the product reached {product / 1e9:,.0f} GFLOP/s', rows
         torch._dynamo.reset()
-    yield (f'Kernels in {str(dtype).removeprefix("torch.")}; copy {rates["copy"] / 1e9:,.1f} GB/s, '
-           f'product {rates["product"] / 1e9:,.0f} GFLOP/s'), rows
+
+
+def row_of(case, by, times, failed, rates):
+    """The row of a function in the table, with figures unless it failed."""
+    row = {'forward and backward of': case.name, 'by': by, 'ms': None, 'spread': None, 'times ours': None,
+           'of its limit': f'not measured: {failed.get(by)}', 'copy GB/s': rates['copy'] / 1e9}
+    if by not in failed:
+        s = median(times[by])
+        row |= {'ms': 1000 * s, 'spread': spread(times[by]),
+                'times ours': None if 'ours' in failed else median(times['ours']) / s,
+                'of its limit': f'{case.amount / s / rates[case.limit]:.0%} of {case.limit}'}
+    return row
+
+
+def forward_backward_seconds(function, inputs, device):
+    """Of one call of forward and backward with ready-made gradients of the outputs. Raises BadInput where it cannot run."""
+    def outputs_of():
+        outputs = function(*inputs)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    try:
+        gradients = [torch.ones_like(out) if out.dim() == 0 else torch.randn_like(out) for out in outputs_of()]
+        return seconds_of(lambda: torch.autograd.grad(outputs_of(), inputs, gradients), device)
+    except RuntimeError as error:  # for want of memory, too
+        raise BadInput(first_line(error)) from error
 
 
 def seconds_of(call, device):
@@ -60,15 +81,6 @@ def seconds_of(call, device):
         return median(time_calls(call, device, at_least=CALLS_ON_A_CPU))
     from triton.testing import do_bench
     return do_bench(call, return_mode='median') / 1000
-
-
-def forward_backward(function, inputs):
-    """A call of forward and backward with ready-made gradients of the outputs."""
-    def outputs_of():
-        outputs = function(*inputs)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
-    gradients = [torch.ones_like(out) if out.dim() == 0 else torch.randn_like(out) for out in outputs_of()]
-    return lambda: torch.autograd.grad(outputs_of(), inputs, gradients)
 
 
 def random_input(*shape, dtype, device, scale=1.0):
@@ -97,6 +109,10 @@ def gpu_cases(dtype):
     yield Case('causal_softmax 8x12x1024x1024', 'copy', int(3.5 * size * scores.numel()), (scores,), beside(
         lambda scores: softmax.causal_softmax(scores, 0.125),
         lambda scores: (scores * 0.125).masked_fill(future, -torch.inf).softmax(-1)))
+    qkv = tuple(random_input(8, 12, 1024, 64, **options) for _ in range(3))
+    yield Case('explicit attention 8x12x1024x64', 'product', 12 * 8 * 12 * 1024 * 1024 * 64, qkv, beside(
+        lambda q, k, v: explicit_attention(q, k, v, softmax.causal_softmax),
+        lambda q, k, v: explicit_attention(q, k, v, softmax.causal_softmax_reference)))
     N = 16 * 1024
     logits, targets = random_input(N, PADDED, **options), torch.randint(VOCAB, (N,), device='cuda')
     # Ours and Liger's leave the gradient in the logits; the next call works on those numbers, which costs it the same.
@@ -107,20 +123,27 @@ def gpu_cases(dtype):
     yield head_case(32 * 1024, 768, VOCAB, PADDED, options, fused=True)
 
 
+def explicit_attention(q, k, v, softmax):
+    """(B, nh, T, hd) each -> (B, nh, T, hd), with all T x T scores in memory, as model.py's attention='explicit' does."""
+    return softmax(q @ k.transpose(-2, -1), q.size(-1) ** -0.5) @ v
+
+
 def beside(ours, plain, peer=None):
     return {'ours': ours, 'torch': plain, 'compile': torch.compile(plain), **({'liger': peer} if peer else {})}
 
 
-def cpu_cases(dtype):
-    """Yields the Cases of what a CPU runs in our training step."""
-    options = {'dtype': dtype, 'device': 'cpu'}
-    for B, nh, T, hd in ((16, 4, 256, 64), (8, 12, 512, 64)):
+def cpu_cases(dtype, preset):
+    """Yields the Cases of what a CPU runs in our training step, at the shapes of both presets unless one is named."""
+    options, presets = {'dtype': dtype, 'device': 'cpu'}, ('demo', 'gpt2') if preset == 'auto' else (preset,)
+    for name in presets:
+        B, nh, T, hd = {'demo': (16, 4, 256, 64), 'gpt2': (8, 12, 512, 64)}[name]
         qkv = tuple(random_input(B, nh, T, hd, **options) for _ in range(3))
         yield Case(f'attention {B}x{nh}x{T}x{hd}', 'product', 6 * B * nh * T * T * hd, qkv,
                    {'ours': attention.blocked_attention,
                     'torch': lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)})
-    yield head_case(4096, 256, 4096, 4096, options, fused=False)
-    yield head_case(2048, 768, VOCAB, PADDED, options, fused=False)
+    for name in presets:
+        shape = {'demo': (4096, 256, 4096, 4096), 'gpt2': (2048, 768, VOCAB, PADDED)}[name]
+        yield head_case(*shape, options, fused=False)
 
 
 def head_case(N, C, vocab_size, V, options, fused):
@@ -137,8 +160,9 @@ def head_case(N, C, vocab_size, V, options, fused):
     if fused:
         functions = beside(ours, plain, liger and (lambda x, w: liger.liger_fused_linear_cross_entropy(x, w, targets)))
         functions['ours without triton'] = in_chunks
-    if hasattr(F, 'linear_cross_entropy'):
-        functions['F.linear_cross_entropy'] = lambda x, w: F.linear_cross_entropy(x, w, targets)  # padding counts there
+    if hasattr(torch.nn, 'LinearCrossEntropyOptions'):  # of torch 2.13; without options it has all logits at once
+        functions['F.linear_cross_entropy'] = lambda x, w: F.linear_cross_entropy(  # padding counts there
+            x, w, targets, options=torch.nn.LinearCrossEntropyOptions())
     return Case(f'linear_cross_entropy {N}x{C}x{V}', 'product', 6 * N * C * V, (x, w), functions)
 
 

@@ -27,10 +27,9 @@ def measure_generation(config):
     n_tokens = config['new_tokens'] = min(config['new_tokens'], config['block_size'] - PROMPT)
     if n_tokens < 1:
         raise BadInput(f'block_size should be at least {PROMPT + 1}, as the prompt has {PROMPT}, and new_tokens at least 1')
-    rows, _ = compare_contenders(CONTENDERS, config, n_tokens)
-    for row in rows:
-        row['what it is'] = CONTENDERS[row['contender']][0]
-    yield f'Generating {n_tokens} tokens after {PROMPT}, one sequence, top_k 50: {describe_model(config)}', rows
+    title = f'Generating {n_tokens} tokens after {PROMPT}, one sequence, top_k 50: {describe_model(config)}'
+    for rows, _ in compare_contenders(CONTENDERS, config, lambda config: config['new_tokens']):
+        yield title, rows
     yield alone(measure_steps, config)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from bench.contenders import SHAPE, compare_contenders, complete, describe_model, nanogpt_model, our_model, transformers_model
+from bench.peak import makers_peak_flops
 from runtime import hardware
 from runtime.errors import BadInput
 
@@ -15,29 +16,48 @@ from runtime.errors import BadInput
 def measure_training(config):
     """Yields (title, rows)."""
     config = complete(config)
+    device = hardware.pick_device(config['device'])
+    makers_flops = makers_peak_flops(torch.cuda.get_device_name(device)) if device.type == 'cuda' else None
     with torch.device('meta'):
         flops_per_token = our_model(config, 'meta').flops_per_token()
+    title = (f'Training step (forward, backward, clip, AdamW): {describe_model(config)}, batch {config["batch_size"]} x '
+             f'{config["block_size"]} tokens unless said; {flops_per_token / 1e9:.3f} GFLOP a token; MFU is of '
+             f'{f"the {makers_flops / 1e12:,.0f} TFLOP/s" if makers_flops else "what"} that the maker names')
     contenders = list_contenders(config)
-    rows, turns = compare_contenders(contenders, config, config['batch_size'] * config['block_size'])
-    peak_flops = median(turn['product'] for name in turns for turn in turns[name])
-    for row in rows:
-        row |= {'MFU': f'{row["tokens/s"] * flops_per_token / peak_flops:.0%}',
-                'loss of step 3': turns[row['contender']][0]['returned'], 'what it is': contenders[row['contender']][0]}
-    yield (f'Training step (forward, backward, clip, AdamW): {describe_model(config)}, batch {config["batch_size"]} x '
-           f'{config["block_size"]} tokens; MFU is of {peak_flops / 1e9:,.0f} GFLOP/s, '
-           f'{flops_per_token / 1e9:.3f} GFLOP a token'), rows
+    for rows, turns in compare_contenders(contenders, config, lambda config: config['batch_size'] * config['block_size']):
+        yield title, [with_mfu(row, turns[row['contender']], flops_per_token, makers_flops) for row in rows]
+
+
+def with_mfu(row, turns, flops_per_token, makers_flops):
+    """The row with the share of the maker's rate and of that of a product measured in the same process, and its loss."""
+    what = row.pop('what it is')
+    flops, product = row['tokens/s'] and row['tokens/s'] * flops_per_token, turns and median(turn['product'] for turn in turns)
+    return row | {'MFU': f'{flops / makers_flops:.0%}' if flops and makers_flops else None,
+                  'product GFLOP/s': product or None, 'of product': f'{flops / product:.0%}' if flops else None,
+                  'loss of step 3': turns[0]['returned'] if flops else None, 'what it is': what}
 
 
 def list_contenders(config):
-    """{name: (what it is, setup)}. What others use stands first, as the first is the baseline."""
-    on_gpu = hardware.pick_device(config['device']).type == 'cuda'
-    fused = {'ours_triton': ('train.py --kernels=triton', functools.partial(setup_ours, kernels='triton'))}
+    """{name: (what it is, setup[, changes])}. What others use stands first, as the first is the baseline."""
+    def ours(**options):
+        return functools.partial(setup_ours, **options)
+
+    quarter = {'batch_size': max(1, config['batch_size'] // 4)}
+    said = f'at a batch of {quarter["batch_size"]}, since all T x T scores stay in memory'
+    explicit = 'train.py --attention=explicit --kernels='
+    on_gpu = {
+        'ours_eager': ('train.py --compile=False', ours(compile=False)),
+        'ours_torch': ('train.py --kernels=torch', ours(kernels='torch')),
+        'ours_triton': ('train.py --kernels=triton', ours(kernels='triton')),
+        'explicit_triton': (f'{explicit}triton, {said}', ours(attention='explicit', kernels='triton'), quarter),
+    }
     return {
         'nanogpt': ('nanoGPT as its train.py runs: autocast and compiled on a GPU, neither on a CPU', setup_nanogpt),
         'eager': ('plain PyTorch: SDPA, whole logits, autocast', setup_plain),
         'compile': ('the same with torch.compile', functools.partial(setup_plain, compiled=True)),
         'transformers': ('GPT2LMHeadModel, SDPA, autocast', setup_transformers),
-        **(fused if on_gpu else {}),
+        'explicit_torch': (f'{explicit}torch, {said}', ours(attention='explicit', kernels='torch'), quarter),
+        **(on_gpu if hardware.pick_device(config['device']).type == 'cuda' else {}),
         'ours': ("train.py's own step and defaults, its allocator setting included", setup_ours),
     }
 

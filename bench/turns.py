@@ -7,7 +7,7 @@ import concurrent.futures
 import itertools
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import median
 
 from tqdm import tqdm
@@ -18,22 +18,34 @@ from runtime.errors import BadInput, first_line, warn
 def take_turns(measures: dict[str, Callable], turns: int, warm_up: int = 1) -> dict[str, list]:
     """{name: [what its function returned at each turn]}, without the first `warm_up` turns.
 
-    What raises BadInput is left out from then on, with a warning.
+    What raises BadInput is left out, with a warning.
     """
-    results = {name: [] for name in measures}
+    for results, failed in turn_by_turn(measures, turns, warm_up):  # noqa: B007  the last ones count
+        pass
+    for name, reason in failed.items():
+        warn(f'{name} is left out: {reason}')
+    return {name: results[name] for name in measures if name not in failed}
+
+
+def turn_by_turn(measures: dict[str, Callable], turns: int,
+                 warm_up: int = 1) -> Iterator[tuple[dict[str, list], dict[str, str]]]:
+    """Yields, after every measurement, ({name: [results so far]}, {name: why it failed}).
+
+    What raises BadInput has failed, and gets no further turn.
+    """
+    results, failed = {name: [] for name in measures}, {}
     schedule = list(itertools.product(range(-warm_up, turns), measures))
     for turn, name in tqdm(schedule, leave=False, disable=None, dynamic_ncols=True):
-        if name not in results:
+        if name in failed:
             continue
         try:
             result = measures[name]()
         except BadInput as error:
-            warn(f'{name} is left out: {error}')
-            del results[name]
-            continue
-        if turn >= 0:
-            results[name].append(result)
-    return results
+            failed[name] = str(error)
+        else:
+            if turn >= 0:
+                results[name].append(result)
+        yield results, failed
 
 
 def alone(function: Callable, *arguments):
@@ -43,7 +55,9 @@ def alone(function: Callable, *arguments):
             return executor.submit(function, *arguments).result()
         except concurrent.futures.process.BrokenProcessPool:
             raise BadInput('its process was killed, probably because memory ran out; try a smaller size') from None
-        except (ImportError, OSError, RuntimeError) as error:  # what libraries raise, for want of GPU memory too
+        except BadInput:
+            raise
+        except Exception as error:  # of whatever library it measures: the next one is measured all the same
             raise BadInput(first_line(error)) from error
 
 

@@ -8,7 +8,8 @@
 #   cloud/box.sh out_dir                 where the run puts its checkpoints; nothing while there is no such folder
 #   cloud/box.sh stop                    lets the run finish its step and save
 #
-# ARGUMENTS: DOCKER PYTHON PREPARE GPUS [train.py's arguments ...]; the first three may be empty.
+# ARGUMENTS: DOCKER PYTHON PREPARE GPUS [train.py's arguments ...]; the first three may be empty. With `bench` as GPUS, it runs
+# `make gpu`, whose arguments follow; that is never finished, as it is run again for new figures.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 job=.job
@@ -44,7 +45,7 @@ state() {
     [[ -e $job/command && $(printf '%q ' "$@") == "$(cat "$job/command")" ]] && same=true
     if running; then
         $same && echo running || echo "busy $(cat "$job/command")"
-    elif $same && [[ $(cat "$job/exit" 2>/dev/null) == 0 ]]; then
+    elif $same && [[ $4 != bench && $(cat "$job/exit" 2>/dev/null) == 0 ]]; then
         echo finished
     else
         echo free
@@ -99,6 +100,12 @@ run() {
     trap terminate TERM INT
     trap '' HUP
     unset SSH_CLIENT SSH2_CLIENT # with these, bash would read ~/.bashrc, which may put another Python first
+    if [[ $gpus == bench ]]; then
+        echo "--- $(date '+%F %T') on $(hostname): make gpu $*"
+        echo bench_results >"$job/out_dir"
+        attend make gpu PYTHON="${python:-python3}" ARGS="$*"
+        return
+    fi
     echo "--- $(date '+%F %T') on $(hostname): train.py $*"
     if [[ $gpus == all ]]; then
         gpus=$(nvidia-smi --list-gpus | wc -l)
@@ -120,7 +127,9 @@ run() {
     # Checks the arguments, too, before anything is written.
     attend inside python -c "$out_dir_of" "$@" >"$job/out_dir.new"
     mv "$job/out_dir.new" "$job/out_dir"
-    attend inside python -m torch.distributed.run --standalone --nproc_per_node="$((gpus > 0 ? gpus : 1))" train.py "$@"
+    # A process that dies, of a GPU's error for example, starts all again from the last checkpoint, three times at most.
+    attend inside python -m torch.distributed.run --standalone --nproc_per_node="$((gpus > 0 ? gpus : 1))" --max-restarts=3 \
+        train.py "$@"
 }
 
 out_dir_of='

@@ -3,6 +3,7 @@
 #
 #   cloud/remote.sh [OPTIONS] HOST GPUS [config.py ...] [--key=value ...]
 #   cloud/remote.sh --stop HOST
+#   cloud/remote.sh [OPTIONS] --bench HOST [--key=value ...]
 #
 #   cloud/remote.sh --prepare='python fineweb.py --out_dir=data/fineweb' gpubox 8 config/train_gpt2.py
 #
@@ -10,7 +11,8 @@
 # own, shows its log, and brings checkpoints, metrics and samples back to out/HOST. The run does not need this script:
 # end it, lose the connection, close the lid; the same command again reattaches to the run, or starts it again from its
 # last checkpoint if the machine went down, or fetches the results if it is done. GPUS is a number, all, or 0 for the CPU.
-# What stands behind GPUS is train.py's.
+# What stands behind GPUS is train.py's. With --bench it runs `make gpu` instead: checks and measures everything on the GPU
+# there, in under nine minutes, and brings bench_results/ back; what stands behind HOST is bench/gpu.py's.
 #
 # OPTIONS
 #   --prepare=COMMAND   run there before the training, in the same environment: makes the data. Ours all go on from
@@ -23,19 +25,25 @@
 #   --fetch=SECONDS     how often checkpoints are brought back during the run (600)
 #   --ssh-config=FILE   read this instead of ~/.ssh/config: user, port, key, jump host
 #   --stop              lets the run there finish its step and save, and brings the checkpoints back
+#   --bench             runs `make gpu` there
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-docker='' python='' prepare='' data='' gcp_key='' dir=scratchgpt fetch_every=600 stop=false ssh_config="$HOME/.ssh/config"
+docker='' python='' prepare='' data='' gcp_key='' dir=scratchgpt fetch_every=600 stop=false bench=false ssh_config="$HOME/.ssh/config"
 still_running=75
 ssh_failed=255
 
 main() {
     read_options "$@"
     shift "$n_options"
-    $stop || [[ $# -ge 2 ]] || usage 'HOST and GPUS are needed'
     if $stop; then
         [[ $# == 1 ]] || usage '--stop takes HOST alone'
+    elif $bench; then
+        [[ $# -ge 1 ]] || usage '--bench needs HOST'
+        [[ -z $docker$prepare$data ]] || usage '--bench makes its environment and data; leave --docker, --prepare and --data out'
+        set -- "$1" bench "--commit=$(git -C "$root" describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)" "${@:2}"
+        check_flags "${@:3}"
     else
+        [[ $# -ge 2 ]] || usage 'HOST and GPUS are needed'
         check_arguments "${@:2}"
     fi
     host=$1
@@ -54,7 +62,7 @@ main() {
 
 usage() {
     echo "remote.sh: $1" >&2
-    sed -n '4,6p' "$0" | cut -c3- >&2
+    sed -n '4,7p' "$0" | cut -c3- >&2
     exit 2
 }
 
@@ -69,6 +77,7 @@ read_options() {
         case $option in
             --docker) docker=yes ;;
             --stop) stop=true ;;
+            --bench) bench=true ;;
             --prepare=*) prepare=${option#*=} ;;
             --python=*) python=${option#*=} ;;
             --data=*) data=${option#*=} ;;
@@ -104,6 +113,13 @@ check_arguments() {
     done
 }
 
+check_flags() {
+    local argument
+    for argument in "$@"; do
+        [[ $argument =~ ^--[a-z_]+=[A-Za-z0-9_./:,-]*$ ]] || usage "$argument should be --key=value, without spaces and quotes"
+    done
+}
+
 # One connection for all that follows, so that a password or passphrase is asked for once. No agent goes along.
 connect() {
     sockets=$(mktemp -d /tmp/scratchgpt.XXXXXX)
@@ -122,11 +138,11 @@ Host *
     Include /etc/ssh/ssh_config
 CONFIG
     ssh=(ssh -F "$sockets/config")
-    local missing
-    # shellcheck disable=SC2016 # to be expanded there
-    missing=$("${ssh[@]}" "$host" 'for tool in bash rsync flock setsid; do command -v $tool >/dev/null || echo $tool; done') ||
+    local missing tools='bash rsync flock setsid'
+    ! $bench || tools="$tools make"
+    missing=$("${ssh[@]}" "$host" "for tool in $tools; do command -v \$tool >/dev/null || echo \$tool; done") ||
         { say "$host cannot be reached by ssh"; exit 1; }
-    [[ -z $missing ]] || { say "$host lacks: ${missing//$'\n'/ }(apt install rsync util-linux)"; exit 1; }
+    [[ -z $missing ]] || { say "$host lacks: ${missing//$'\n'/ }(apt install rsync util-linux make)"; exit 1; }
 }
 
 hang_up() {
@@ -164,8 +180,13 @@ start_or_reattach() {
 
 # What runs, by name: whatever else lies in the folder, such as a key, stays here.
 copy() {
-    local folder code=()
-    for folder in runtime kernels inference scoring tasks config; do
+    local folder code=() folders='runtime kernels inference scoring tasks config'
+    if $bench; then
+        folders="$folders bench"
+        code=(--include=/Makefile --include=/requirements-dev.txt --include=/pyproject.toml --include=/tests/
+            --include=/tests/conftest.py --include=/tests/test_kernels_gpu.py)
+    fi
+    for folder in $folders; do
         code+=(--include="/$folder/" --include="/$folder/*.py" --include="/$folder/*.html" --include="/$folder/*.txt")
     done
     "${ssh[@]}" "$host" "mkdir -p -m 700 $(printf '%q' "$dir/.job") $(printf '%q' "$dir/data")"
@@ -206,11 +227,13 @@ fetch() {
     local out_dir
     out_dir=$(box out_dir) || return
     [[ $out_dir ]] || return 0
-    local name
+    local name target
     name=$(basename "$out_dir" | tr -c 'A-Za-z0-9_.\n-' _)
     [[ $name != .* ]] || name=run
-    rsync -rt --partial --exclude='*.tmp' -e "${ssh[*]}" "$host:$(remote_path "$out_dir")/" "$local_dir/$name/" || return
-    say "checkpoints, metrics and samples are in ${local_dir#"$PWD/"}/$name"
+    target=$local_dir/$name
+    ! $bench || target=$root/bench_results # where each GPU has a folder
+    rsync -rt --partial --exclude='*.tmp' -e "${ssh[*]}" "$host:$(remote_path "$out_dir")/" "$target/" || return
+    say "the results are in ${target#"$PWD/"}"
 }
 
 remote_path() {

@@ -110,7 +110,7 @@ def test_sample_measures_generation_and_mutes_what_peers_print(peer_dir):
 def test_compared_kernels_give_the_same_gradients(monkeypatch, capsys):
     seen = []
 
-    def small_cases(dtype):
+    def small_cases(dtype, preset):
         torch.manual_seed(0)
         case = bench.kernels.head_case(64, 16, 100, 128, {'dtype': torch.float32, 'device': 'cpu'}, fused=False)
         seen.append(case)
@@ -128,7 +128,7 @@ def test_compared_kernels_give_the_same_gradients(monkeypatch, capsys):
 
 
 def test_the_cpu_kernels_compared_are_the_ones_that_training_uses():
-    case = next(bench.kernels.cpu_cases(torch.float32))
+    case = next(bench.kernels.cpu_cases(torch.float32, 'demo'))
     assert case.name.startswith('attention')
     ours, theirs = (case.functions[by](*case.inputs) for by in ('ours', 'torch'))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -63,8 +63,9 @@ def sshd(tmp_path_factory):
 def checkout(tmp_path, data_dir):
     """A copy of what is in the repository, with things in it that must not leave this machine."""
     folder = tmp_path / 'checkout'
-    folders = ('runtime', 'kernels', 'inference', 'scoring', 'tasks', 'config', 'cloud')
-    for path in [*ROOT.glob('*.py'), *(path for name in folders for path in ROOT.glob(f'{name}/*')), ROOT / 'requirements.txt']:
+    folders = ('runtime', 'kernels', 'inference', 'scoring', 'tasks', 'config', 'cloud', 'bench')
+    files = ('requirements.txt', 'requirements-dev.txt', 'Makefile', 'pyproject.toml', 'tests/conftest.py', 'tests/test_kernels_gpu.py')
+    for path in [*ROOT.glob('*.py'), *(path for name in folders for path in ROOT.glob(f'{name}/*')), *(ROOT / name for name in files)]:
         if path.is_file():
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +238,7 @@ def called(out):
 def test_gpus_become_processes_of_torchrun_and_the_rest_is_train_pys(stub):
     code, printed = run_stub(stub, '8', 'config/demo.py', "--out_dir=a b'c")
     assert code == 0, printed
-    expected = ['--standalone', '--nproc_per_node=8', 'train.py', 'config/demo.py', "--out_dir=a b'c"]
+    expected = ['--standalone', '--nproc_per_node=8', '--max-restarts=3', 'train.py', 'config/demo.py', "--out_dir=a b'c"]
     assert called(stub / 'out')['argv'] == expected
 
 
@@ -284,7 +285,7 @@ def test_with_docker_the_image_is_built_there_and_trains_with_the_folders_of_dat
     for part in ('--rm', '--gpus 2', f'--user {os.getuid()}:{os.getgid()}', f'--volume {stub}/data:/app/data',
                  f'--volume {stub}/out:/app/out', f'--volume {stub}/.job/gcp_key.json:/run/secrets/gcp_key.json:ro'):
         assert f' {part} ' in train
-    assert train.endswith('python -m torch.distributed.run --standalone --nproc_per_node=2 train.py config/demo.py')
+    assert train.endswith('python -m torch.distributed.run --standalone --nproc_per_node=2 --max-restarts=3 train.py config/demo.py')
     assert not (stub / '.job/gcp_key.json').exists()
 
 
@@ -312,6 +313,22 @@ def test_a_folder_has_one_run(remote, stub):
     assert first.wait(PATIENCE_S) == 0
 
 
+def test_bench_runs_make_gpu_there_and_brings_the_results_back(remote):
+    if shutil.which('make') is None:
+        pytest.skip('no make here')
+    command = ['--bench', 'box', '--device=cpu', '--parts=kernel_tests,train']
+    code, printed = remote.run(*command, options=[f'--python={sys.executable}'])
+    assert code == 0, printed
+    results = json.loads((remote.checkout / 'bench_results/cpu/gpu.json').read_text())
+    assert [result['part'] for result in results['parts']] == ['kernel_tests', 'train']
+    assert [row['contender'] for row in results['parts'][1]['tables'][0]['rows']] == ['eager', 'ours']
+    assert 'make gpu' in printed and 'the results are in' in printed
+    # The same command measures again, with the code as it is now.
+    (remote.checkout / 'bench/gpu.py').write_text('raise SystemExit(3)')
+    assert remote.run(*command, options=[f'--python={sys.executable}'])[0] == 2
+    assert not [path for path in remote.box.rglob('*') if path.is_file() and path.read_bytes() == b'secret']
+
+
 @pytest.mark.parametrize('arguments, message', [
     (['box'], 'HOST and GPUS are needed'),
     (['box', 'many'], 'GPUS is many'),
@@ -321,6 +338,9 @@ def test_a_folder_has_one_run(remote, stub):
     (['--dir=a b', 'box', '1'], '--dir=a b should have letters'),
     (['--frob', 'box', '1'], 'unknown option --frob'),
     (['--stop', 'box', '1'], '--stop takes HOST alone'),
+    (['--bench'], '--bench needs HOST'),
+    (['--bench', 'box', 'config/demo.py'], 'config/demo.py should be --key=value'),
+    (['--bench', '--docker', 'box'], '--bench makes its environment and data'),
 ])
 def test_a_wrong_command_line_is_refused_in_one_line_with_the_right_one_below(arguments, message):
     result = subprocess.run(['bash', ROOT / 'cloud/remote.sh', *arguments], capture_output=True, text=True)

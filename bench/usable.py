@@ -1,0 +1,25 @@
+"""Ends with exit code 0 if this Python can run bench/gpu.py as it is, else with a line that says what is missing.
+
+    python -m bench.usable                             # needs a GPU, which torch sees
+    python -m bench.usable --device=cpu                # needs packages alone
+"""
+import importlib.util
+import sys
+
+NEEDED = ('torch', 'triton', 'numpy', 'regex', 'tqdm')
+
+
+def why_not(arguments: list[str]) -> str | None:
+    """None, or the reason why this Python cannot run bench/gpu.py with these arguments."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        return f'it has no {", ".join(missing)}'
+    import torch
+    if '--device=cpu' in arguments or torch.cuda.is_available():
+        return None
+    return f'its torch {torch.__version__} sees no CUDA device'
+
+
+if __name__ == '__main__':
+    reason = why_not(sys.argv[1:])
+    sys.exit(reason and f'{sys.executable} is not used: {reason}')

@@ -96,6 +96,18 @@ def test_train_compares_contenders_and_names_the_machine_but_no_path(tmp_path, p
     assert str(tmp_path) not in result.stdout and str(peer_dir) not in json.dumps(written['command'])
 
 
+def test_a_contender_that_fails_has_a_row_that_says_why(tmp_path):
+    result = run_bench('train', *TINY, '--contenders=nanogpt,explicit_torch', f'--json={tmp_path / "out.json"}')
+    assert result.returncode == 0, result.stderr
+    (table,) = json.loads((tmp_path / 'out.json').read_text())['tables']
+    failed, measured = table['rows']
+    assert failed['contender'] == 'nanogpt' and failed['tokens/s'] is None
+    assert failed['what it is'] == 'not measured: --peer_dir=PATH names no checkout of nanoGPT'
+    assert failed.keys() == measured.keys() and measured['tokens/s'] > 0 and measured['times nanogpt'] is None
+    assert 'at a batch of 1,' in measured['what it is']
+    assert run_bench('train', *TINY, '--contenders=nanogpt').returncode == 2
+
+
 def test_sample_measures_generation_and_mutes_what_peers_print(peer_dir):
     shape = [flag for flag in TINY if not flag.startswith('--batch_size')]
     result = run_bench('sample', *shape, '--new_tokens=4', f'--peer_dir={peer_dir}')
@@ -155,6 +167,46 @@ def test_a_part_that_cannot_be_measured_does_not_stop_the_next(monkeypatch, caps
     bench.__main__.measure_parts(['first', 'second'], {'device': 'cpu', 'json': None}, [])
     out = capsys.readouterr().out
     assert 'first: not measured: there is no network' in out and 'A table\n\n| MB/s |\n| ---- |\n| 1.5  |' in out
+
+
+def test_a_table_is_written_whenever_it_has_a_row_more(tmp_path, monkeypatch, capsys):
+    path, seen = tmp_path / 'out.json', []
+
+    def part(config):
+        rows = []
+        for name in 'ab':
+            rows.append({'contender': name})
+            yield 'A table', rows
+            seen.append([row['contender'] for row in json.loads(path.read_text())['tables'][0]['rows']])
+        raise BadInput('no time is left')
+
+    monkeypatch.setattr(bench.__main__, 'PARTS', {'part': part})
+    with pytest.raises(BadInput, match='no time is left'):
+        bench.__main__.measure_parts(['part'], {'device': 'cpu', 'json': str(path)}, [])
+    assert seen == [['a'], ['a', 'b']] and capsys.readouterr().out.count('A table') == 1
+
+
+def test_a_kernel_that_runs_out_of_memory_has_a_row(monkeypatch, capsys):
+    def out_of_memory(x):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    def cases(dtype, preset):
+        yield bench.kernels.Case('a copy', 'copy', 8, (torch.ones(1, requires_grad=True),), {'ours': out_of_memory, 'torch': torch.neg})
+
+    monkeypatch.setattr(bench.kernels, 'cpu_cases', cases)
+    bench.__main__.main(['kernels', '--turns=1', '--device=cpu'])
+    out = capsys.readouterr().out
+    assert 'not measured: OutOfMemoryError: CUDA out of memory' in out and '| a copy                  | torch |' in out
+
+
+@pytest.mark.parametrize('error', [RuntimeError('out of memory\nand much more'), AssertionError('a library is not the one it was')])
+def test_whatever_a_contender_raises_is_a_line(error):
+    with pytest.raises(BadInput, match='^(RuntimeError: out of memory|AssertionError: a library is not the one it was)$'):
+        bench.turns.alone(raise_it, error)
+
+
+def raise_it(error):
+    raise error
 
 
 def no_memory():

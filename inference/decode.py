@@ -17,8 +17,6 @@ model of 48 layers compiles as fast as one of 12. Knows nothing about when seque
 Letters in shapes: B rows of a step, n <= B of them slots in use, T tokens, S keys that a step attends to, R slots,
 C = n_embd, nh = n_head, hd = C / nh, V = vocab_size.
 """
-import contextlib
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -155,6 +153,7 @@ class Decoder:
     def sample_into(self, n: int, way: int):
         self.call(sample_rows, self.logits_of[n], self.integers, self.numbers, shape=(n, way))
 
+    @torch.no_grad()
     def warm_up(self):
         """Compiles and records all graphs of decoding, and those of the usual ways to sample, while no sequence runs."""
         self.load([])
@@ -174,7 +173,7 @@ class Decoder:
         return torch.autocast('cpu', enabled=False) if self.on_cpu else sdpa_kernel(BACKENDS)
 
 
-# ---------------------------------------------------------------------------- the parts of a step, compiled each for its numbers
+# ---------------------------------------------------------------------------- the parts of a step, each compiled by itself
 
 def embed(transformer, integers, n, S):
     """The last tokens of n slots -> (B, 1, C), their places in the cache as two indices (n,), the keys they see (n, 1, 1, S).

@@ -277,6 +277,21 @@ def test_text_goes_on_past_the_models_block(served, reference):
     assert complete(served, max_tokens=150, temperature=0).choices[0].text == tokenizer.decode(expected)
 
 
+@pytest.mark.slow
+def test_compiled_all_is_compiled_before_the_first_request(folder, served, monkeypatch, capfd):
+    compiled, compile = [], torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda function, **how: (compiled.append(function.__name__),
+                                                                   compile(function, backend='eager', **how))[1])
+    settings = [dict(temperature=0), dict(seed=1), dict(seed=1, top_p=0.8), dict(seed=1, extra_body={'top_k': 20})]
+    expected = [complete(served, max_tokens=40, **how).choices[0].text for how in settings]
+    assert not compiled
+    with serving(folder, compile=True, max_batch=2) as fast:
+        n_at_start = len(compiled)
+        assert 'compiling' in capfd.readouterr().err and compiled.count('run_layer') == 2  # for 1 and 2 rows
+        assert [complete(fast, max_tokens=40, **how).choices[0].text for how in settings] == expected
+    assert len(compiled) == n_at_start
+
+
 def test_the_models_list_has_the_one_that_is_served(served):
     assert [model.id for model in served.client.models.list()] == ['tiny']
     assert served.client.models.retrieve('tiny').id == 'tiny'

@@ -74,6 +74,24 @@ def test_a_seeded_text_is_the_same_alone_and_among_others(dtype):
     assert [sequence.tokens for sequence in together] == [write_alone(model, request).tokens for request in requests]
 
 
+def test_a_seed_gives_one_random_number_to_each_token_that_is_sampled():
+    model = make_model(block_size=256)
+    engine = Engine(model, max_batch=2)
+    (sequence,) = engine.add(Request([1, 2, 3], 150, seed=5))
+    generator, ids = torch.Generator().manual_seed(5), [1, 2, 3]
+    for step in range(150):
+        if step in (30, 31, 120):  # others that come and go, and tokens that are not sampled
+            engine.add(Request([4], 1, seed=step))
+            engine.force(sequence, [7, 8])
+            ids += [7, 8]
+        if sequence.finish_reason:
+            break
+        engine.step()
+        cumulative = model(torch.tensor([ids]))[0, -1].softmax(dim=-1).cumsum(dim=0)
+        ids.append(torch.searchsorted(cumulative, torch.rand((), generator=generator) * cumulative[-1], right=True).item())
+    assert sequence.ids == ids and len(ids) == 153
+
+
 def test_samples_share_the_prefill_and_sample_i_has_seed_plus_i(monkeypatch):
     model, filled = make_model(block_size=64), []
     prefill_slot = Engine.prefill_slot

@@ -256,8 +256,8 @@ def test_text_ends_before_a_stop_string_across_tokens(served):
 
 def test_the_document_separator_ends_a_text_and_is_not_in_it(served, reference, monkeypatch):
     model, tokenizer = reference
-    eot, engine = tokenizer.eot, served.service.engine
-    monkeypatch.setattr(engine, 'head', lambda x: torch.nn.functional.one_hot(torch.full((len(x),), eot), 300) * 50.0)
+    eot, decoder = tokenizer.eot, served.service.engine.decoder
+    monkeypatch.setattr(decoder, 'head', lambda x: torch.nn.functional.one_hot(torch.full((len(x),), eot), 300) * 50.0)
     answer = complete(served, max_tokens=40, temperature=0, logprobs=1)
     assert answer.choices[0].text == '' and answer.choices[0].finish_reason == 'stop'
     assert answer.choices[0].logprobs.tokens == [] and answer.usage.completion_tokens == 1

@@ -13,7 +13,7 @@ import sys
 import time
 
 from configurator import choice, configure, optional, plain, read_flag
-from inference import open_model
+from inference import may_compile, open_model
 from inference.engine import Engine, Request
 from inference.text import TextStream
 from runtime import hardware
@@ -43,7 +43,7 @@ DEFAULTS = {
     # machine
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of the weights and the arithmetic
-    'compile': False,  # make one graph of a step; pays for long texts on a GPU
+    'compile': optional(bool),  # None: on a GPU yes, on a CPU no; the first steps are slow, as they compile, then all are fast
 }
 REQUEST_SETTINGS = ('max_new_tokens', 'temperature', 'top_k', 'top_p', 'repetition_penalty', 'seed')
 CHANGEABLE = (*REQUEST_SETTINGS, 'stop', 'template')  # in a chat
@@ -57,10 +57,9 @@ Ctrl-D ends"""
 def main(config):
     prompt, config = read_prompt(config), unescape(config)
     check(config)
-    if config['compile'] and (reason := hardware.why_no_compile(hardware.pick_device(config['device']))):
-        raise BadInput(f'compile=True: {reason}')
     model, tokenizer, _ = open_model(config)
-    engine = Engine(model, min(config['num_samples'], config['max_batch']), config['compile'])
+    compile = may_compile(config['compile'], hardware.pick_device(config['device']))
+    engine = Engine(model, min(config['num_samples'], config['max_batch']), compile)
     calculator = Calculator(tokenizer) if config['calculator'] else None
     write = chat if config['chat'] else write_samples
     write(engine, tokenizer, prompt, config, calculator)

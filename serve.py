@@ -40,7 +40,7 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 from configurator import choice, configure, optional
-from inference import open_model
+from inference import may_compile, open_model
 from inference.engine import Engine
 from inference.http_gate import Gate
 from inference.http_types import (
@@ -57,6 +57,7 @@ from inference.http_types import (
 )
 from inference.metrics import Metrics
 from inference.worker import Busy, Draining, Worker
+from runtime import hardware
 from runtime.errors import BadInput, one_line_errors
 from tasks.tool_use import Calculator
 
@@ -67,6 +68,7 @@ DEFAULTS = {
     'model_name': optional(str),  # what clients call it; the name of its folder if None
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of the weights and the arithmetic
+    'compile': optional(bool),  # None: on a GPU yes, on a CPU no; the start is slow, as all is compiled then, and steps fast
     # address; SCRATCHGPT_API_KEY in the environment makes clients show that key
     'host': '127.0.0.1',  # 0.0.0.0: reachable from other machines
     'port': 8000,  # 0: any that is free
@@ -135,7 +137,12 @@ def name_of(source):
 def load_engine(config):
     """(Engine, Tokenizer, what was loaded)"""
     model, tokenizer, source = open_model(config)
-    return Engine(model, max_batch=config['max_batch']), tokenizer, source
+    compile = may_compile(config['compile'], hardware.pick_device(config['device']))
+    engine = Engine(model, config['max_batch'], compile)
+    if compile:
+        print('compiling, so that no request has to wait for it; --compile=False starts at once', file=sys.stderr)
+        engine.warm_up()
+    return engine, tokenizer, source
 
 
 class Service:

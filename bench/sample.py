@@ -48,6 +48,23 @@ def setup_ours(config, device):
     return generate
 
 
+def setup_ours_compiled(config, device):
+    from inference.engine import Engine, Request
+    if device.type != 'cuda':
+        raise BadInput('compiled generation does not pay on a CPU')
+    if reason := hardware.why_no_compile(device):
+        raise BadInput(reason)
+    prompt = random_prompt(config, device)[0].tolist()
+    model = our_model(config, device).to(hardware.pick_dtype('auto', device)).eval()
+    engine = Engine(model, max_batch=1, compile=True)
+
+    def generate():
+        engine.add(Request(prompt, config['new_tokens'], **SAMPLING))
+        while engine.n_running:
+            engine.step()
+    return generate
+
+
 def setup_transformers(config, device, dtype='auto'):
     prompt = random_prompt(config, device)
     model = transformers_model(config, device).to(hardware.pick_dtype(dtype, device)).eval()
@@ -74,7 +91,8 @@ CONTENDERS = {  # {name: (what it is, setup)}; what others use stands first, as 
     'transformers_float32': ('GPT2LMHeadModel.generate with its defaults, its cache',
                              functools.partial(setup_transformers, dtype='float32')),
     'transformers': ('GPT2LMHeadModel.generate, weights in the format that ours has, its cache', setup_transformers),
-    'ours': ('inference/engine.py as sample.py calls it, its cache', setup_ours),
+    'ours': ('inference/engine.py, its cache, not compiled', setup_ours),
+    'ours_compiled': ('inference/engine.py as sample.py runs it on a GPU: compiled, as CUDA graphs', setup_ours_compiled),
 }
 
 
@@ -84,7 +102,8 @@ def measure_steps(config):
     device = hardware.pick_device(config['device'])
     torch.manual_seed(0)
     model = our_model(config, device).to(hardware.pick_dtype('auto', device)).eval()
-    engines = {n: Engine(model, max_batch=n) for n in (1, 16)}
+    compile = device.type == 'cuda' and not hardware.why_no_compile(device)
+    engines = {n: Engine(model, max_batch=n, compile=compile) for n in (1, 16)}
     n_prompt = min(512, config['block_size'])
     prompt = torch.randint(config['vocab_size'], (n_prompt,)).tolist()
 
@@ -107,6 +126,6 @@ def measure_steps(config):
         f'16 sequences, a token after {PROMPT}': (16, lambda: step_seconds(16)),
     }
     times = take_turns({name: function for name, (_, function) in steps.items()}, config['turns'], warm_up=0)
-    return f'Steps of generation: {describe_model(config)}', [
+    return f'Steps of generation{", compiled" if compile else ""}: {describe_model(config)}', [
         {'what': name, 'ms': 1000 * median(seconds), 'tokens/s': steps[name][0] / median(seconds), 'spread': spread(seconds)}
         for name, seconds in times.items()]

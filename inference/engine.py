@@ -13,6 +13,8 @@ The engine has `max_batch` slots, whose keys and values are allocated once. A st
              a new prompt, of tokens that `force` appended, or of a window that has moved
     decode   the last tokens of all sequences together, a row each, in shapes that hardly ever change
 
+This file decides what runs; inference/decode.py computes it.
+
 Positions are learned, so all keys and values change when the context window moves. It therefore moves rarely and far:
 when it holds block_size tokens, the older half is dropped (`window_start`).
 
@@ -20,26 +22,19 @@ A sequence does not depend on what else runs: each has its own random generator,
 sampling works row by row. What remains is rounding, since a matrix product may add in another order when there are more
 rows. This file knows nothing about text.
 
-Letters in shapes: B rows of a step, n <= B of them running sequences, T tokens, S keys that a step attends to,
-C = n_embd, nh = n_head, hd = C / nh, V = vocab_size.
+Letters in shapes: n running sequences, T tokens, V = vocab_size.
 """
-import contextlib
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from inference.cpu_layout import MIN_ROWS, attend_one_query, inference_copy
-from inference.sampling import logprob_rows, penalize, sample, to_device
+from inference.decode import Decoder
+from inference.sampling import logprob_rows, penalize
 from model import GPT
 from runtime.errors import BadInput
-
-LENGTH_STEP = 64  # S is a multiple of this: few shapes, and sums in an order that stays
 
 
 @dataclass
@@ -86,7 +81,18 @@ class Sequence:
         self.logprobs = None if request.logprobs is None else []
         self.prompt_logprobs = [None] * len(request.ids) if request.echo_logprobs and request.logprobs is not None else None
         self.start, self.cached = 0, 0  # where the window begins in ids, and how many of its tokens are in the cache
-        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self.seed, self.generator = seed, None
+        self.n_passed, self.ahead = 0, torch.empty(0)  # random numbers: of so many tokens, and those drawn for later ones
+
+    def uniforms(self, n: int) -> Tensor:
+        """(n,) numbers in [0, 1), one for each of the next n tokens that are sampled, whether they will be needed or not."""
+        if self.generator is None:
+            seed = int(torch.randint(2**63 - 1, ())) if self.seed is None else self.seed
+            self.generator = torch.Generator().manual_seed(seed)
+        n_sampled = len(self.tokens) - len(self.forced)
+        left = self.ahead[n_sampled - self.n_passed:]
+        self.n_passed, self.ahead = n_sampled, torch.cat([left, torch.rand(n - len(left), generator=self.generator)])
+        return self.ahead
 
     def append(self, token):
         self.tokens.append(token)
@@ -99,25 +105,20 @@ class Engine:
     def __init__(self, model: GPT, max_batch: int = 16, compile: bool = False):
         """Takes the weights as they are now; on a CPU, in a copy laid out for fast products.
 
-        compile: makes one graph of decoding, with CUDA graphs on a GPU. The first step of every new shape is slow; there
-        are few, as rows are padded to a power of two. It does not pay on a CPU: packed weights cannot be in a graph.
+        compile: compiles decoding and sampling, and on a GPU replays them as CUDA graphs (inference/decode.py). The first
+        two steps of every new shape are slow, or `warm_up` is. It does not pay on a CPU: packed weights cannot be in a graph.
         """
         if max_batch < 1:
             raise BadInput(f'max_batch={max_batch} should be at least 1')
-        config, self.device, self.max_batch = model.config, model.transformer.wte.weight.device, max_batch
-        self.config, self.on_cpu = config, self.device.type == 'cpu'
-        dtype = compute_dtype(model)
-        self.model, self.head = inference_copy(model, dtype, may_pack=not compile)
-        shape = (max_batch, config.n_head, config.block_size, config.n_embd // config.n_head)
-        self.keys = [empty_cache(shape, self.device, dtype) for _ in range(config.n_layer)]  # (max_batch, nh, block_size, hd)
-        self.values = [empty_cache(shape, self.device, dtype) for _ in range(config.n_layer)]
+        self.config, self.max_batch = model.config, max_batch
+        self.decoder = Decoder(model, max_batch, compile)
         self.running = []  # a sequence's index is its slot
-        self.compile, self.last_logits = compile, self.logits_of_last
-        if compile:
-            for cache in (*self.keys, *self.values):
-                torch._dynamo.mark_static_address(cache)  # else a CUDA graph would copy it at every step
-            self.last_logits = torch.compile(self.logits_of_last, dynamic=False,
-                                             mode=None if self.on_cpu else 'reduce-overhead')
+        self.changed = True  # whether the device does not know all of the running sequences
+
+    def warm_up(self):
+        """Compiles what is to be compiled, so that no sequence waits for it. Call it while none is running."""
+        self.decoder.warm_up()
+        self.changed = True
 
     @property
     def n_running(self) -> int:
@@ -139,6 +140,7 @@ class Engine:
             raise RuntimeError(f'{n} slots are needed, {self.free} of {self.max_batch} are free')
         added = [Sequence(request, None if request.seed is None else request.seed + i) for i in range(n)]
         self.running += added
+        self.changed = True
         return added
 
     def remove(self, sequence: Sequence, reason: str = 'stop'):
@@ -146,13 +148,15 @@ class Engine:
         if sequence not in self.running:
             return
         sequence.finish_reason = reason
+        self.changed = True
         slot, last = self.running.index(sequence), self.running.pop()
         if last is not sequence:
             self.running[slot] = last
-            self.copy_slot(len(self.running), slot, last.cached)
+            self.decoder.copy_slot(len(self.running), slot, last.cached)
 
     def force(self, sequence: Sequence, ids: list[int]):
         """Appends tokens to a running sequence as if it had written them; they count in max_new_tokens."""
+        self.changed = True
         for token in ids:
             sequence.forced.add(len(sequence.tokens))
             sequence.append(token)
@@ -173,7 +177,7 @@ class Engine:
             if not sequence.request.max_new_tokens:
                 self.remove(sequence, 'length')
         if self.running:
-            self.sample_next(self.decode())
+            self.decode()
         for sequence in stepped:
             if sequence.request.tool and sequence.finish_reason is None and (ids := sequence.request.tool(sequence)):
                 self.force(sequence, ids)
@@ -185,14 +189,14 @@ class Engine:
         for slot, sequence in enumerate(self.running):
             start = window_start(len(sequence.ids), self.config.block_size)
             if start != sequence.start:
-                sequence.start, sequence.cached = start, 0
+                sequence.start, sequence.cached, self.changed = start, 0, True
             missing = sequence.ids[start + sequence.cached:-1]
             if not missing:
                 continue
             request = sequence.request
             key = None if sequence.tokens else (tuple(sequence.ids[start:]), request.echo_logprobs, request.logprobs)
             if key in filled:
-                self.copy_slot(filled[key], slot, len(missing))
+                self.decoder.copy_slot(filled[key], slot, len(missing))
                 sequence.prompt_logprobs = self.running[filled[key]].prompt_logprobs
             else:
                 self.prefill_slot(slot, sequence, missing)
@@ -202,79 +206,38 @@ class Engine:
 
     def prefill_slot(self, slot, sequence, missing):
         """Computes the keys and values of T tokens that follow the cached ones of a slot."""
-        cached, T = sequence.cached, len(missing)
-        idx = torch.tensor([missing], device=self.device)  # (1, T)
-        positions = torch.arange(cached, cached + T, device=self.device)[None]  # (1, T)
-        mask = torch.arange(cached + T, device=self.device) <= positions[0, :, None] if cached else None  # (T, cached + T)
-
-        def attend(keys, values, q, k, v):
-            """(1, nh, T, hd) each -> (1, nh, T, hd)"""
-            keys[slot, :, cached:cached + T], values[slot, :, cached:cached + T] = k[0], v[0]
-            if cached:
-                k, v = (cache[slot:slot + 1, :, :cached + T].to(q.dtype) for cache in (keys, values))
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=not cached)
-
-        x = self.hidden(idx, positions, attend)  # (1, T, C)
+        x = self.decoder.prefill(slot, missing, sequence.cached)  # (T, C)
         if sequence.prompt_logprobs and not sequence.tokens:
-            following = torch.tensor(sequence.ids[sequence.start + 1:], device=self.device)
-            sequence.prompt_logprobs[-T:] = logprob_rows(self.head(x[0]), following, [sequence.request.logprobs] * T)
+            following = torch.tensor(sequence.ids[sequence.start + 1:], device=x.device)
+            counts = [sequence.request.logprobs] * len(missing)
+            sequence.prompt_logprobs[-len(missing):] = logprob_rows(self.decoder.head(x), following, counts)
 
-    def decode(self) -> Tensor:
-        """Logits (n, V) of what follows each running sequence."""
-        n, cached = len(self.running), [sequence.cached for sequence in self.running]
-        n_slots = min(self.max_batch, 2 ** (n - 1).bit_length()) if self.compile else n
-        B = max(n_slots, MIN_ROWS) if self.on_cpu else n_slots
-        step = 4 * LENGTH_STEP if self.compile else LENGTH_STEP
-        S = min(self.config.block_size, -(-(max(cached) + 1) // step) * step)
-        rows = torch.tensor([[sequence.ids[-1] for sequence in self.running] + [0] * (B - n), cached + [0] * (B - n)])
-        idx, positions = to_device(rows, self.device)[:, :, None]  # (B, 1) each
-        for sequence in self.running:
-            sequence.cached += 1
-        return self.last_logits(idx, positions, n_slots, S)[:n]
-
-    def logits_of_last(self, idx, positions, n, S):
-        """(B, 1) last tokens and their positions -> (B, V). The first n rows attend to the first S keys, up to their own
-        positions; the others only fill the shape."""
-        visible = (torch.arange(S, device=self.device) <= positions[:n])[:, None, None]  # (n, 1, 1, S)
-        slots, columns = torch.arange(n, device=self.device), positions[:n, 0]
-        attend_one = attend_one_query if self.on_cpu else F.scaled_dot_product_attention
-
-        def attend(keys, values, q, k, v):
-            """(B, nh, 1, hd) each -> (B, nh, 1, hd)"""
-            keys[slots, :, columns], values[slots, :, columns] = k[:n, :, 0].to(keys.dtype), v[:n, :, 0].to(keys.dtype)
-            y = attend_one(q[:n].to(keys.dtype), keys[:n, :, :S], values[:n, :, :S], visible).to(q.dtype)
-            return F.pad(y, (0, 0, 0, 0, 0, 0, 0, len(q) - n))
-
-        return self.head(self.hidden(idx, positions, attend)[:, 0])
-
-    def hidden(self, idx, positions, attend):
-        """(B, T) tokens -> (B, T, C), where attend(keys, values, q, k, v) is given each layer's cache."""
-        layers = [functools.partial(attend, keys, values) for keys, values in zip(self.keys, self.values)]
-        with torch.autocast('cpu', enabled=False) if self.on_cpu else contextlib.nullcontext():
-            return self.model.hidden(idx, positions, layers)
-
-    def sample_next(self, logits):
-        """Appends a token to every running sequence, by (n, V) logits."""
+    def decode(self):
+        """Appends a token to every running sequence."""
         running = list(self.running)
-        uniforms = torch.tensor([torch.rand((), generator=sequence.generator).item() if sequence.request.temperature else 0.0
-                                 for sequence in running])
-        chosen = sample(penalize(logits, running), [sequence.request for sequence in running],
-                        to_device(uniforms, self.device))  # (n,)
+        if self.changed or self.decoder.n_ahead == 0:
+            self.decoder.load(running)
+        self.changed = True  # until this step has come to its end
+        logits = self.decoder.decode(len(running), max(sequence.cached for sequence in running))  # (n, V)
+        if any(sequence.request.repetition_penalty != 1 for sequence in running):
+            tokens = self.decoder.sample(penalize(logits, running))
+        else:
+            tokens = self.decoder.sample()
         rows = [row for row, sequence in enumerate(running) if sequence.logprobs is not None]
         if rows:
+            chosen = torch.tensor([tokens[row] for row in rows], device=logits.device)
             counts = [running[row].request.logprobs for row in rows]
-            for row, logprobs in zip(rows, logprob_rows(logits[rows], chosen[rows], counts)):
+            for row, logprobs in zip(rows, logprob_rows(logits[rows], chosen, counts)):
                 running[row].logprobs.append(logprobs)
-        for sequence, token in zip(running, chosen.tolist()):
+        self.changed = False
+        for sequence in running:  # all of them, before a slot is copied
+            sequence.cached += 1
+        for sequence, token in zip(running, tokens):
             sequence.append(token)
             if token in sequence.request.stop_tokens:
                 self.remove(sequence, 'stop')
             elif len(sequence.tokens) >= sequence.request.max_new_tokens:
                 self.remove(sequence, 'length')
-
-    def copy_slot(self, source, target, length):
-        for cache in (*self.keys, *self.values):
-            cache[target, :, :length] = cache[source, :, :length]
 
 
 def generate(model: GPT, idx: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
@@ -298,18 +261,3 @@ def window_start(length: int, block_size: int) -> int:
     """Where the context window begins in a text of `length` tokens: 0 while all fit, then in steps of half a block."""
     step = max(1, block_size // 2)
     return max(0, -(-(length - block_size) // step) * step)
-
-
-def compute_dtype(model):
-    """The type of the keys and values that a forward pass makes: autocast's where it is on, else the weights'."""
-    weight = model.transformer.wte.weight
-    kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-
-
-def empty_cache(shape, device, dtype):
-    """Zeros, because what was never written is multiplied by 0. On a CPU in float32, in which one query attends faster,
-    and in memory that the system provides when it is first written to."""
-    if device.type == 'cpu':
-        return torch.from_numpy(np.zeros(shape, np.float32))
-    return torch.zeros(shape, device=device, dtype=dtype)

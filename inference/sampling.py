@@ -1,100 +1,124 @@
 """From logits to tokens: penalties, sampling, log-probabilities.
 
 Each row's token is a function of that row, its request and one uniform random number alone, whatever else is in the batch.
+A request decides on one of a few ways to sample (`way_of`), its numbers are in tensors: so nothing that differs from row
+to row, or from text to text, is fixed in a compiled graph.
 
 Letters in shapes: n rows, V = vocab_size, K likeliest tokens.
 """
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 NUCLEUS_AT_FIRST = 1024  # of the likeliest tokens are sorted first for top_p: sorting a vocabulary is slow on a CPU
+GREEDY, WHOLE, NUCLEUS = 0, -1, -2  # ways to sample; every other way is the number K of tokens that top_k sorts
+LEAST_K, K_STEP = 64, 4  # K is 64, 256, 1024, ...: few ways, and the same for a request whatever else is in the batch
 
 
-def penalize(logits: Tensor, sequences: list) -> Tensor:
-    """(n, V) -> (n, V): tokens that a sequence already has become less likely by its repetition penalty."""
-    if all(sequence.request.repetition_penalty == 1 for sequence in sequences):
-        return logits
-    logits = logits.clone()
-    for row, sequence in zip(logits, sequences):
-        penalty = sequence.request.repetition_penalty
-        if penalty != 1:
-            seen_ids = torch.tensor(sorted(set(sequence.ids)), device=logits.device)
-            row[seen_ids] = torch.where(row[seen_ids] > 0, row[seen_ids] / penalty, row[seen_ids] * penalty)
-    return logits
+class Settings(NamedTuple):
+    """What rows are sampled with, (n, 1) each."""
+    top_k: Tensor  # int64
+    temperature: Tensor  # float32, as the others
+    top_p: Tensor
+    uniforms: Tensor  # random numbers in [0, 1)
 
 
-def sample(logits: Tensor, requests: list, uniforms: Tensor) -> Tensor:
-    """(n, V) float32 logits, a request for each row, (n,) uniform numbers in [0, 1) -> (n,) tokens.
+def way_of(request) -> int:
+    """GREEDY, WHOLE, NUCLEUS, or for a request with top_k the smallest K that has room for it."""
+    if request.temperature == 0:
+        return GREEDY
+    if request.top_k is not None:
+        way = LEAST_K
+        while way < request.top_k:
+            way *= K_STEP
+        return way
+    return NUCLEUS if request.top_p is not None and request.top_p < 1 else WHOLE
 
-    Rows that are sampled in the same way are sampled together.
-    """
-    groups = {}
-    for row, request in enumerate(requests):
-        groups.setdefault(sampler_of(request), []).append(row)
-    tokens = torch.empty(len(requests), dtype=torch.int64, device=logits.device)
-    for (sampler, top_k), rows in groups.items():
-        settings = torch.tensor([[requests[row].temperature for row in rows], [requests[row].top_p or 1.0 for row in rows]])
-        temperature, top_p = to_device(settings, logits.device)[:, :, None]  # (rows, 1) each
-        if len(groups) == 1:
-            return sampler(logits, top_k, temperature, top_p, uniforms[:, None])
-        tokens[rows] = sampler(logits[rows], top_k, temperature, top_p, uniforms[rows, None])
+
+def numbers_of(request, vocab_size: int) -> tuple[int, float, float]:
+    """(top_k, temperature, top_p) with numbers that change nothing where the request has none."""
+    return min(request.top_k or vocab_size, vocab_size), request.temperature or 1.0, request.top_p or 1.0
+
+
+def sample(logits: Tensor, rows_of: dict[int, Tensor], settings: Settings) -> Tensor:
+    """(n, V) float32 logits, {way: the rows that are sampled so, int64} -> (n,) tokens."""
+    if len(rows_of) == 1:
+        (way,) = rows_of
+        return sample_one_way(logits, way, settings)
+    tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    for way, rows in rows_of.items():
+        tokens[rows] = sample_one_way(logits[rows], way, Settings(*(numbers[rows] for numbers in settings)))
     return tokens
 
 
-def sampler_of(request):
-    """(the function that samples for a request, its top_k)"""
-    if request.temperature == 0:
-        return greedy, None
-    if request.top_k is not None:
-        return sample_top_k, request.top_k
-    if request.top_p is not None and request.top_p < 1:
-        return sample_top_p, None
-    return sample_all, None
+def sample_one_way(logits: Tensor, way: int, settings: Settings) -> Tensor:
+    """(n, V) float32 logits -> (n,) tokens, all rows in the same way."""
+    if way == GREEDY:
+        return logits.argmax(dim=-1)
+    if way == WHOLE:
+        return sample_whole(logits, settings)
+    if way == NUCLEUS:
+        return sample_nucleus(logits, settings)
+    return sample_top_k(logits, way, settings)
 
 
-def greedy(logits, top_k, temperature, top_p, uniforms):
-    return logits.argmax(dim=-1)
-
-
-def sample_all(logits, top_k, temperature, top_p, uniforms):
+def sample_whole(logits, settings):
     """Inverts the cumulative distribution over the vocabulary in its own order."""
-    cumulative = probabilities_of(logits, temperature).cumsum(dim=-1)  # (n, V)
-    token = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)  # (n, 1)
+    cumulative = probabilities_of(logits, settings.temperature).cumsum(dim=-1)  # (n, V)
+    token = torch.searchsorted(cumulative, settings.uniforms * cumulative[:, -1:], right=True)  # (n, 1)
     return token.clamp(max=logits.size(1) - 1).squeeze(1)
 
 
-def sample_top_k(logits, top_k, temperature, top_p, uniforms):
+def sample_top_k(logits, K, settings):
     """top_p is a share of the probability that the k likeliest have together."""
-    logits, tokens = logits.topk(min(top_k, logits.size(1)))  # (n, K) each, falling
-    probabilities = probabilities_of(logits, temperature)
-    return sample_sorted(probabilities, tokens, top_p * probabilities.sum(dim=-1, keepdim=True), uniforms)
+    logits, tokens = logits.topk(min(K, logits.size(1)))  # (n, K) each, falling
+    ranks = torch.arange(logits.size(1), device=logits.device)
+    probabilities = probabilities_of(logits.masked_fill(ranks >= settings.top_k, -torch.inf), settings.temperature)
+    share = settings.top_p * probabilities.sum(dim=-1, keepdim=True)
+    return sample_sorted(probabilities, tokens, share, settings)
 
 
-def sample_top_p(logits, top_k, temperature, top_p, uniforms):
-    """Sorts the whole vocabulary only for rows whose nucleus may be larger than NUCLEUS_AT_FIRST; on a GPU always, because
-    the CPU would have to wait for the GPU to learn how large it is."""
-    probabilities = probabilities_of(logits, temperature)  # (n, V)
-    if logits.device.type != 'cpu' or logits.size(1) <= NUCLEUS_AT_FIRST:
-        return sample_sorted(*probabilities.sort(dim=-1, descending=True), top_p, uniforms)
+def sample_nucleus(logits, settings):
+    """On a CPU, sorts the whole vocabulary only for rows whose nucleus may be larger than NUCLEUS_AT_FIRST. On a GPU and in
+    a compiled graph always, because the CPU would have to wait to learn how large it is."""
+    probabilities = probabilities_of(logits, settings.temperature)  # (n, V)
+    sort_all = logits.device.type != 'cpu' or torch.compiler.is_compiling()
+    if sort_all or logits.size(1) <= NUCLEUS_AT_FIRST:
+        return sample_sorted(*probabilities.sort(dim=-1, descending=True), settings.top_p, settings)
     largest, tokens = probabilities.topk(NUCLEUS_AT_FIRST)
-    chosen = sample_sorted(largest, tokens, top_p, uniforms)
-    wide = (largest.sum(dim=-1) < top_p[:, 0]).nonzero().squeeze(1)
+    chosen = sample_sorted(largest, tokens, settings.top_p, settings)
+    wide = (largest.sum(dim=-1) < settings.top_p[:, 0]).nonzero().squeeze(1)
     if len(wide):
-        chosen[wide] = sample_sorted(*probabilities[wide].sort(dim=-1, descending=True), top_p[wide], uniforms[wide])
+        settings = Settings(*(numbers[wide] for numbers in settings))
+        chosen[wide] = sample_sorted(*probabilities[wide].sort(dim=-1, descending=True), settings.top_p, settings)
     return chosen
 
 
-def sample_sorted(probabilities, tokens, share, uniforms):
-    """Samples one of (n, K) tokens with falling probabilities, among the fewest that together have this share, (n, 1)."""
+def sample_sorted(probabilities, tokens, share, settings):
+    """Samples one of the first top_k of (n, K) tokens with falling probabilities, among the fewest that together have this
+    share, (n, 1)."""
     cumulative = probabilities.cumsum(dim=-1)
-    last = (cumulative < share).sum(dim=-1, keepdim=True).clamp(max=tokens.size(1) - 1)  # the one that reaches the share
-    rank = torch.searchsorted(cumulative, uniforms * cumulative.gather(1, last), right=True)
+    last = (cumulative < share).sum(dim=-1, keepdim=True)  # the one that reaches the share
+    last = torch.minimum(last, settings.top_k.clamp(max=tokens.size(1)) - 1)
+    rank = torch.searchsorted(cumulative, settings.uniforms * cumulative.gather(1, last), right=True)
     return tokens.gather(1, torch.minimum(rank, last)).squeeze(1)
 
 
 def probabilities_of(logits, temperature):
     """softmax(logits / temperature); the largest logit is subtracted first, so that no temperature is too small."""
     return ((logits - logits.amax(dim=-1, keepdim=True)) / temperature).softmax(dim=-1)
+
+
+def penalize(logits: Tensor, sequences: list) -> Tensor:
+    """(n, V) -> (n, V): tokens that a sequence already has become less likely by its repetition penalty."""
+    logits = logits.clone()
+    for row, sequence in zip(logits, sequences):
+        penalty = sequence.request.repetition_penalty
+        if penalty != 1:
+            seen_ids = to_device(torch.tensor(sorted(set(sequence.ids))), logits.device)
+            row[seen_ids] = torch.where(row[seen_ids] > 0, row[seen_ids] / penalty, row[seen_ids] * penalty)
+    return logits
 
 
 def logprob_rows(logits: Tensor, chosen: Tensor, counts: list[int]) -> list:

@@ -12,7 +12,7 @@ from test_model import make_model, uncached
 from inference import sampling
 from inference.cpu_layout import can_pack
 from inference.engine import Engine, Request, Sequence, generate, window_start
-from inference.sampling import penalize, sample
+from inference.sampling import Settings, numbers_of, penalize, sample, way_of
 from runtime import hardware
 from runtime.errors import BadInput
 
@@ -72,6 +72,24 @@ def test_a_seeded_text_is_the_same_alone_and_among_others(dtype):
     requests = mixed_requests(18)
     together = write_busily(Engine(model, max_batch=5), requests)
     assert [sequence.tokens for sequence in together] == [write_alone(model, request).tokens for request in requests]
+
+
+def test_a_seed_gives_one_random_number_to_each_token_that_is_sampled():
+    model = make_model(block_size=256)
+    engine = Engine(model, max_batch=2)
+    (sequence,) = engine.add(Request([1, 2, 3], 150, seed=5))
+    generator, ids = torch.Generator().manual_seed(5), [1, 2, 3]
+    for step in range(150):
+        if step in (30, 31, 120):  # others that come and go, and tokens that are not sampled
+            engine.add(Request([4], 1, seed=step))
+            engine.force(sequence, [7, 8])
+            ids += [7, 8]
+        if sequence.finish_reason:
+            break
+        engine.step()
+        cumulative = model(torch.tensor([ids]))[0, -1].softmax(dim=-1).cumsum(dim=0)
+        ids.append(torch.searchsorted(cumulative, torch.rand((), generator=generator) * cumulative[-1], right=True).item())
+    assert sequence.ids == ids and len(ids) == 153
 
 
 def test_samples_share_the_prefill_and_sample_i_has_seed_plus_i(monkeypatch):
@@ -188,21 +206,16 @@ def test_a_repetition_penalty_equals_that_of_transformers():
         torch.testing.assert_close(row, expected[0])
 
 
-@pytest.mark.slow
-def test_a_compiled_engine_writes_the_same(monkeypatch):
-    compile = torch.compile
-    monkeypatch.setattr(torch, 'compile', lambda function, dynamic, mode: compile(function, dynamic=dynamic, backend='eager',
-                                                                                  fullgraph=True))
-    model = make_model(block_size=24)
-    requests = mixed_requests(8)
-    together = write_busily(Engine(model, max_batch=3, compile=True), requests)
-    assert [sequence.tokens for sequence in together] == [write_alone(model, request).tokens for request in requests]
+def sample_rows(logits, request, uniforms):
+    """(n, V), (n,) -> (n,): all rows by the same request."""
+    top_k, temperature, top_p = (torch.full((len(logits), 1), number) for number in numbers_of(request, logits.size(1)))
+    return sample(logits, {way_of(request): None}, Settings(top_k, temperature, top_p, uniforms[:, None]))
 
 
 def frequencies(logits, n=40_000, **how):
     """How often each token is drawn, n times, by rows of one batch."""
     uniforms = torch.rand(n, generator=torch.Generator().manual_seed(0))
-    tokens = sample(logits.expand(n, -1), [Request([0], 1, **how)] * n, uniforms)
+    tokens = sample_rows(logits.expand(n, -1), Request([0], 1, **how), uniforms)
     return torch.bincount(tokens, minlength=logits.numel()), n
 
 
@@ -248,15 +261,15 @@ def test_a_nucleus_wider_than_the_first_sort_is_exact():
     assert counts[allowed].sum() == n and (counts[allowed] > 0).float().mean() > 0.99
     narrow = torch.zeros(n_tokens).index_fill(0, torch.tensor([5]), 20.0)  # a row of each kind in one batch
     rows = torch.stack([logits, narrow])
-    both = [sample(rows, [Request([0], 1, top_p=0.9)] * 2, torch.tensor([u, u])) for u in torch.linspace(0, 0.999, 50)]
+    both = [sample_rows(rows, Request([0], 1, top_p=0.9), torch.tensor([u, u])) for u in torch.linspace(0, 0.999, 50)]
     assert {row[1].item() for row in both} == {5} and len({row[0].item() for row in both}) > 40
 
 
 def test_a_tiny_temperature_is_greedy_without_overflow():
     logits = torch.randn(50, generator=torch.Generator().manual_seed(3)) * 100
     for how in (dict(), dict(top_k=7), dict(top_p=0.9)):
-        assert set(sample(logits[None], [Request([0], 1, temperature=1e-30, **how)], torch.tensor([0.7])).tolist()) == {
-            logits.argmax().item()}
+        request = Request([0], 1, temperature=1e-30, **how)
+        assert sample_rows(logits[None], request, torch.tensor([0.7])).item() == logits.argmax()
 
 
 @pytest.mark.parametrize('how, word', [

@@ -10,12 +10,14 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, run_script
 
 import pretrained
 from bpe import Tokenizer
+from inference import may_compile
 from inference.engine import generate
 from model import GPT, GPTConfig
+from runtime import hardware
 
 
 @pytest.fixture(scope='module')
@@ -90,6 +92,29 @@ def test_a_mistake_is_one_line_and_exit_code_2(folder, flags, words):
     result = run_sample(folder, *flags, stdin=subprocess.DEVNULL)
     assert result.returncode == 2 and result.stderr.count('\n') == 1, result.stderr
     assert all(word in result.stderr for word in words) and not result.stdout
+
+
+@pytest.mark.slow
+def test_compile_is_off_on_a_cpu_by_default_and_changes_no_text(folder, monkeypatch, capsys):
+    compiled, compile = [], torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda function, **how: (compiled.append(function.__name__),
+                                                                   compile(function, backend='eager', **how))[1])
+    flags = [f'--init_from={folder}', '--device=cpu', '--dtype=float32', '--prompt=def ', '--max_new_tokens=12', '--seed=3']
+    (expected,) = expected_texts(folder, 'def ', 1, 3, temperature=0.8, top_k=50)
+    assert run_script('sample.py', *flags) == 0 and not compiled
+    assert capsys.readouterr().out == expected + '\n'
+    assert run_script('sample.py', *flags, '--compile=True') == 0 and 'run_layer' in compiled
+    assert capsys.readouterr().out == expected + '\n'
+
+
+def test_a_machine_without_a_compiler_says_so_in_a_line_and_goes_on(monkeypatch, capsys):
+    gpu, cpu = torch.device('cuda'), torch.device('cpu')
+    monkeypatch.setattr(hardware, 'why_no_compile', lambda device: f'no compiler for {device.type}')
+    assert not may_compile(None, cpu) and not capsys.readouterr().err
+    assert not may_compile(None, gpu) and capsys.readouterr().err == 'not compiled: no compiler for cuda\n'
+    assert not may_compile(True, cpu) and capsys.readouterr().err == 'not compiled: no compiler for cpu\n'
+    monkeypatch.setattr(hardware, 'why_no_compile', lambda device: None)
+    assert may_compile(None, gpu) and may_compile(True, cpu) and not may_compile(None, cpu) and not may_compile(False, gpu)
 
 
 class Terminal:

@@ -256,8 +256,8 @@ def test_text_ends_before_a_stop_string_across_tokens(served):
 
 def test_the_document_separator_ends_a_text_and_is_not_in_it(served, reference, monkeypatch):
     model, tokenizer = reference
-    eot, engine = tokenizer.eot, served.service.engine
-    monkeypatch.setattr(engine, 'head', lambda x: torch.nn.functional.one_hot(torch.full((len(x),), eot), 300) * 50.0)
+    eot, decoder = tokenizer.eot, served.service.engine.decoder
+    monkeypatch.setattr(decoder, 'head', lambda x: torch.nn.functional.one_hot(torch.full((len(x),), eot), 300) * 50.0)
     answer = complete(served, max_tokens=40, temperature=0, logprobs=1)
     assert answer.choices[0].text == '' and answer.choices[0].finish_reason == 'stop'
     assert answer.choices[0].logprobs.tokens == [] and answer.usage.completion_tokens == 1
@@ -275,6 +275,21 @@ def test_text_goes_on_past_the_models_block(served, reference):
     ids = tokenizer.encode('def ')
     expected = generate(model, torch.tensor([ids]), 150, temperature=0)[0, len(ids):].tolist()
     assert complete(served, max_tokens=150, temperature=0).choices[0].text == tokenizer.decode(expected)
+
+
+@pytest.mark.slow
+def test_compiled_all_is_compiled_before_the_first_request(folder, served, monkeypatch, capfd):
+    compiled, compile = [], torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda function, **how: (compiled.append(function.__name__),
+                                                                   compile(function, backend='eager', **how))[1])
+    settings = [dict(temperature=0), dict(seed=1), dict(seed=1, top_p=0.8), dict(seed=1, extra_body={'top_k': 20})]
+    expected = [complete(served, max_tokens=40, **how).choices[0].text for how in settings]
+    assert not compiled
+    with serving(folder, compile=True, max_batch=2) as fast:
+        n_at_start = len(compiled)
+        assert 'compiling' in capfd.readouterr().err and compiled.count('run_layer') == 2  # for 1 and 2 rows
+        assert [complete(fast, max_tokens=40, **how).choices[0].text for how in settings] == expected
+    assert len(compiled) == n_at_start
 
 
 def test_the_models_list_has_the_one_that_is_served(served):

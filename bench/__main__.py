@@ -6,6 +6,7 @@
     python -m bench sample --preset=gpt2               # generation, token by token
     python -m bench kernels                            # norms, attention, softmax, loss, one by one
     python -m bench data                               # documents to shards
+    python -m bench step                               # without a GPU: what a training step is computed to take on an H100
     python -m bench bpe --json=bpe.json                # training and encoding against Hugging Face's tokenizers; as JSON too
 
 What is compared takes turns on the same data, so that a busy machine slows all of it. A figure is the median of the
@@ -20,13 +21,15 @@ from bench.data import measure_data
 from bench.kernels import measure_kernels
 from bench.report import describe_run, run_text, table_text
 from bench.sample import measure_generation
+from bench.step import measure_step
 from bench.train import measure_training
 from configurator import choice, configure, optional
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
 
 PARTS = {'train': measure_training, 'sample': measure_generation, 'kernels': measure_kernels, 'data': measure_data,
-         'bpe': measure_bpe}  # each takes the config and yields (title, rows), the same title again when it has more rows
+         'bpe': measure_bpe, 'step': measure_step}
+# Each takes the config and yields (title, rows), the same title again when it has more rows.
 DEFAULTS = {
     # every part
     'turns': 3,  # how often each thing is measured

@@ -11,6 +11,7 @@ import functools
 import torch
 
 from bench.contenders import nanogpt_model, our_model
+from bench.train import SameBatch
 from bench.turns import alone
 from model import GPT
 
@@ -149,7 +150,8 @@ def count_graphs():
     process = Process(config)
     raw_model = GPT(pretrained.model_config(config)).to(process.device)
     model, optimizers = train.wrap(raw_model, config, process), Optimizers(raw_model, config, process)
-    data, stop = RandomData(), StopSignals(process)
+    data = SameBatch(torch.randint(config['vocab_size'], (2, config['micro_batch'], config['block_size'])))
+    stop = StopSignals(process)
 
     def train_steps():
         for _ in range(3):
@@ -174,17 +176,3 @@ def count_graphs():
         rows.append({'in turn': name, 'new graphs': counters['stats']['unique_graphs'] - before,
                      'graph breaks so far': sum(counters['graph_break'].values())})
     return 'What torch.compile makes of a small model on this machine, in a run', rows
-
-
-class RandomData:
-    """Like a shards.BatchLoader, of one batch."""
-    batch_size, sequence_index = SMALL['micro_batch'], 0
-
-    def next(self):
-        return torch.randint(SMALL['vocab_size'], (2, self.batch_size, SMALL['block_size']))
-
-    def seek(self, sequence_index):
-        self.sequence_index = sequence_index
-
-    def count_targets(self, n_sequences):
-        return n_sequences * SMALL['block_size']

@@ -7,10 +7,11 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 
+import kernels
 from bench.contenders import SHAPE, compare_contenders, complete, describe_model, nanogpt_model, our_model, transformers_model
-from bench.peak import makers_peak_flops
 from runtime import hardware
 from runtime.errors import BadInput
+from runtime.gpu_peak import makers_peak_flops
 
 
 def measure_training(config):
@@ -72,18 +73,35 @@ def setup_ours(config, device, **options):
     import train
     from configurator import configure
     from optim import Optimizers
+    from runtime.batches import DeviceBatches
     from runtime.process import Process
-    batch = [ids.cpu() for ids in random_batch(config, device)]
+    data = SameBatch(random_batch(config, device))
     config = {**configure(train.DEFAULTS, []), **{key: config[key] for key in (*SHAPE, 'device')},
-              'micro_batch': config['batch_size'], 'total_batch_tokens': batch[0].numel(), 'warmup_steps': 0, **options}
+              'micro_batch': data.batch_size, 'total_batch_tokens': data.x.numel(), 'warmup_steps': 0, **options}
     process = Process(config)
-    raw_model = our_model(config, device)
-    model = process.compile(raw_model, config['compile'])
-    optimizers = Optimizers(raw_model, config, process)
-    train_data = types.SimpleNamespace(batch_size=config['micro_batch'], sequence_index=0, next=lambda: batch,
-                                       count_targets=lambda n_sequences: n_sequences * config['block_size'])
-    stop = types.SimpleNamespace(check=lambda: None)
-    return lambda: train.train_step(model, raw_model, optimizers, train_data, config, process, stop)['loss']
+    chosen = kernels.choose(config['kernels'], process.device, process.can_compile(config['compile']))
+    raw_model = our_model(config, device, kernels=chosen)
+    model = train.wrap(raw_model, config, process)
+    optimizers, batches = Optimizers(raw_model, config, process), DeviceBatches(data, process.device)
+    stop = types.SimpleNamespace(check=lambda: None, sum_and_notice=process.sum)
+    return lambda: train.train_step(model, raw_model, optimizers, batches, config, process, stop)['loss']
+
+
+class SameBatch:
+    """Like a shards.BatchLoader, but with one batch again and again."""
+
+    def __init__(self, batch):
+        self.x, self.y = (ids.cpu() for ids in batch)
+        self.batch_size, self.sequence_index = len(self.x), 0
+
+    def next(self):
+        return self.x, self.y
+
+    def seek(self, sequence_index):
+        self.sequence_index = sequence_index
+
+    def count_targets(self, n_sequences):
+        return n_sequences * self.x.size(1)
 
 
 def setup_plain(config, device, compiled=False):

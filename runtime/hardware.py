@@ -16,10 +16,6 @@ import torch
 from runtime.errors import BadInput, first_line
 from runtime.parallel import available_cores
 
-MAKERS_TFLOPS = {  # dense bf16 with float32 sums, by what the GPU's name contains; from NVIDIA's data sheets
-    'H200': 989, 'H100 PCIe': 756, 'H100 NVL': 835, 'H100': 989, 'GH200': 989, 'B200': 2250, 'GB200': 2500, 'A100': 312,
-    'A800': 312, 'H800': 989, 'L40S': 362, 'L40': 181, 'L4': 121, 'A10G': 70, 'A10': 125, 'A6000': 155, 'RTX 4090': 165,
-    'RTX 3090': 71, 'RTX 5090': 210}
 DRIVER_OF_CUDA = {'11': 450, '12': 525, '13': 580}  # oldest driver for a major version: NVIDIA's "CUDA Compatibility"
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -163,15 +159,6 @@ def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         synchronize(device)
         best = max(best, 2 * n ** 3 / (time.perf_counter() - started))
     return best
-
-
-def makers_peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """FLOP/s in bf16 and fp16 that the maker gives for this GPU, without sparsity; None if it is not in our table."""
-    if device.type != 'cuda' or dtype == torch.float32:
-        return None
-    words = torch.cuda.get_device_name(device)
-    found = [tflops for name, tflops in sorted(MAKERS_TFLOPS.items(), key=lambda item: -len(item[0])) if name in words]
-    return found[0] * 1e12 if found else None
 
 
 def peak_memory(device: torch.device) -> int:

@@ -9,8 +9,11 @@ import platform
 import subprocess
 import sys
 
+import torch
+
 from runtime import hardware
 from runtime.files import warn_if_unwritable, write_json
+from runtime.gpu_peak import makers_peak_flops
 from runtime.metrics import read_metrics
 
 OVERFITTING_PASSES = 100
@@ -50,7 +53,8 @@ def speed(config: dict, process, flops_per_token: int, peak_flops: float, step_s
     mfu: the share of the rate that a matrix product was measured at; mfu_of_maker: of the rate that the GPU's maker gives.
     """
     tokens_per_s = config['total_batch_tokens'] / step_s
-    makers = hardware.makers_peak_flops(process.device, process.dtype)
+    on_gpu = process.device.type == 'cuda' and process.dtype != torch.float32
+    makers = makers_peak_flops(torch.cuda.get_device_name(process.device)) if on_gpu else None
     of_maker = {'mfu_of_maker': round(tokens_per_s * flops_per_token / (makers * process.world_size), 4)} if makers else {}
     return {'tokens_per_s': round(tokens_per_s, 1), 'mfu': round(tokens_per_s * flops_per_token / peak_flops, 4), **of_maker,
             'memory_gb': round(hardware.peak_memory(process.device) / 1e9, 3), 'elapsed_s': round(elapsed_s, 3)}

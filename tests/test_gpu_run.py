@@ -13,9 +13,9 @@ from conftest import ROOT, run_script
 import bench.gpu
 from bench.checks import CHECKS, Runs
 from bench.gpu import Part, run_parts
-from bench.peak import makers_peak_flops
 from bench.report import error_line
 from runtime.errors import BadInput
+from runtime.gpu_peak import makers_peak_flops
 
 RUN = {'command': 'a test', 'machine': {'gpu': None, 'cpu': 'a CPU', 'cores': 2, 'cpu_bf16': False}, 'versions': {}, 'commit': 'none'}
 WRITE = 'import json, sys\njson.dump({"tables": [{"title": "A table", "rows": [{"ms": 1.5}]}]}, open(sys.argv[1][7:], "w"))\n'

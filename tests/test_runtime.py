@@ -216,12 +216,3 @@ def test_device_auto_is_the_cpu_where_there_is_no_gpu_or_it_is_hidden(nvidia_smi
     nvidia_smi('NVIDIA H100 80GB HBM3, 535.104.05')
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     assert hardware.pick_device('auto').type == 'cpu'
-
-
-@pytest.mark.parametrize('name, tflops', [
-    ('NVIDIA H100 80GB HBM3', 989), ('NVIDIA H100 PCIe', 756), ('NVIDIA A100-SXM4-40GB', 312), ('NVIDIA L40S', 362),
-    ('NVIDIA GeForce RTX 4090', 165), ('Tesla T4', None)])
-def test_the_makers_figure_is_found_by_the_gpus_name(monkeypatch, name, tflops):
-    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: name)
-    found = hardware.makers_peak_flops(torch.device('cuda'), torch.bfloat16)
-    assert found == (tflops and tflops * 1e12)

@@ -94,7 +94,7 @@ DEFAULTS = {
     'compile': optional(bool),  # torch.compile; None: on a GPU yes, on a CPU no
     'deterministic': False,  # on a GPU, too, a run repeats bit for bit; slower. On a CPU it does so anyway
     'activation_checkpointing': False,  # recompute each block in the backward pass: a third more time, far less memory
-    'zero': False,  # several processes: each keeps only a share of the optimizer states (ZeRO-1)
+    'zero': False,  # several processes: each keeps only a share of AdamW's states (ZeRO-1), as it always does of Muon's
 }
 MAX_SKIPPED_STEPS = 5  # the run ends after this many steps in a row without a finite loss and gradient
 

@@ -26,7 +26,7 @@ class Process:
         """
         self.rank = int(os.environ.get('RANK', 0))
         self.world_size = int(os.environ.get('WORLD_SIZE', 1))
-        self.is_first = self.rank == 0
+        self.is_first, self.said = self.rank == 0, set()  # said: what need not be said again
         self.device = hardware.pick_device(config['device'], int(os.environ.get('LOCAL_RANK', 0)))
         self.dtype = hardware.pick_dtype(config['dtype'], self.device)
         hardware.set_threads(self.device, int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
@@ -74,7 +74,8 @@ class Process:
         """
         wanted = self.device.type == 'cuda' if wanted is None else wanted
         reason = hardware.why_no_compile(self.device) if wanted else None
-        if reason:
+        if reason and reason not in self.said:
+            self.said.add(reason)
             self.print0(f'not compiled: {reason}')
         return wanted and not reason
 

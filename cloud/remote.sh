@@ -169,9 +169,9 @@ copy() {
         code+=(--include="/$folder/" --include="/$folder/*.py" --include="/$folder/*.html" --include="/$folder/*.txt")
     done
     "${ssh[@]}" "$host" "mkdir -p -m 700 $(printf '%q' "$dir/.job") $(printf '%q' "$dir/data")"
-    rsync -rtz -e "${ssh[*]}" --include='/*.py' --include='/requirements.txt' --include='/.dockerignore' \
+    rsync -rtz -e "${ssh[*]}" --include='/*.py' --include='/requirements.lock' --include='/.dockerignore' \
         "${code[@]}" \
-        --include='/cloud/' --include='/cloud/*.sh' --include='/cloud/*.py' --include='/cloud/requirements.txt' \
+        --include='/cloud/' --include='/cloud/*.sh' --include='/cloud/*.py' --include='/cloud/torch-cpu.lock' \
         --include='/cloud/Dockerfile' --exclude='*' "$root/" "$host:$dir/"
     if [[ $data ]]; then
         rsync -rt --partial --progress -e "${ssh[*]}" "${data%/}" "$host:$dir/data/"

@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo math check test lint bench gpu gpu_in_venv clean
+.PHONY: demo math check test lint bench gpu gpu_in_venv lock locked clean
 
 # Tokenizes Python's own source, trains a small GPT on it and shows what it writes. Run again, it resumes from what is there.
 demo: $(VENV)/runtime
@@ -39,6 +39,25 @@ gpu:
 
 gpu_in_venv: $(VENV)/dev
 	@exec $(PY) -m bench.gpu $(ARGS)
+
+# Writes the lock files anew from the lists that people edit; needs uv and the network. A version stays as it is while the lists
+# allow it: `make lock UPGRADE=--upgrade` takes the newest of all.
+UPGRADE :=
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+LOCK := uv pip compile --quiet --no-config --python-version=3.10 --universal --generate-hashes --no-annotate \
+	--custom-compile-command='make lock' $(UPGRADE)
+lock:
+	$(LOCK) requirements-dev.txt --output-file=requirements-dev.lock
+	$(LOCK) requirements.txt cloud/requirements.txt --constraints=requirements-dev.lock --output-file=requirements.lock
+	$(LOCK) .github/requirements-lint.txt --output-file=.github/requirements-lint.lock
+	sed -n 's/^torch==.*/&+cpu/p' requirements.txt | \
+		$(LOCK) - --no-deps --default-index=$(CPU_WHEELS) --output-file=cloud/torch-cpu.lock
+
+# The environment of the lock files, as CI has it, with torch for the CPU; `make test` then installs nothing.
+locked:
+	$(PYTHON) -m venv $(VENV)
+	bash cloud/install.sh cpu+triton requirements-dev.lock $(PY) -m pip
+	touch $(VENV)/runtime $(VENV)/dev
 
 $(VENV)/runtime: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -156,22 +156,22 @@ build_image() {
     container+=("scratchgpt:$device")
 }
 
-# A virtual environment with what requirements.txt lists, unless an interpreter that has it was named.
+# A virtual environment with what requirements.lock lists, unless an interpreter that has it was named.
 make_environment() {
     if [[ $python ]]; then
         "$python" -c 'import torch' || die "--python=$python cannot import torch"
         return
     fi
     python=$PWD/.venv/bin/python
-    if ! cmp --silent requirements.txt .venv/installed; then
+    if ! cmp --silent requirements.lock .venv/installed; then
         local base supported='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'
         for base in python3.12 python3.11 python3.10 python3 ''; do
             [[ $base ]] || die 'no Python 3.10 to 3.12 here; install one, or name one with --python=PATH'
             "$base" -c "$supported" 2>/dev/null && break
         done
         "$base" -m venv .venv || die 'no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv'
-        attend "$python" -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
-        cp requirements.txt .venv/installed
+        attend bash cloud/install.sh cuda requirements.lock "$python" -m pip
+        cp requirements.lock .venv/installed
     fi
 }
 

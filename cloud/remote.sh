@@ -183,16 +183,16 @@ copy() {
     local folder code=() folders='runtime kernels inference scoring tasks config'
     if $bench; then
         folders="$folders bench"
-        code=(--include=/Makefile --include=/requirements-dev.txt --include=/pyproject.toml --include=/tests/
+        code=(--include=/Makefile --include=/requirements.txt --include=/requirements-dev.txt --include=/pyproject.toml --include=/tests/
             --include=/tests/conftest.py --include=/tests/test_kernels_gpu.py)
     fi
     for folder in $folders; do
         code+=(--include="/$folder/" --include="/$folder/*.py" --include="/$folder/*.html" --include="/$folder/*.txt")
     done
     "${ssh[@]}" "$host" "mkdir -p -m 700 $(printf '%q' "$dir/.job") $(printf '%q' "$dir/data")"
-    rsync -rtz -e "${ssh[*]}" --include='/*.py' --include='/requirements.txt' --include='/.dockerignore' \
+    rsync -rtz -e "${ssh[*]}" --include='/*.py' --include='/requirements.lock' --include='/.dockerignore' \
         "${code[@]}" \
-        --include='/cloud/' --include='/cloud/*.sh' --include='/cloud/*.py' --include='/cloud/requirements.txt' \
+        --include='/cloud/' --include='/cloud/*.sh' --include='/cloud/*.py' --include='/cloud/torch-cpu.lock' \
         --include='/cloud/Dockerfile' --exclude='*' "$root/" "$host:$dir/"
     if [[ $data ]]; then
         rsync -rt --partial --progress -e "${ssh[*]}" "${data%/}" "$host:$dir/data/"

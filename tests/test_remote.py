@@ -64,7 +64,7 @@ def checkout(tmp_path, data_dir):
     """A copy of what is in the repository, with things in it that must not leave this machine."""
     folder = tmp_path / 'checkout'
     folders = ('runtime', 'kernels', 'inference', 'scoring', 'tasks', 'config', 'cloud', 'bench')
-    files = ('requirements.txt', 'requirements-dev.txt', 'Makefile', 'pyproject.toml', 'tests/conftest.py', 'tests/test_kernels_gpu.py')
+    files = ('requirements.txt', 'requirements-dev.txt', 'requirements.lock', 'Makefile', 'pyproject.toml', 'tests/conftest.py', 'tests/test_kernels_gpu.py')
     for path in [*ROOT.glob('*.py'), *(path for name in folders for path in ROOT.glob(f'{name}/*')), *(ROOT / name for name in files)]:
         if path.is_file():
             target = folder / path.relative_to(ROOT)
@@ -185,6 +185,18 @@ def test_a_run_outlives_its_connection_and_the_same_command_comes_back_to_it(rem
     assert not [path for path in remote.box.rglob('*') if path.is_file() and path.read_bytes() == b'secret']
 
 
+@pytest.mark.parametrize('known', ['', 'another key'])
+def test_nothing_goes_to_a_machine_whose_key_is_not_the_known_one(remote, sshd, tmp_path, known):
+    config = (sshd[0] / 'ssh_config').read_text()
+    host = (sshd[0] / 'known_hosts').read_text().split()[0]
+    (tmp_path / 'known_hosts').write_text(known and f'{host} {(sshd[0] / "user_key.pub").read_text()}')
+    (tmp_path / 'ssh_config').write_text(
+        config.replace(f'{sshd[0]}/known_hosts', f'{tmp_path}/known_hosts').replace(' StrictHostKeyChecking yes\n', ''))
+    code, printed = remote.run('box', '1', 'config/demo.py', options=[f'--ssh-config={tmp_path}/ssh_config'])
+    assert code == 1 and 'Host key verification failed' in printed
+    assert not list(remote.box.iterdir())
+
+
 # --- what needs no training: a folder whose train.py and torchrun write down how they were called
 
 TRAIN = """
@@ -214,7 +226,7 @@ if [[ $* == *" python -c "* ]]; then echo out/stub; fi
 def stub(tmp_path):
     """A folder as remote.sh leaves it on the box, but for a train.py and a torch that train nothing."""
     box = tmp_path / 'box'
-    for name, text in (('train.py', TRAIN), ('requirements.txt', ''), ('torch/__init__.py', ''),
+    for name, text in (('train.py', TRAIN), ('requirements.lock', ''), ('torch/__init__.py', ''),
                        ('torch/distributed/__init__.py', ''), ('torch/distributed/run.py', TORCHRUN)):
         (box / name).parent.mkdir(parents=True, exist_ok=True)
         (box / name).write_text(text)
@@ -254,8 +266,8 @@ def test_what_train_py_refuses_is_said_before_torchrun_starts(stub):
     assert not (stub / 'out').exists()
 
 
-def test_an_environment_is_made_from_the_requirements_once(stub):
-    (stub / 'requirements.txt').write_text('# nothing\n')
+def test_an_environment_is_made_from_the_lock_file_once(stub):
+    (stub / 'requirements.lock').write_text('# nothing\n')
     code, printed = run_stub(stub, '1', python='')
     assert code == 0, printed
     assert called(stub / 'out')['python'] == str(stub / '.venv/bin/python')
@@ -264,7 +276,7 @@ def test_an_environment_is_made_from_the_requirements_once(stub):
     shutil.rmtree(next((stub / '.venv/lib').glob('python*/site-packages/pip')))
     code, printed = run_stub(stub, '1', python='')
     assert code == 0, printed
-    (stub / 'requirements.txt').write_text('# nothing else\n')
+    (stub / 'requirements.lock').write_text('# nothing else\n')
     code, printed = run_stub(stub, '1', python='')
     assert 'pip' in printed and (stub / '.venv/installed').read_text() == '# nothing\n'
 

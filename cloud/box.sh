@@ -58,7 +58,7 @@ start() {
     printf '%q ' "$@" >"$job/command"
     setsid nohup bash cloud/box.sh run "$@" </dev/null >>"$job/log" 2>&1 &
     echo $! >"$job/pid"
-    until running || [[ -e $job/exit ]]; do sleep 0.1; done
+    until running || [[ -e $job/exit ]] || ! kill -0 "$(cat "$job/pid")" 2>/dev/null; do sleep 0.1; done
 }
 
 follow() {
@@ -92,7 +92,7 @@ stop() {
 
 run() {
     exec 9>"$job/lock"
-    flock --nonblock 9 || die 'a run is going on here already'
+    flock --timeout 5 9 || die 'a run is going on here already' # who looks whether one runs holds it for a moment, too
     docker=$1 python=$2 prepare=$3 gpus=$4
     shift 4
     child='' stopped=false code=0

@@ -112,9 +112,14 @@ class CausalSelfAttention(nn.Module):
         if self.attention_kind == 'explicit':
             weights = self.softmax(q @ k.transpose(-2, -1), q.size(-1) ** -0.5)  # (B, nh, T, T)
             return F.dropout(weights, dropout) @ v
-        if self.attention_kind == 'auto' and q.device.type == 'cpu' and torch.is_grad_enabled() and not dropout:
+        if torch.is_grad_enabled() and trains_in_blocks(self.attention_kind, q.device, dropout):
             return blocked_attention(q, k, v)  # exact and causal too, and on CPUs three times as fast as PyTorch's
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+
+
+def trains_in_blocks(attention: str, device: torch.device, dropout: float) -> bool:
+    """Whether GPTConfig's `attention` means kernels/attention.py in training."""
+    return attention == 'auto' and device.type == 'cpu' and not dropout
 
 
 class MLP(nn.Module):
@@ -204,19 +209,23 @@ class GPT(nn.Module):
         attention_fns: for each layer a function (q, k, v) -> y, (B, nh, T, hd) each, that replaces its causal attention.
             Generation reads cached keys and values with it, and evaluation scores several continuations of one context.
         """
-        T = idx.size(1)
-        if positions is None and T > self.config.block_size:
-            raise ValueError(f'{T} tokens do not fit into block_size={self.config.block_size}')
-        wpe = self.transformer.wpe.weight[:T] if positions is None else self.transformer.wpe(positions)
-        x = F.dropout(self.transformer.wte(idx) + wpe, self.config.dropout, self.training)  # (B, T, C)
-        if autocast_dtype(x) == torch.bfloat16:  # so is all of the residual stream; float16 has not the range for it
-            x = x.bfloat16()
+        x = self.embed(idx, positions)  # (B, T, C)
         for i, block in enumerate(self.transformer.h):
             if self.activation_checkpointing and self.training:
                 x = recompute_in_backward(block, x, use_reentrant=False)
             else:
                 x = block(x, attention_fns[i] if attention_fns else None)
         return self.transformer.ln_f(x)
+
+    def embed(self, idx: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(B, T) tokens and their positions -> the residual stream as the first block gets it, (B, T, C)."""
+        T = idx.size(1)
+        if positions is None and T > self.config.block_size:
+            raise ValueError(f'{T} tokens do not fit into block_size={self.config.block_size}')
+        wpe = self.transformer.wpe.weight[:T] if positions is None else self.transformer.wpe(positions)
+        x = F.dropout(self.transformer.wte(idx) + wpe, self.config.dropout, self.training)
+        # Under bfloat16 autocast, so is all of the residual stream; float16 has not the range for it.
+        return x.bfloat16() if autocast_dtype(x) == torch.bfloat16 else x
 
     def head(self, x: Tensor) -> Tensor:
         """(..., C) -> logits (..., V)"""

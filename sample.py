@@ -16,7 +16,6 @@ from configurator import choice, configure, optional, plain, read_flag
 from inference import may_compile, open_model
 from inference.engine import Engine, Request
 from inference.text import TextStream
-from runtime import hardware
 from runtime.errors import BadInput, one_line_errors
 from tasks.tool_use import Calculator
 
@@ -58,7 +57,7 @@ def main(config):
     prompt, config = read_prompt(config), unescape(config)
     check(config)
     model, tokenizer, _ = open_model(config)
-    compile = may_compile(config['compile'], hardware.pick_device(config['device']))
+    compile = may_compile(config['compile'], model.transformer.wte.weight.device)
     engine = Engine(model, min(config['num_samples'], config['max_batch']), compile)
     calculator = Calculator(tokenizer) if config['calculator'] else None
     write = chat if config['chat'] else write_samples

@@ -57,7 +57,6 @@ from inference.http_types import (
 )
 from inference.metrics import Metrics
 from inference.worker import Busy, Draining, Worker
-from runtime import hardware
 from runtime.errors import BadInput, one_line_errors
 from tasks.tool_use import Calculator
 
@@ -137,7 +136,7 @@ def name_of(source):
 def load_engine(config):
     """(Engine, Tokenizer, what was loaded)"""
     model, tokenizer, source = open_model(config)
-    compile = may_compile(config['compile'], hardware.pick_device(config['device']))
+    compile = may_compile(config['compile'], model.transformer.wte.weight.device)
     engine = Engine(model, config['max_batch'], compile)
     if compile:
         print('compiling, so that no request has to wait for it; --compile=False starts at once', file=sys.stderr)

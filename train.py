@@ -31,7 +31,7 @@ import shards
 from bpe import Tokenizer
 from configurator import choice, configure, optional
 from inference.engine import generate
-from model import GPT
+from model import GPT, trains_in_blocks
 from optim import Optimizers
 from runtime import hardware, report
 from runtime.batches import DeviceBatches
@@ -105,8 +105,9 @@ def main(config):
     data = open_data(config, process)
     on_gpu = process.device.type == 'cuda'  # where all tensors are copied anyway: no need for a copy of each process before
     saved = checkpoint.resume(config, data.meta, mapped=on_gpu)  # the dict of a checkpoint, or None for a fresh run
-    raw_model, config = build_model(config, data.meta, saved, process)
-    model = wrap(raw_model, config, process)
+    compiled = hardware.may_compile(config['compile'], process.device, process.print0)
+    raw_model, config = build_model(config, data.meta, saved, process, compiled)
+    model = wrap(raw_model, process, compiled)
     data.train.batch_size = data.val.batch_size = choose_micro_batch(model, config, process)
     optimizers = Optimizers(raw_model, config, process)
     progress = restore(saved, optimizers, data.train)
@@ -167,10 +168,10 @@ def open_data(config, process):
     return Data(train, val, meta, tokenizer, questions)
 
 
-def build_model(config, meta, saved, process):
+def build_model(config, meta, saved, process, compiled):
     """(GPT, complete config) of this run: fresh, with the weights of its checkpoint, or with those that init_from names."""
     config = {**config, 'vocab_size': meta['vocab_size']}
-    chosen = {**config, 'kernels': kernels.choose(config['kernels'], process.device, process.can_compile(config['compile']))}
+    chosen = {**config, 'kernels': kernels.choose(config['kernels'], process.device, compiled)}
     if saved is None and config['init_from'] not in ('auto', 'scratch'):
         model = pretrained.load_to_train(chosen, meta)
         config.update({key: getattr(model.config, key) for key in checkpoint.FIXED_BY_WEIGHTS})
@@ -184,7 +185,7 @@ def build_model(config, meta, saved, process):
     return model.to(process.device), config
 
 
-def wrap(raw_model, config, process):
+def wrap(raw_model, process, compiled):
     """What computes losses: the GPT, averaging gradients over processes, and compiled. The GPT in it stays as it is.
 
     Compiled after it was wrapped: torch.compile then cuts its graph where a bucket of gradients is complete, and they are
@@ -194,7 +195,7 @@ def wrap(raw_model, config, process):
     if process.world_size > 1:
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
     # Only static shapes: after trying two sizes of a micro-batch, it would make a slower graph for any size.
-    return torch.compile(model, dynamic=False) if process.can_compile(config['compile']) else model
+    return torch.compile(model, dynamic=False) if compiled else model
 
 
 def attention_backend(model, process):
@@ -202,7 +203,7 @@ def attention_backend(model, process):
     config = model.config
     if config.attention == 'explicit':
         return 'explicit, with all of its weights in memory'
-    if config.attention == 'auto' and process.device.type == 'cpu' and not config.dropout:
+    if trains_in_blocks(config.attention, process.device, config.dropout):
         return 'kernels/attention.py, by blocks of queries'
     shape = 1, config.n_head, config.block_size, config.n_embd // config.n_head
     q = torch.empty(shape, device=process.device, dtype=process.dtype)
@@ -289,9 +290,9 @@ def train(config, process, model, raw_model, optimizers, data, progress):
     writer = checkpoint.BackgroundWriter(config['out_dir'], progress.step)
     metrics = Metrics(config, progress.step, process.is_first)
     batches = DeviceBatches(data.train, process.device)
-    peak_flops = hardware.measure_peak_flops(process.device, process.dtype) * process.world_size
+    rates = report.peak_rates(process)
     flops_per_token = raw_model.flops_per_token()
-    report.warn_if_slow(config, process, flops_per_token, peak_flops)
+    report.warn_if_slow(config, process, flops_per_token, rates['mfu'])
     bar = tqdm(total=config['max_steps'], initial=progress.step, unit='step', dynamic_ncols=True,
                disable=not process.is_first, mininterval=0.2 if sys.stderr.isatty() else 15)
     run_started = time.perf_counter() - progress.elapsed_s
@@ -319,7 +320,7 @@ def train(config, process, model, raw_model, optimizers, data, progress):
             row = train_step(model, raw_model, optimizers, batches, config, process, stop)
             step_s = time.perf_counter() - step_started
             progress.advance(config, data.train, step_s, time.perf_counter() - run_started)
-            row |= report.speed(config, process, flops_per_token, peak_flops, step_s, progress.elapsed_s)
+            row |= report.speed(config, process, flops_per_token, rates, step_s, progress.elapsed_s)
             if progress.step >= config['max_steps'] or is_due(progress.step, config['log_interval']):
                 metrics.log(step=progress.step, tokens=progress.tokens, **row)
             bar.update()

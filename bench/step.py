@@ -2,32 +2,35 @@
 
 Needs no GPU and measures no time. The bytes are Inductor's own count for the kernels that it writes for an H100 (see
 bench/fake_gpu.py) and what is said below for our own; the operations are those of the matrix products. Divided by the
-rates below they make milliseconds: a lower bound, if nothing runs slower than these rates, and good for comparing. A
-second table counts what torch.compile traces: graphs, breaks, and graphs made again.
+rates below they make milliseconds: a lower bound, if nothing runs slower than these rates, and good for comparing. The
+last table counts what torch.compile traces: graphs, breaks, and graphs made again.
 """
 import collections
 import functools
+import math
 
 import torch
 
-from bench.contenders import nanogpt_model, our_model
-from bench.train import SameBatch
+from bench.contenders import GPT2_ON_A_GPU, PRESETS, nanogpt_model, our_model
+from bench.train import build_run
 from bench.turns import alone
-from model import GPT
+from kernels.cross_entropy import chunk_rows
+from model import GPTConfig
+from runtime.gpu_peak import makers_peak_flops
 
-B, T = 64, 1024
-SHAPE = {'n_layer': 12, 'n_head': 12, 'n_embd': 768, 'block_size': T, 'vocab_size': 50257}
-PADDED = 50304
-SMALL = {'n_layer': 2, 'n_head': 2, 'n_embd': 32, 'block_size': 64, 'vocab_size': 300, 'micro_batch': 4,
-         'total_batch_tokens': 512}  # the model whose graphs are counted
-PEAK = 989e12  # FLOP/s of an H100 SXM in bf16, without sparsity: NVIDIA's data sheet
+SHAPE = PRESETS['gpt2'] | GPT2_ON_A_GPU
+B, T = SHAPE['batch_size'], SHAPE['block_size']
+PADDED = GPTConfig(vocab_size=SHAPE['vocab_size']).padded_vocab_size
+SMALL = {'n_layer': 2, 'n_head': 2, 'n_embd': 32, 'block_size': 64, 'vocab_size': 300, 'batch_size': 4,
+         'device': 'cpu'}  # the model whose graphs are counted
+PEAK = makers_peak_flops('H100')
 # What is assumed to be reached of an H100: cuBLAS's products in blocks and head, attention forward and backward, memory.
 PRODUCT, HEAD, ATTENTION, ATTENTION_BACKWARD = 620e12, 640e12, 250e12, 240e12
 BANDWIDTH = 2.8e12
 # Bytes moved for each logit by the loss, besides the products. Ours reads a row twice, the second time mostly from the
 # cache, and writes it. Without Triton: cast 2 + 4, maximum 4, softmax 4 + 4, its maximum 4, cast back 4 + 2.
 FUSED_LOSS, EAGER_LOSS = 5.5, 28
-CHUNKS = {'fused': 4, 'eager': 4}  # of logits in a step, each with a pass over the weight's gradient, (V, C) float32
+N_CHUNKS = math.ceil(B * T / chunk_rows(PADDED, torch.device('cuda')))  # of logits, each with a pass over the weight's gradient
 ADAMW, CLIP = 28, 12  # bytes a parameter: four float32 read and three written; norm 4, scaling 4 + 4
 PARTS = {  # {part: aten operators of which one is in a kernel that Inductor wrote for it}, the first that fits
     'loss': ('amax', 'log', 'gather', 'scatter'),
@@ -68,14 +71,11 @@ def summarize(name, parts):
 
 def our_kernels(kernels):
     """{part: (kernels, bytes, seconds)} of our step."""
-    def lower_ours(n_layer, batch):
-        model = our_model({**SHAPE, 'n_layer': n_layer}, 'cpu', attention='sdpa', kernels=kernels)
-        return lower_batch(model, batch, lambda model, x, y: model(x, y))
-
-    parts = add_up(lower_ours(SHAPE['n_layer'], B))
-    how, per_logit = ('eager', EAGER_LOSS) if kernels == 'torch' else ('fused', FUSED_LOSS)
-    n_bytes = per_logit * B * T * PADDED + CHUNKS[how] * 2 * 4 * PADDED * SHAPE['n_embd']
-    parts['loss'] = (CHUNKS[how] * (4 if how == 'fused' else 14), n_bytes, n_bytes / BANDWIDTH)
+    model = our_model(SHAPE, 'cpu', attention='sdpa', kernels=kernels)
+    parts = add_up(lower_batch(model, B, lambda model, x, y: model(x, y)))
+    per_logit, launches_a_chunk = (EAGER_LOSS, 14) if kernels == 'torch' else (FUSED_LOSS, 4)
+    n_bytes = per_logit * B * T * PADDED + N_CHUNKS * 2 * 4 * PADDED * SHAPE['n_embd']
+    parts['loss'] = (N_CHUNKS * launches_a_chunk, n_bytes, n_bytes / BANDWIDTH)
     return parts
 
 
@@ -138,35 +138,25 @@ def count_graphs():
     """(title, rows): graphs that torch.compile makes of train.py's own functions, as they follow each other in a run."""
     from torch._dynamo.utils import counters
 
-    import pretrained
-    import train
-    from configurator import configure
     from inference.engine import generate
-    from optim import Optimizers
-    from runtime.batches import DeviceBatches
-    from runtime.process import Process
-    from runtime.stop import StopSignals
-    config = configure(train.DEFAULTS, ['--device=cpu', '--compile=True']) | SMALL
-    process = Process(config)
-    raw_model = GPT(pretrained.model_config(config)).to(process.device)
-    model, optimizers = train.wrap(raw_model, config, process), Optimizers(raw_model, config, process)
-    data = SameBatch(torch.randint(config['vocab_size'], (2, config['micro_batch'], config['block_size'])))
-    stop = StopSignals(process)
+    total = 2 * SMALL['batch_size'] * SMALL['block_size']  # two micro-batches
+    run = build_run(SMALL, torch.device('cpu'), compile=True, total_batch_tokens=total)
 
     def train_steps():
         for _ in range(3):
-            train.train_step(model, raw_model, optimizers, DeviceBatches(data, process.device), config, process, stop)
+            run.step()
 
     def validate():
-        model.eval()
-        with torch.no_grad(), process.autocast():
+        idx = torch.randint(SMALL['vocab_size'], (SMALL['batch_size'], SMALL['block_size']))
+        run.model.eval()
+        with torch.no_grad(), run.process.autocast():
             for _ in range(2):
-                model(*data.next())
-        model.train()
+                run.model(idx, idx)
+        run.model.train()
 
     def write_sample():
-        with process.autocast():
-            generate(raw_model, torch.zeros(1, 1, dtype=torch.int64), 8)
+        with run.process.autocast():
+            generate(run.raw_model, torch.zeros(1, 1, dtype=torch.int64), 8)
 
     rows = []
     for name, call in (('3 training steps', train_steps), ('validation', validate), ('a sample', write_sample),

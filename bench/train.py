@@ -2,7 +2,9 @@
 import contextlib
 import functools
 import types
+from collections.abc import Callable
 from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -68,8 +70,20 @@ def random_batch(config, device):
     return [torch.randint(config['vocab_size'], (config['batch_size'], config['block_size']), device=device) for _ in range(2)]
 
 
+class Run(NamedTuple):
+    """What train.py's main has ready when its loop begins."""
+    process: Any
+    raw_model: torch.nn.Module
+    model: torch.nn.Module  # compiled
+    step: Callable  # makes a train_step, and returns its loss
+
+
 def setup_ours(config, device, **options):
-    """train.py's train_step on a batch that stays the same, with AdamW as all others have it."""
+    return build_run(config, device, **options).step
+
+
+def build_run(config, device, **options) -> Run:
+    """A run of train.py on a batch that stays the same, with AdamW as all others have it. options: keys of its config."""
     import train
     from configurator import configure
     from optim import Optimizers
@@ -79,12 +93,15 @@ def setup_ours(config, device, **options):
     config = {**configure(train.DEFAULTS, []), **{key: config[key] for key in (*SHAPE, 'device')},
               'micro_batch': data.batch_size, 'total_batch_tokens': data.x.numel(), 'warmup_steps': 0, **options}
     process = Process(config)
-    chosen = kernels.choose(config['kernels'], process.device, process.can_compile(config['compile']))
-    raw_model = our_model(config, device, kernels=chosen)
-    model = train.wrap(raw_model, config, process)
+    compiled = hardware.may_compile(config['compile'], process.device, process.print0)
+    raw_model = our_model(config, device, kernels=kernels.choose(config['kernels'], process.device, compiled))
+    model = train.wrap(raw_model, process, compiled)
     optimizers, batches = Optimizers(raw_model, config, process), DeviceBatches(data, process.device)
     stop = types.SimpleNamespace(check=lambda: None, sum_and_notice=process.sum)
-    return lambda: train.train_step(model, raw_model, optimizers, batches, config, process, stop)['loss']
+
+    def step():
+        return train.train_step(model, raw_model, optimizers, batches, config, process, stop)['loss']
+    return Run(process, raw_model, model, step)
 
 
 class SameBatch:

@@ -24,10 +24,6 @@ def open_model(config: dict) -> tuple[GPT, Tokenizer, str]:
     return model.to(device, dtype), tokenizer, source
 
 
-def may_compile(wanted: bool | None, device) -> bool:
-    """What a script's key `compile` means here; None: on a GPU yes, on a CPU no. Where it cannot be, a line says why."""
-    wanted = device.type == 'cuda' if wanted is None else wanted
-    reason = hardware.why_no_compile(device) if wanted else None
-    if reason:
-        print(f'not compiled: {reason}', file=sys.stderr)
-    return wanted and not reason
+def may_compile(wanted: bool | None, device: torch.device) -> bool:
+    """hardware.may_compile, with its line on stderr."""
+    return hardware.may_compile(wanted, device, lambda line: print(line, file=sys.stderr))

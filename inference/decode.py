@@ -125,7 +125,7 @@ class Decoder:
         """Logits (n, V), in `out` if given. Slots attend to the first S keys, up to their own positions."""
         transformer, attend_one = self.model.transformer, self.pick_attention()
         with self.context():
-            x, places, visible = self.call(embed, transformer, self.integers, shape=(n, S))
+            x, places, visible = self.call(embed, self.model, self.integers, shape=(n, S))
             for block, keys, values in zip(transformer.h, self.keys, self.values):
                 x = self.call(run_layer, block, x, keys, values, places, visible, attend_one, shape=(n, S))
             return self.call(finish, transformer.ln_f, self.head, x, self.integers, out, shape=(n,))
@@ -175,7 +175,7 @@ class Decoder:
 
 # ---------------------------------------------------------------------------- the parts of a step, each compiled by itself
 
-def embed(transformer, integers, n, S):
+def embed(model, integers, n, S):
     """The last tokens of n slots -> (B, 1, C), their places in the cache as two indices (n,), the keys they see (n, 1, 1, S).
 
     On a CPU there are rows behind the n ones that only fill the shape.
@@ -183,9 +183,9 @@ def embed(transformer, integers, n, S):
     device = integers.device
     B = max(n, MIN_ROWS) if device.type == 'cpu' else n
     slots, positions = torch.arange(n, device=device), integers[POSITION, :n].clone()
-    x = transformer.wte(integers[TOKEN, :B]) + transformer.wpe(integers[POSITION, :B])
+    x = model.embed(integers[TOKEN, :B, None], integers[POSITION, :B, None])
     visible = torch.arange(S, device=device) <= positions[:, None]
-    return x[:, None], (slots, positions), visible[:, None, None]
+    return x, (slots, positions), visible[:, None, None]
 
 
 def run_layer(block, x, keys, values, places, visible, attend_one, n, S):

@@ -115,6 +115,15 @@ def why_no_compile(device: torch.device) -> str | None:
     return None
 
 
+def may_compile(wanted: bool | None, device: torch.device, say) -> bool:
+    """What a script's key `compile` means here; None: on a GPU yes, on a CPU no. Where it cannot be, `say` gets a line."""
+    wanted = device.type == 'cuda' if wanted is None else wanted
+    reason = why_no_compile(device) if wanted else None
+    if reason:
+        say(f'not compiled: {reason}')
+    return wanted and not reason
+
+
 def set_threads(device, local_world_size):
     """Shares the cores among the processes of this machine; torchrun by itself gives each a single thread."""
     if device.type == 'cpu' and local_world_size > 1 and os.environ.get('OMP_NUM_THREADS') == '1':

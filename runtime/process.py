@@ -26,7 +26,7 @@ class Process:
         """
         self.rank = int(os.environ.get('RANK', 0))
         self.world_size = int(os.environ.get('WORLD_SIZE', 1))
-        self.is_first, self.said = self.rank == 0, set()  # said: what need not be said again
+        self.is_first = self.rank == 0
         self.device = hardware.pick_device(config['device'], int(os.environ.get('LOCAL_RANK', 0)))
         self.dtype = hardware.pick_dtype(config['dtype'], self.device)
         hardware.set_threads(self.device, int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
@@ -66,18 +66,6 @@ class Process:
         if min(steps) != max(steps):
             raise BadInput(f'the processes found different checkpoints (steps {min(steps):,.0f} to {max(steps):,.0f}): '
                            f'out_dir must be a folder that all machines share')
-
-    def can_compile(self, wanted):
-        """Whether torch.compile is wanted and possible here; if it is wanted and not possible, a line says why.
-
-        wanted: by the key `compile` of a config; None: on a GPU yes, on a CPU no.
-        """
-        wanted = self.device.type == 'cuda' if wanted is None else wanted
-        reason = hardware.why_no_compile(self.device) if wanted else None
-        if reason and reason not in self.said:
-            self.said.add(reason)
-            self.print0(f'not compiled: {reason}')
-        return wanted and not reason
 
     def autocast(self):
         return hardware.autocast(self.device, self.dtype)

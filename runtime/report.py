@@ -47,16 +47,23 @@ def warn_if_slow(config: dict, process, flops_per_token: int, peak_flops: float)
                        f'config/demo.py has settings for a CPU')
 
 
-def speed(config: dict, process, flops_per_token: int, peak_flops: float, step_s: float, elapsed_s: float) -> dict:
-    """What a row of metrics.jsonl says of the machine.
+def peak_rates(process) -> dict[str, float]:
+    """FLOP/s of all processes together, by the keys of metrics.jsonl that say what share of them a step has reached.
 
-    mfu: the share of the rate that a matrix product was measured at; mfu_of_maker: of the rate that the GPU's maker gives.
+    mfu: as measured in a matrix product; mfu_of_maker: as the GPU's maker gives it, where that is known.
     """
-    tokens_per_s = config['total_batch_tokens'] / step_s
+    rates = {'mfu': hardware.measure_peak_flops(process.device, process.dtype)}
     on_gpu = process.device.type == 'cuda' and process.dtype != torch.float32
-    makers = makers_peak_flops(torch.cuda.get_device_name(process.device)) if on_gpu else None
-    of_maker = {'mfu_of_maker': round(tokens_per_s * flops_per_token / (makers * process.world_size), 4)} if makers else {}
-    return {'tokens_per_s': round(tokens_per_s, 1), 'mfu': round(tokens_per_s * flops_per_token / peak_flops, 4), **of_maker,
+    if on_gpu and (makers := makers_peak_flops(torch.cuda.get_device_name(process.device))):
+        rates['mfu_of_maker'] = makers
+    return {key: rate * process.world_size for key, rate in rates.items()}
+
+
+def speed(config: dict, process, flops_per_token: int, rates: dict, step_s: float, elapsed_s: float) -> dict:
+    """What a row of metrics.jsonl says of the machine. rates: as of peak_rates."""
+    tokens_per_s = config['total_batch_tokens'] / step_s
+    return {'tokens_per_s': round(tokens_per_s, 1),
+            **{key: round(tokens_per_s * flops_per_token / rate, 4) for key, rate in rates.items()},
             'memory_gb': round(hardware.peak_memory(process.device) / 1e9, 3), 'elapsed_s': round(elapsed_s, 3)}
 
 

@@ -6,14 +6,13 @@ are looked at in test_kernels_compiled.py.
 import pytest
 import torch
 import torch.nn as nn
+from test_kernels import interpreted
 
 import kernels
 from kernels import linear
 from kernels.linear import linear_gelu, linear_gelu_reference, linear_qkv, linear_qkv_reference
 from model import GPT, GPTConfig
 
-interpreted = pytest.mark.skipif(
-    not kernels.INTERPRETED, reason='the interpreter must be chosen before Triton is imported: TRITON_INTERPRET=1 pytest')
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 dtypes = pytest.mark.parametrize('dtype', list(TOLERANCE))
 

@@ -106,7 +106,7 @@ def test_trying_micro_batches_leaves_static_graphs_and_no_gradients():
     def backend(graph, inputs):
         shapes.append([value for value in inputs if isinstance(value, (torch.SymInt, int))])
         return graph
-    forward = torch.compile(train.wrap(raw_model, config, process), dynamic=False, backend=backend)
+    forward = torch.compile(train.wrap(raw_model, process, compiled=False), dynamic=False, backend=backend)
     for size in (8, 4, 2):
         assert micro_batch.fits(forward, size, config, process)
     assert len(shapes) == 3 and not any(shapes)
@@ -134,7 +134,7 @@ def test_under_ddp_the_graph_is_cut_where_buckets_of_gradients_end(tmp_path):
         torch.compile = lambda model, **options: real(model, backend=backend, **options)
         torch.manual_seed(0)
         raw_model = GPT(GPTConfig(block_size=16, vocab_size=300, n_layer=6, n_head=4, n_embd=512))
-        model = train.wrap(raw_model, config, process)
+        model = train.wrap(raw_model, process, compiled=True)
         idx = torch.randint(300, (2, 17), generator=torch.Generator().manual_seed(process.rank))
         model(idx[:, :-1], idx[:, 1:]).backward()
         grads = [p.grad.clone() for p in raw_model.parameters()]

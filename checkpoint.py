@@ -1,27 +1,31 @@
 """Checkpoints: saved atomically, checked before use, resumed from the newest that is undamaged.
 
-    OUT_DIR/ckpt_0002000.pt   model, optimizers, config, step, position in the data, best loss, time and tokens so far
-    OUT_DIR/best.json         the step and validation loss of the best checkpoint
+    OUT_DIR/ckpt_0002000.pt           model, optimizers, config, step, position in the data, best loss, time and tokens so far
+    OUT_DIR/ckpt_0002000.pt.damaged   one that could not be used, when its run went on from an older one
+    OUT_DIR/best.json                 the step and validation loss of the best checkpoint
 
 A checkpoint is a zip archive as torch.save writes it, with a CRC-32 of every tensor, which is checked before anything
 of it is used. It loads with weights_only=True: nothing of a file is ever executed. It is written under a temporary
-name, flushed and renamed, so a kill at any moment leaves the older ones intact. The newest 3 and the best are kept.
-This file knows nothing about models or training: what is in the dict is the caller's.
+name, flushed and renamed, so a kill at any moment leaves the older ones intact. The newest 3, the best, and the one that
+the run resumed from are kept. This file knows nothing about models or training: what is in the dict is the caller's.
 """
 import glob
 import json
+import math
 import os
 import pickle
 import re
 import threading
 import zipfile
+from collections.abc import Iterable
 
 import torch
 
-from runtime.errors import BadInput, first_line, warn
-from runtime.files import atomic_write, warn_if_unwritable, write_json
+from runtime.errors import BadInput, first_line, warn, warn_once
+from runtime.files import atomic_write, make_folder, warn_if_unwritable, write_json
 
 NEWEST_KEPT = 3
+PLAIN = bool, int, float, str, type(None)  # what the values of a config are
 FIXED_BY_WEIGHTS = 'n_layer', 'n_head', 'n_embd', 'bias', 'block_size', 'vocab_size'
 
 
@@ -40,49 +44,67 @@ def list_checkpoints(out_dir: str) -> list[str]:
     return sorted(paths, key=step_of, reverse=True)
 
 
-def read_best(out_dir):
-    """(step, validation loss) of the best checkpoint so far, or (None, infinity)."""
+def read_best(out_dir: str) -> tuple[int, float] | None:
+    """(step, validation loss) of the best checkpoint so far; None where best.json is missing or, with a warning, no use."""
+    path = os.path.join(out_dir, 'best.json')
     try:
-        with open(os.path.join(out_dir, 'best.json')) as file:
-            best = json.load(file)
-        return best['step'], best['val_loss']
+        with open(path, 'rb') as file:
+            best = json.loads(file.read(1000))
+        step, val_loss = best['step'], best['val_loss']
     except FileNotFoundError:
-        return None, float('inf')
-
-
-def write_best(out_dir, step, val_loss):
-    write_json(os.path.join(out_dir, 'best.json'), {'step': step, 'val_loss': val_loss})
+        return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        warn_once(f'{path} is not readable: {first_line(error)}')
+        return None
+    if type(step) is not int or step < 1 or type(val_loss) is not float or not math.isfinite(val_loss):
+        warn_once(f'{path} should have a step, a whole number above 0, and a val_loss')
+        return None
+    return step, val_loss
 
 
 def remove_unfinished(out_dir):
     """Removes the unfinished files of a run that was killed."""
     for path in glob.glob(os.path.join(glob.escape(out_dir), '*.tmp')):
-        os.remove(path)
+        with warn_if_unwritable(f'the removal of {path}'):
+            os.remove(path)
 
 
-def save(out_dir: str, state: dict) -> str:
-    """Writes state (a dict with 'step') as a checkpoint and removes what is no longer kept.
+def set_newer_aside(out_dir, step):
+    """Renames the checkpoints after `step`, from which a run has just resumed since they are damaged."""
+    for path in list_checkpoints(out_dir):
+        if step_of(path) > step:
+            with warn_if_unwritable(f'{path}.damaged'):
+                os.replace(path, f'{path}.damaged')
+
+
+def save(out_dir: str, state: dict, keep_too: Iterable[int] = ()) -> str:
+    """Writes state (a dict with 'step') as a checkpoint and removes what is no longer kept. keep_too: further steps to keep.
 
     Raises BadInput if the disk is full; everything older is then still there.
     """
-    path = checkpoint_path(out_dir, state['step'])
+    step = state['step']
+    path = checkpoint_path(out_dir, step)
+    make_folder(out_dir)  # it may have been removed since
     with atomic_write(path) as file:
         torch.save(state, file)
-    keep = {*list_checkpoints(out_dir)[:NEWEST_KEPT], checkpoint_path(out_dir, read_best(out_dir)[0] or 0)}
-    for old in list_checkpoints(out_dir):
-        if old not in keep:
-            os.remove(old)
+    older = [path for path in list_checkpoints(out_dir) if step_of(path) < step]
+    for old in older[NEWEST_KEPT - 1:]:
+        if step_of(old) not in keep_too:
+            with warn_if_unwritable(f'the removal of {old}'):
+                os.remove(old)
     return path
 
 
 class BackgroundWriter:
     """Saves checkpoints in a thread: the training loop waits only for the copy into CPU memory, which is reused each time.
 
-    step: the newest one that a checkpoint was made of.
+    step: the newest one that a checkpoint was made of. best: its (step, validation loss), or None. error: why the last
+    write failed, or None.
     """
 
-    def __init__(self, out_dir, step=0):
-        self.out_dir, self.step, self.thread, self.buffers = out_dir, step, None, {}
+    def __init__(self, out_dir: str, step: int = 0, best: tuple[int, float] | None = None):
+        self.out_dir, self.step, self.resumed_step, self.best = out_dir, step, step, best
+        self.thread, self.buffers, self.error = None, {}, None
 
     def save(self, state):
         """Copies the state's tensors now and writes them while the caller goes on; at most one write at a time."""
@@ -93,11 +115,12 @@ class BackgroundWriter:
 
     def note_best(self, step, val_loss):
         """Writes best.json if the validation loss of a step that has been saved is the lowest of those."""
-        if step == self.step and val_loss < read_best(self.out_dir)[1]:
+        if step == self.step and (self.best is None or val_loss < self.best[1]):
             self.wait()
-            if os.path.exists(checkpoint_path(self.out_dir, step)):
+            if self.error is None:
+                self.best = step, val_loss
                 with warn_if_unwritable('best.json'):
-                    write_best(self.out_dir, step, val_loss)
+                    write_json(os.path.join(self.out_dir, 'best.json'), {'step': step, 'val_loss': val_loss})
 
     def copy(self, state, path):
         """A copy of nested dicts and lists with every tensor on the CPU; `path` is the tuple of keys that leads here."""
@@ -113,11 +136,17 @@ class BackgroundWriter:
         return state
 
     def write(self, snapshot):
+        self.error = None
         try:
-            save(self.out_dir, snapshot)
+            save(self.out_dir, snapshot, {self.resumed_step, self.best[0] if self.best else 0})
         except (BadInput, OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as RuntimeError
-            warn(f'checkpoint of step {snapshot["step"]} was not written: {first_line(error)}; '
-                 f'the older ones are intact, the run goes on')
+            self.error = f'the checkpoint of step {snapshot["step"]:,} was not written: {first_line(error)}'
+            warn(f'{self.error}; the older ones are intact, the run goes on')
+
+    def raise_if_unsaved(self):
+        """Raises BadInput at the end of a run whose last checkpoint was not written."""
+        if self.error:
+            raise BadInput(f'{self.error}; the run is over and has none of its last steps')
 
     def wait(self):
         if self.thread is not None:
@@ -131,9 +160,30 @@ def load(path: str, mapped: bool = False) -> dict:
     mapped: the tensors stay in the file, which the processes of a machine share in memory, until they are copied.
     """
     state = read_archive(path, mapped)
-    if not {'model', 'config', 'step'} <= state.keys():
-        raise BadInput(f'{path} is not a checkpoint of train.py: it lacks model, config or step')
+    for key, kind in {'model': dict, 'config': dict, 'step': int}.items():
+        if type(state.get(key)) is not kind:
+            raise BadInput(f'{path} is not a checkpoint of train.py: {key} should be a {kind.__name__} in it')
+    if any(type(value) not in PLAIN for value in state['config'].values()):
+        raise BadInput(f'{path} is not a checkpoint of train.py: its config has more than numbers and words')
+    for key in FIXED_BY_WEIGHTS:
+        if type(state['config'].get(key)) is not (bool if key == 'bias' else int):
+            raise BadInput(f'{path} is not a checkpoint of train.py: its config has no {key}')
     return state
+
+
+def how_tensors_differ(found: dict, wanted: dict) -> str | None:
+    """None if a dict has the tensors that another has, alike but for the device and finite, or what is wrong with it."""
+    for name in sorted(found.keys() ^ wanted.keys(), key=str):
+        return f'{name} is {"missing" if name in wanted else "none of its tensors"}'
+    for name, tensor in wanted.items():
+        value = found[name]
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+            return f'{name} is no tensor'
+        if value.shape != tensor.shape or value.dtype != tensor.dtype:
+            return f'{name} is {value.dtype} of shape {tuple(value.shape)}, not {tensor.dtype} of {tuple(tensor.shape)}'
+        if not torch.isfinite(value).all():
+            return f'{name} has values that are not finite'
+    return None
 
 
 def read_archive(path, mapped=False):
@@ -157,41 +207,19 @@ def read_archive(path, mapped=False):
     return state
 
 
-def resume(config: dict, meta: dict, mapped: bool = False) -> dict | None:
-    """The newest checkpoint of OUT_DIR if this run goes on from it, or None for a fresh run.
-
-    config: of the run; meta: of its data; mapped: as in `load`. Raises BadInput if the two do not fit the checkpoint,
-    or if a fresh run would overwrite it.
-    """
-    out_dir, init_from = config['out_dir'], config['init_from']
-    if init_from != 'resume' and not list_checkpoints(out_dir):
-        return None
-    path, state = load_newest(out_dir, mapped)
-    saved = state['config']
-    restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0  # by torchrun, after a worker died
-    if not (restarted or init_from in ('auto', 'resume') or init_from == saved['init_from'] != 'scratch'):
-        raise BadInput(f'{out_dir} already holds {os.path.basename(path)}; --init_from=resume resumes it, '
-                       f'another --out_dir starts anew')
-    if state['tokenizer_sha256'] != meta['tokenizer_sha256']:
-        raise BadInput(f'{path} was trained with another tokenizer than that of {config["data_dir"]}; '
-                       f'use the data it was trained on, or another --out_dir')
-    now = {**config, 'vocab_size': meta['vocab_size']}
-    for key in (*FIXED_BY_WEIGHTS, 'optimizer'):
-        if now[key] != saved[key]:
-            raise BadInput(f'{path} was trained with {key}={saved[key]}, not {now[key]}; '
-                           f'start with the same settings, or with another --out_dir')
-    return state
-
-
-def load_newest(out_dir: str, mapped: bool = False) -> tuple[str, dict]:
-    """(path, dict) of the newest checkpoint that is undamaged, warning of each that is not."""
+def load_newest(out_dir: str, mapped: bool = False, before: float = math.inf) -> tuple[str, dict]:
+    """(path, dict) of the newest checkpoint that is undamaged, warning of each that is not. before: the step it is before."""
     paths = list_checkpoints(out_dir)
     for path in paths:
-        try:
-            return path, load(path, mapped)
-        except BadInput as error:
-            warn(f'{error}; taking the one before')
-    reason = 'none of its checkpoints is readable' if paths else 'it has no checkpoint'
+        if step_of(path) < before:
+            try:
+                state = load(path, mapped)
+                if state['step'] == step_of(path):
+                    return path, state
+                warn(f'{path} holds step {state["step"]}; taking the one before')
+            except BadInput as error:
+                warn(f'{error}; taking the one before')
+    reason = 'none of its checkpoints can be used' if paths else 'it has no checkpoint'
     raise BadInput(f'{out_dir}: {reason}{runs_beside(out_dir)}')
 
 

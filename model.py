@@ -248,7 +248,7 @@ class GPT(nn.Module):
             if top_k is not None:
                 kth = logits.topk(min(top_k, self.config.vocab_size)).values[:, -1:]
                 logits = logits.masked_fill(logits < kth, -torch.inf)
-            if temperature == 0:
+            if temperature < 1e-5:  # divided by less, logits may be too large for float32
                 token = logits.argmax(dim=-1, keepdim=True)
             else:
                 token = torch.multinomial((logits / temperature).softmax(dim=-1), 1)

@@ -14,6 +14,7 @@ A checkpoint holds the states of all. Knows nothing about data or the training l
 import torch
 from torch import Tensor
 
+from checkpoint import how_tensors_differ
 from muon import Muon
 
 
@@ -41,8 +42,9 @@ class Optimizers:
             self.scaler.unscale_(optimizer)
 
     @property
-    def uses_loss_scaling(self) -> bool:
-        return self.scaler.is_enabled()
+    def scales_up(self) -> bool:
+        """Whether it multiplies the loss: gradients that overflow then are smaller at the next step, which scales less."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
 
     def learning_rate(self) -> float:
         """AdamW's present rate; Muon's follows the same schedule from another peak."""
@@ -52,6 +54,11 @@ class Optimizers:
         for optimizer in self.list:
             self.scaler.step(optimizer)
         self.scaler.update()
+
+    def skip(self):
+        """Instead of `step`, for gradients that are not finite: weights and states of all optimizers stay as they are."""
+        if self.scaler.is_enabled():  # it then scales the loss less
+            self.scaler.update()
 
     def state_dict(self) -> dict:
         """Complete on the first process, {} on the others. All must call it, since each may have a share of the states."""
@@ -63,6 +70,20 @@ class Optimizers:
                 states.append(optimizer.state_dict())
         return {'optimizers': states, 'scaler': self.scaler.state_dict()} if self.is_first else {}
 
+    def what_is_wrong(self, state: dict) -> str | None:
+        """None if `load_state_dict` can take what a checkpoint holds, or what is wrong with it."""
+        saved, scaler = state.get('optimizers'), state.get('scaler')
+        if not isinstance(saved, list) or len(saved) != len(self.list):
+            return f'it should have the states of {len(self.list)} optimizers'
+        if not isinstance(scaler, dict) or scaler and not scaler.keys() >= self.scaler.state_dict().keys() or not all(
+                type(value) in (int, float) and value >= 0 for value in scaler.values()):
+            return 'it should have the state of the loss scaler'
+        for number, (optimizer, of_optimizer) in enumerate(zip(self.list, saved)):
+            problem = what_is_wrong_with(of_optimizer, optimizer)
+            if problem:
+                return f'optimizers[{number}]: {problem}'
+        return None
+
     def load_state_dict(self, state: dict):
         """Takes the states; the settings of the groups, such as 'peak_lr', stay those of this run."""
         for optimizer, saved in zip(self.list, state['optimizers'], strict=True):
@@ -72,6 +93,28 @@ class Optimizers:
                 group.update(own)
         if state['scaler']:
             self.scaler.load_state_dict(state['scaler'])
+
+
+def what_is_wrong_with(saved, optimizer):
+    """None if an optimizer can take a state, or what is wrong with it. A fused one writes where a shape says, unchecked."""
+    for key, kind in {'state': dict, 'param_groups': list}.items():
+        if not isinstance(saved, dict) or not isinstance(saved.get(key), kind):
+            return f'it should have {key}'
+    params = [p for group in optimizer.param_groups for p in group['params']]
+    sizes = [len(group['params']) for group in optimizer.param_groups]
+    if [len(group.get('params', ())) if isinstance(group, dict) else -1 for group in saved['param_groups']] != sizes:
+        return f'its groups should have {sizes} parameters'
+    if [i for group in saved['param_groups'] for i in group['params']] != list(range(len(params))):
+        return 'its parameters should be numbered from 0'
+    if saved['state'] and set(saved['state']) != set(range(len(params))):  # it is empty before the first step
+        return f'it should have the state of {len(params)} parameters'
+    for i, p in enumerate(params if saved['state'] else ()):
+        wanted = {'momentum_buffer': p} if isinstance(optimizer, Muon) else {
+            'step': torch.zeros((), device='cpu'), 'exp_avg': p, 'exp_avg_sq': p}
+        problem = how_tensors_differ(saved['state'][i], wanted) if isinstance(saved['state'][i], dict) else 'it is no dict'
+        if problem:
+            return f'parameter {i}: {problem}'
+    return None
 
 
 def build_optimizers(model, config, process):

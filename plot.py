@@ -12,9 +12,9 @@ import os
 import statistics
 
 from configurator import configure
-from runtime.errors import BadInput, one_line_errors
+from runtime.errors import BadInput, first_line, one_line_errors, warn_once
 from runtime.files import atomic_write
-from runtime.metrics import read_metrics
+from runtime.metrics import best_row, read_metrics
 from runtime.tables import table
 
 DEFAULTS = {
@@ -34,9 +34,12 @@ def main(config):
 
 
 def draw_if_possible(out_dir: str):
-    """OUT_DIR/loss.png, where matplotlib is installed."""
+    """OUT_DIR/loss.png, where matplotlib is installed. A picture ends no run: whatever goes wrong becomes a warning."""
     if importlib.util.find_spec('matplotlib'):
-        draw([out_dir], os.path.join(out_dir, 'loss.png'))
+        try:
+            draw([out_dir], os.path.join(out_dir, 'loss.png'))
+        except Exception as error:  # matplotlib meets fonts, caches and settings of the user, and raises what it likes
+            warn_once(f'the plot was not drawn: {first_line(error)}; the run goes on')
 
 
 def draw(folders: list[str], path: str):
@@ -53,8 +56,9 @@ def draw(folders: list[str], path: str):
         axes['rate'].plot(tokens, column(trained, 'lr'), **style)
         axes['speed'].plot(tokens, column(trained, 'tokens_per_s', 1e3), **style)
         if validated:
-            end = f'{validated[-1]["val_loss"]:.3f} ({validated[-1]["val_bpb"]:.3f} bits per byte) at the end'
-            axes['loss'].plot(column(validated, 'tokens', 1e6), column(validated, 'val_loss'), **style, linestyle='--',
+            losses, bits = column(validated, 'val_loss'), column(validated, 'val_bpb')
+            end = f'{losses[-1]:.3f} ({bits[-1]:.3f} bits per byte) at the end'
+            axes['loss'].plot(column(validated, 'tokens', 1e6), losses, **style, linestyle='--',
                               marker='o', markersize=4, label=f'{name}: validation, {end}')
     axes['loss'].legend(frameon=False)
     axes['speed'].set_ylim(bottom=0)
@@ -72,8 +76,9 @@ def compare(folders: list[str]) -> str:
     for folder in folders:
         rows, trained, validated = read_run(folder)
         losses, bits = column(validated, 'val_loss') or [math.nan], column(validated, 'val_bpb') or [math.nan]
-        speed = statistics.median(column(trained, 'tokens_per_s') or [math.nan])
-        lines.append((folder, f'{rows[-1]["step"]:,}', f'{rows[-1]["tokens"]:,}', f'{losses[-1]:.4f}', f'{min(losses):.4f}',
+        best = best_row(validated) or {'val_loss': math.nan}
+        speed, tokens = statistics.median(column(trained, 'tokens_per_s') or [math.nan]), column(rows, 'tokens')
+        lines.append((folder, f'{rows[-1]["step"]:,}', f'{tokens[-1]:,.0f}', f'{losses[-1]:.4f}', f'{best["val_loss"]:.4f}',
                       f'{bits[-1]:.4f}', f'{speed:,.0f}'))
     return table(lines)
 
@@ -87,13 +92,19 @@ def read_run(folder):
 
 
 def column(rows, key, unit=1):
-    return [row[key] / unit for row in rows]
+    """NaN where a row has no such number."""
+    return [row.get(key, math.nan) / unit for row in rows]
 
 
 def smooth(values, reach=20):
-    """Means over up to `reach` neighbours on both sides; over fewer at the start, where the loss falls fast."""
+    """Means over up to `reach` finite neighbours on both sides; over fewer at the start, where the loss falls fast."""
     reaches = [min(reach, i // 10) for i in range(len(values))]
-    return [statistics.fmean(values[i - n:i + n + 1]) for i, n in enumerate(reaches)]
+    return [mean_of_finite(values[i - n:i + n + 1]) for i, n in enumerate(reaches)]
+
+
+def mean_of_finite(values):
+    finite = [value for value in values if math.isfinite(value)]
+    return statistics.fmean(finite) if finite else math.nan
 
 
 if __name__ == '__main__':

@@ -9,12 +9,12 @@ OUT_DIR: checkpoints, metrics.jsonl, loss.png, samples. Stop it with Ctrl-C or S
 command: it resumes where it was. The sequences of step s depend on (seed, s) alone, so the loss curve is the same on any
 number of processes, but for rounding and for what dropout draws.
 """
+import contextlib
 import importlib.util
 import math
 import os
 import sys
 import time
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,17 +27,20 @@ import hellaswag
 import kernels
 import plot
 import pretrained
+import resume
 import shards
 from bpe import Tokenizer
 from configurator import choice, configure, optional
 from inference.engine import generate
 from model import GPT, trains_in_blocks
 from optim import Optimizers
+from resume import Progress
 from runtime import hardware, report
 from runtime.batches import DeviceBatches
-from runtime.errors import BadInput, Diverged, one_line_errors, warn
+from runtime.errors import BadInput, Diverged, one_line_errors
 from runtime.files import atomic_write, copy_file, make_folder, warn_if_unwritable
-from runtime.metrics import Metrics, read_metrics
+from runtime.lock import FolderLock
+from runtime.metrics import Metrics, best_row, read_metrics
 from runtime.micro_batch import choose_micro_batch, out_of_memory_hint, sequences_per_process
 from runtime.process import Process
 from runtime.stop import Stopped, StopSignals
@@ -102,29 +105,43 @@ MAX_SKIPPED_STEPS = 5  # the run ends after this many steps in a row without a f
 def main(config):
     check_config(config)
     process = Process(config)  # rank, device, number format
+    with FolderLock(config['out_dir']) if process.is_first else contextlib.nullcontext() as lock:
+        run(config, process, lock)
+    process.end()
+
+
+def run(config, process, lock):
     data = open_data(config, process)
-    on_gpu = process.device.type == 'cuda'  # where all tensors are copied anyway: no need for a copy of each process before
-    saved = checkpoint.resume(config, data.meta, mapped=on_gpu)  # the dict of a checkpoint, or None for a fresh run
+    n_val_tokens = count_val_sequences(config, data.val) * config['block_size']
+    text = resume.identify(data.meta, data.train.n_tokens, n_val_tokens)
+    config = {**config, 'vocab_size': data.meta['vocab_size'], 'dtype': str(process.dtype).removeprefix('torch.')}
+    mapped = process.device.type == 'cuda'  # where all tensors are copied anyway: no need for a copy of each process before
+    found = checkpoint.list_checkpoints(config['out_dir'])
+    saved = resume.find(config, text, mapped)  # the dict of a checkpoint, or None for a fresh run
     compiled = hardware.may_compile(config['compile'], process.device, process.print0)
     raw_model, config = build_model(config, data.meta, saved, process, compiled)
     model = wrap(raw_model, process, compiled)
     data.train.batch_size = data.val.batch_size = choose_micro_batch(model, config, process)
     optimizers = Optimizers(raw_model, config, process)
-    progress = restore(saved, optimizers, data.train)
+    saved = resume.first_usable(saved, config, text, raw_model, optimizers, mapped)
+    progress = resume.restore(saved, raw_model, optimizers, data.train) if saved else Progress()
     process.check_same_step(progress.step)
-    n_val_tokens = count_val_sequences(config, data.val) * config['block_size']
     report.announce(config, process, raw_model.n_params(), data.train, n_val_tokens, progress.step)
     process.print0(f'kernels: {raw_model.config.kernels}; attention: {attention_backend(raw_model, process)}')
-    if is_done(config, progress.step):
+    if is_done(config, progress, process):
         limit = '--max_steps' if progress.step >= config['max_steps'] else '--patience'
         process.print0(f'{config["out_dir"]} is at its end, step {progress.step:,}; a larger {limit} trains on')
-    else:
+        return
+    if saved:
+        resume.report_changes(config, text, saved, process.print0)
         warn_if_rate_rises(config, saved, process)
         del saved  # frees the memory of its tensors
-        prepare_out_dir(config, data.meta, progress.step, process)  # nothing is written before everything is checked
-        train(config, process, model, raw_model, optimizers, data, progress)
-        report.summarize(config, process, progress, is_done(config, progress.step), data.meta.get('val_xz_bits_per_byte'))
-    process.end()
+    # Nothing is written before everything is checked.
+    process.on_first(lambda: prepare_out_dir(config, data.meta, progress.step, process, lock, found))
+    train(config, process, model, raw_model, optimizers, data, text, progress)
+    is_whole_text = n_val_tokens + config['block_size'] >= data.val.n_tokens
+    report.summarize(config, process, progress, is_done(config, progress, process),
+                     data.meta.get('val_xz_bits_per_byte') if is_whole_text else None)
 
 
 def check_config(config):
@@ -169,18 +186,16 @@ def open_data(config, process):
 
 
 def build_model(config, meta, saved, process, compiled):
-    """(GPT, complete config) of this run: fresh, with the weights of its checkpoint, or with those that init_from names."""
-    config = {**config, 'vocab_size': meta['vocab_size']}
+    """(GPT, complete config) of this run: fresh, or with the weights that init_from names, if it does not resume."""
     chosen = {**config, 'kernels': kernels.choose(config['kernels'], process.device, compiled)}
     if saved is None and config['init_from'] not in ('auto', 'scratch'):
         model = pretrained.load_to_train(chosen, meta)
-        config.update({key: getattr(model.config, key) for key in checkpoint.FIXED_BY_WEIGHTS})
+        config = {**config, **{key: getattr(model.config, key) for key in checkpoint.FIXED_BY_WEIGHTS}}
     else:
         torch.manual_seed(config['seed'])
         model = GPT(pretrained.model_config(chosen))
         if saved:
-            model.load_state_dict(saved['model'])
-            config['init_from'] = saved['config']['init_from']
+            config = {**config, 'init_from': saved['config']['init_from']}
     model.activation_checkpointing = config['activation_checkpointing']
     return model.to(process.device), config
 
@@ -210,46 +225,14 @@ def attention_backend(model, process):
     return f'PyTorch, {SDPBackend(torch._fused_sdp_choice(q, q, q, None, config.dropout, True)).name.lower()}'
 
 
-@dataclass
-class Progress:
-    """Where a run stands. A checkpoint holds these fields beside weights and optimizer states."""
-    step: int = 0  # optimizer steps made
-    sequence_index: int = 0  # position in the data
-    tokens: int = 0
-    elapsed_s: float = 0.0  # wall-clock time over all starts
-    train_s: float = 0.0  # of which in optimizer steps
-    best_val_loss: float = math.inf
-    best_step: int = 0  # the step with that loss
-
-    def advance(self, config, train_data, step_s, elapsed_s):
-        """Counts a step that was made."""
-        self.step += 1
-        self.tokens += config['total_batch_tokens']
-        self.sequence_index = train_data.sequence_index
-        self.train_s += step_s
-        self.elapsed_s = elapsed_s
-
-
-def restore(saved, optimizers, train_data):
-    """Puts optimizers and data where the checkpoint was; returns the Progress."""
-    if saved is None:
-        return Progress()
-    optimizers.load_state_dict(saved)
-    if saved['train_tokens'] != train_data.n_tokens:
-        warn(f'the data had {saved["train_tokens"]:,} tokens to train on and now has {train_data.n_tokens:,}: '
-             f'from here on the sequences come in another order than they would have')
-    progress = Progress(**{key: saved[key] for key in Progress.__dataclass_fields__})
-    train_data.seek(progress.sequence_index)
-    return progress
-
-
-def is_done(config, step):
-    """Whether the run has ended: whether the validation at its end is in metrics.jsonl."""
-    rows = [row for row in read_metrics(config['out_dir']) if 'val_loss' in row]
-    if not rows or rows[-1]['step'] != step:
-        return False
-    best = min(rows, key=lambda row: row['val_loss'])
-    return step >= config['max_steps'] or out_of_patience(step, best['step'], config)
+def is_done(config, progress, process):
+    """Whether the run has ended: whether the validation at its end is in metrics.jsonl, as the first process reads it."""
+    def ends_there():
+        rows = [row for row in read_metrics(config['out_dir']) if 'val_loss' in row]
+        best = best_row(rows)
+        ended = progress.step >= config['max_steps'] or best and out_of_patience(progress.step, best['step'], config)
+        return bool(rows and rows[-1]['step'] == progress.step and ended)
+    return process.sum([process.is_first and ends_there()]) == [1]
 
 
 def out_of_patience(step, best_step, config):
@@ -260,35 +243,41 @@ def out_of_patience(step, best_step, config):
 
 def warn_if_rate_rises(config, saved, process):
     """Warns if a resumed run starts with a much higher learning rate than it stopped with."""
-    step = saved['step'] if saved else 0
-    if step > config['warmup_steps']:
-        before = saved['config']['learning_rate'] * learning_rate_factor(step - 1, saved['config'])
+    step, rate = saved['step'], saved['config'].get('learning_rate')
+    if step > config['warmup_steps'] and rate:
+        before = rate * learning_rate_factor(step - 1, {**config, **saved['config']})
         now = config['learning_rate'] * learning_rate_factor(step, config)
         if now > 1.5 * before:
             process.print0(f'the learning rate had come down to {before:.2g} and goes back up to {now:.2g}: '
                            f'the loss will rise first')
 
 
-def prepare_out_dir(config, meta, step, process):
-    if process.is_first:
-        make_folder(os.path.join(config['out_dir'], 'samples'))
-        checkpoint.remove_unfinished(config['out_dir'])
-        if meta['tokenizer'] != 'gpt2':  # so that the checkpoints can be used without the data
-            copy_file(os.path.join(config['data_dir'], meta['tokenizer']), os.path.join(config['out_dir'], 'tokenizer.json'))
-        report.write_run_info(config, process, step)
+def prepare_out_dir(config, meta, step, process, lock, found):
+    """Makes OUT_DIR ready for this run alone. found: the checkpoints that were in it when one was chosen."""
+    make_folder(os.path.join(config['out_dir'], 'samples'))
+    lock.take()
+    if checkpoint.list_checkpoints(config['out_dir']) != found:
+        raise BadInput(f'another run wrote to {config["out_dir"]} meanwhile; start again to resume it')
+    checkpoint.remove_unfinished(config['out_dir'])
+    checkpoint.set_newer_aside(config['out_dir'], step)
+    if meta['tokenizer'] != 'gpt2':  # so that the checkpoints can be used without the data
+        copy_file(os.path.join(config['data_dir'], meta['tokenizer']), os.path.join(config['out_dir'], 'tokenizer.json'))
+    report.write_run_info(config, process, step)
 
 
-def train(config, process, model, raw_model, optimizers, data, progress):
+def train(config, process, model, raw_model, optimizers, data, text, progress):
     """The loop. Each iteration saves, validates and samples if that is due, and then makes an optimizer step.
 
     It saves first: a resumed run repeats the validation at its step, so a checkpoint need not hold its result.
     """
     def save_now():
-        save(writer, raw_model, optimizers, config, data, progress, process)
+        save(writer, raw_model, optimizers, config, text, progress, process)
+        metrics.sync()
 
     stop = StopSignals(process)
-    writer = checkpoint.BackgroundWriter(config['out_dir'], progress.step)
     metrics = Metrics(config, progress.step, process.is_first)
+    best = resume.find_best(config['out_dir']) if process.is_first and progress.step else None
+    writer = checkpoint.BackgroundWriter(config['out_dir'], progress.step, best)
     batches = DeviceBatches(data.train, process.device)
     rates = report.peak_rates(process)
     flops_per_token = raw_model.flops_per_token()
@@ -326,9 +315,10 @@ def train(config, process, model, raw_model, optimizers, data, progress):
             bar.update()
             bar.set_postfix_str(f'loss {row["loss"]:.3f}, {row["tokens_per_s"]:,.0f} tok/s, MFU {row["mfu"]:.0%}',
                                 refresh=False)
-            n_skipped = n_skipped + 1 if 'skipped' in row else 0
-            if n_skipped:
+            if 'skipped' in row:
                 process.print0(f'step {progress.step:,}: loss or gradient is not finite; the step was skipped')
+            may_be_the_scale = math.isfinite(row['loss']) and optimizers.scales_up
+            n_skipped = n_skipped + 1 if 'skipped' in row and not may_be_the_scale else 0
             if n_skipped == MAX_SKIPPED_STEPS:
                 writer.wait()
                 good = checkpoint.list_checkpoints(config['out_dir'])
@@ -341,6 +331,7 @@ def train(config, process, model, raw_model, optimizers, data, progress):
         save_now()
     bar.close()
     writer.wait()
+    process.on_first(writer.raise_if_unsaved)
 
 
 def is_due(step, interval):
@@ -366,8 +357,8 @@ def train_step(model, raw_model, optimizers, batches, config, process, stop):
     """One optimizer step over all processes -> its row of metrics.jsonl.
 
     Loss and gradient are averaged over all non-ignored targets of the global batch; grad_norm is the gradient's before
-    clipping. If either is not finite, the weights stay as they are and the row says 'skipped'. On a CPU, where a step may
-    take minutes, it raises Stopped between two micro-batches.
+    clipping. If either is not finite, weights and states stay as they are and the row says 'skipped'. On a CPU, where a
+    step may take minutes, it raises Stopped between two micro-batches.
 
     The CPU waits for the GPU once, for loss and norm: before that it launches all of forward and backward, and fetches the
     next batch; after it, the update, with which the next step begins.
@@ -394,10 +385,10 @@ def train_step(model, raw_model, optimizers, batches, config, process, stop):
     batches.prefetch()
     loss, grad_norm = (value / process.world_size for value in stop.sum_and_notice([total, grad_norm]))
     row = {'loss': loss, 'lr': optimizers.learning_rate(), 'grad_norm': grad_norm}
-    # In float16 the scaler itself skips a step whose gradient overflowed, and then scales the loss less.
-    if math.isfinite(loss) and (math.isfinite(grad_norm) or optimizers.uses_loss_scaling):
+    if math.isfinite(loss) and math.isfinite(grad_norm):
         optimizers.step()
     else:
+        optimizers.skip()
         row['skipped'] = True
     raw_model.zero_grad(set_to_none=True)
     return row
@@ -460,8 +451,7 @@ def validation_loss(model, data, config, process, stop):
 
 def draw_curves(config, process):
     if process.is_first:
-        with warn_if_unwritable('the plot'):
-            plot.draw_if_possible(config['out_dir'])
+        plot.draw_if_possible(config['out_dir'])
 
 
 def update_best(val_loss, progress, writer, process):
@@ -487,15 +477,14 @@ def write_sample(raw_model, tokenizer, config, step, process):
     process.print0(f'--- sample at step {step:,}\n{text}\n---')
 
 
-def save(writer, raw_model, optimizers, config, data, progress, process):
+def save(writer, raw_model, optimizers, config, text, progress, process):
     """Writes everything that a bit-exact continuation needs: copied now, written in the background by the first process."""
     if progress.step in (0, writer.step):  # nothing to save, or saved already
         return
     writer.step = progress.step
     states = optimizers.state_dict()  # on all processes: under ZeRO each has a share of it
     if process.is_first:
-        writer.save({'model': raw_model.state_dict(), **states, 'config': config,
-                     'tokenizer_sha256': data.meta['tokenizer_sha256'], 'train_tokens': data.train.n_tokens, **vars(progress)})
+        writer.save({'model': raw_model.state_dict(), **states, 'config': config, 'text': text, **vars(progress)})
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from torch import Tensor
 
 NUCLEUS_AT_FIRST = 1024  # of the likeliest tokens are sorted first for top_p: sorting a vocabulary is slow on a CPU
 GREEDY, WHOLE, NUCLEUS = 0, -1, -2  # ways to sample; every other way is the number K of tokens that top_k sorts
+GREEDY_BELOW = 1e-5  # temperature: a logit that is divided by less may be too large for float32
 LEAST_K, K_STEP = 64, 4  # K is 64, 256, 1024, ...: few ways, and the same for a request whatever else is in the batch
 
 
@@ -26,7 +27,7 @@ class Settings(NamedTuple):
 
 def way_of(request) -> int:
     """GREEDY, WHOLE, NUCLEUS, or for a request with top_k the smallest K that has room for it."""
-    if request.temperature == 0:
+    if request.temperature < GREEDY_BELOW:
         return GREEDY
     if request.top_k is not None:
         way = LEAST_K
@@ -117,7 +118,7 @@ def penalize(logits: Tensor, sequences: list) -> Tensor:
         penalty = sequence.request.repetition_penalty
         if penalty != 1:
             seen_ids = to_device(torch.tensor(sorted(set(sequence.ids))), logits.device)
-            row[seen_ids] = torch.where(row[seen_ids] > 0, row[seen_ids] / penalty, row[seen_ids] * penalty)
+            row[seen_ids] = torch.where(row[seen_ids] > 0, row[seen_ids] / penalty, row[seen_ids] * penalty).nan_to_num()
     return logits
 
 

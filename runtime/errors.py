@@ -4,6 +4,7 @@
         main(configure(DEFAULTS))
 """
 import contextlib
+import functools
 import os
 import sys
 
@@ -44,6 +45,12 @@ def program_name() -> str:
 def warn(message):
     """A line on stderr about something that does not end the run."""
     print(f'warning: {message}', file=sys.stderr, flush=True)
+
+
+@functools.cache
+def warn_once(message):
+    """The same for what a run meets again and again: the line appears when it is first met."""
+    warn(message)
 
 
 def first_line(error):

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from runtime.errors import BadInput, first_line, warn
+from runtime.errors import BadInput, first_line, warn_once
 
 READ_BYTES = 1 << 20  # at a time
 
@@ -51,20 +51,28 @@ def atomic_write(path, writer=''):
 
 
 def make_folder(path):
-    """Makes a folder and those above it. Raises BadInput if that is impossible, for example because a file has its name."""
+    """Makes a folder and those above it, so that they survive a power cut.
+
+    Raises BadInput if that is impossible, for example because a file has its name.
+    """
+    path = os.path.abspath(path)
+    if os.path.isdir(path):
+        return
+    make_folder(os.path.dirname(path))
     try:
         os.makedirs(path, exist_ok=True)
+        sync_folder(os.path.dirname(path))
     except OSError as error:
         raise BadInput(f'{path} cannot be made a folder ({error.strerror}); name another') from error
 
 
 @contextlib.contextmanager
 def warn_if_unwritable(what):
-    """Turns the failure to write a file into a warning, where the run can go on without that file."""
+    """Turns the failure to write a file into a warning, given once, where the run can go on without that file."""
     try:
         yield
     except (BadInput, OSError) as error:
-        warn(f'{what} was not written: {first_line(error)}; the run goes on')
+        warn_once(f'{what} was not written: {first_line(error)}; the run goes on')
 
 
 def sync_folder(folder):

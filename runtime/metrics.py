@@ -5,14 +5,17 @@
     rows = read_metrics(out_dir)
 
 A training row has the key 'loss', a validation row 'val_loss'; both have 'step' and 'tokens'. No row stands twice,
-however often the run was stopped and resumed. Knows nothing about training but these names.
+however often the run was stopped and resumed. JSON has no NaN and no infinity: both are written as null and read as NaN.
+Trouble with the files never ends a run: it is said once, and the rows wait in memory. Knows nothing about training but
+these names.
 """
 import json
+import math
 import os
 import re
 
-from runtime.errors import BadInput, first_line, warn
-from runtime.files import atomic_write
+from runtime.errors import first_line, warn_once
+from runtime.files import atomic_write, copy_file, warn_if_unwritable
 
 
 class Metrics:
@@ -22,15 +25,17 @@ class Metrics:
         """is_first: whether this process writes; on the others `log` does nothing.
 
         A run that resumes at from_step trains the steps after it and repeats the validation at it, so the rows of both that
-        an earlier start has left are removed first.
+        an earlier start has left are removed first. Where lines are removed that are no rows, metrics.jsonl.damaged keeps
+        the file as it was.
         """
         out_dir, self.writes = config['out_dir'], is_first
         if not is_first:
             return
-        self.path, self.waiting, self.board, self.wandb = os.path.join(out_dir, 'metrics.jsonl'), [], None, None
-        kept = [row for row in read_metrics(out_dir) if row['step'] < from_step + ('loss' in row)]
-        with atomic_write(self.path) as file:
-            file.write(''.join(json.dumps(row) + '\n' for row in kept).encode())
+        self.path, self.board, self.wandb = metrics_path(out_dir), None, None
+        rows, self.is_damaged = parse(self.path)
+        self.earlier = [row for row in rows if row['step'] < from_step + ('loss' in row)]  # None: they are in the file
+        self.waiting, self.whole_bytes = [], None  # lines; the file's size without what a failed write has left of them
+        self.write()
         if config['tensorboard']:
             from torch.utils.tensorboard import SummaryWriter
             self.board = SummaryWriter(os.path.join(out_dir, 'tensorboard'), purge_step=from_step)
@@ -41,34 +46,86 @@ class Metrics:
             self.wandb = wandb
 
     def log(self, **row):
-        """Writes a row, a dict with 'step'. Where the disk is full, it waits in memory for the next call."""
+        """Writes a row, a dict with 'step'. Where the file cannot be written, it waits in memory for the next call."""
         if not self.writes:
             return
-        self.waiting.append(json.dumps(row) + '\n')
-        size = os.path.getsize(self.path)
-        try:
-            with open(self.path, 'ab') as file:
-                file.write(''.join(self.waiting).encode())
-            self.waiting = []
-        except OSError as error:
-            os.truncate(self.path, size)  # remove what was written of the line
-            if len(self.waiting) == 1:
-                warn(f'{self.path} could not be written to: {first_line(error)}; the run goes on')
+        self.waiting.append(to_line(row))
+        self.write()
         if self.board:
-            for key, value in row.items():
-                self.board.add_scalar(key, value, row['step'])
+            with warn_if_unwritable('TensorBoard\'s copy of the metrics'):
+                for key, value in row.items():
+                    self.board.add_scalar(key, value, row['step'])
         if self.wandb:
             self.wandb.log(row, step=row['step'])
 
+    def sync(self):
+        """Brings the rows to the disk, so that a power cut leaves them: called with every checkpoint."""
+        if self.writes:
+            self.write(sync=True)
+
+    def write(self, sync=False):
+        with warn_if_unwritable(self.path):
+            if self.earlier is not None:
+                if self.is_damaged:
+                    copy_file(self.path, f'{self.path}.damaged')
+                with atomic_write(self.path) as file:
+                    file.write(''.join(map(to_line, self.earlier)).encode())
+                self.earlier = None
+            with open(self.path, 'ab') as file:
+                if self.whole_bytes is not None:
+                    file.truncate(min(self.whole_bytes, file.tell()))
+                self.whole_bytes = file.seek(0, os.SEEK_END)
+                file.write(''.join(self.waiting).encode())
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            self.waiting, self.whole_bytes = [], None
+
+
+def metrics_path(out_dir):
+    return os.path.join(out_dir, 'metrics.jsonl')
+
+
+def to_line(row):
+    row = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    return json.dumps(row) + '\n'
+
 
 def read_metrics(out_dir: str) -> list[dict]:
-    """The rows of a run's metrics. A last line that was cut short by a kill does not count."""
-    path = os.path.join(out_dir, 'metrics.jsonl')
-    if not os.path.exists(path):
-        return []
-    with open(path) as file:
-        lines = file.read().split('\n')[:-1]
+    """The rows of a run's metrics; [] where there are none. Warns of lines that are no rows, and leaves them out."""
+    return parse(metrics_path(out_dir))[0]
+
+
+def parse(path):
+    """(rows, whether there are lines that are none). A last line that was cut short by a kill does not count."""
     try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        raise BadInput(f'{path} has a line that is not JSON: {error}') from None
+        with open(path, 'rb') as file:
+            lines = file.read().split(b'\n')[:-1]
+    except FileNotFoundError:
+        return [], False
+    except OSError as error:
+        warn_once(f'{path} cannot be read: {first_line(error)}')
+        return [], False
+    rows = [parse_row(line) for line in lines]
+    damaged = [number for number, row in enumerate(rows, 1) if row is None]
+    if damaged:
+        warn_once(f'{path}: {len(damaged)} lines are no rows of metrics and are left out, the first is line {damaged[0]}')
+    return [row for row in rows if row is not None], bool(damaged)
+
+
+def parse_row(line):
+    """The dict of a line, with NaN for null, or None where it is no row."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get('step')) is not int or row['step'] < 0:
+        return None
+    row = {key: math.nan if value is None else value for key, value in row.items()}
+    return row if all(isinstance(value, (int, float)) for value in row.values()) else None
+
+
+def best_row(rows: list[dict]) -> dict | None:
+    """The validation row with the lowest loss, the earliest of several; None where none has a finite one."""
+    rows = [row for row in rows if math.isfinite(row.get('val_loss', math.nan))]
+    return min(rows, key=lambda row: row['val_loss'], default=None)

@@ -67,6 +67,21 @@ class Process:
             raise BadInput(f'the processes found different checkpoints (steps {min(steps):,.0f} to {max(steps):,.0f}): '
                            f'out_dir must be a folder that all machines share')
 
+    def on_first(self, work):
+        """Calls work() on the first process alone. A BadInput of it is raised on all, so that none waits for the others."""
+        problem = None
+        if self.is_first:
+            try:
+                work()
+            except BadInput as error:
+                problem = str(error)
+        if self.world_size > 1:
+            shared = [problem]
+            dist.broadcast_object_list(shared, src=0)
+            problem = shared[0]
+        if problem is not None:
+            raise BadInput(problem)
+
     def autocast(self):
         return hardware.autocast(self.device, self.dtype)
 

@@ -14,7 +14,7 @@ import torch
 from runtime import hardware
 from runtime.files import warn_if_unwritable, write_json
 from runtime.gpu_peak import makers_peak_flops
-from runtime.metrics import read_metrics
+from runtime.metrics import best_row, read_metrics
 
 OVERFITTING_PASSES = 100
 LONG_STEP_S = 60
@@ -100,13 +100,14 @@ def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: flo
         process.print0(f'{where}; the same command resumes it: python {" ".join(sys.argv)}')
         return
     rows = [row for row in read_metrics(config['out_dir']) if 'val_loss' in row]
-    best, last = min(rows, key=lambda row: row['val_loss']), rows[-1]
     process.print0(f'done: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.elapsed_s / 3600:.2f} h, '
                    f'{progress.tokens / max(progress.train_s, 1e-9):,.0f} tokens/s while training, '
                    f'peak memory {hardware.peak_memory(process.device) / 1e9:.2f} GB')
-    process.print0(f'best validation loss {best["val_loss"]:.4f} (perplexity {best["val_ppl"]:.2f}) at step {best["step"]:,}; '
-                   f'the last is {last["val_loss"]:.4f}')
-    process.print0(f'held-out text: {last["val_bpb"]:.4f} bits per byte' +
+    best, last = best_row(rows), rows[-1]
+    if best:
+        process.print0(f'best validation loss {best["val_loss"]:.4f} (perplexity {math.exp(best["val_loss"]):.2f}) at step '
+                       f'{best["step"]:,}; the last is {last["val_loss"]:.4f}')
+    process.print0(f'held-out text: {last.get("val_bpb", math.nan):.4f} bits per byte' +
                    (f' (xz -9e needs {xz_bits_per_byte:.4f} for the same text)' if xz_bits_per_byte else ''))
     plot_path = os.path.join(config['out_dir'], 'loss.png')
     process.print0(f'loss curve: {plot_path}' if os.path.exists(plot_path) else

@@ -1,0 +1,149 @@
+"""How a run goes on from what it left in OUT_DIR: from the newest checkpoint that is whole, with the settings of now.
+
+    text = resume.identify(meta, train_tokens, val_tokens)               # which text is trained and validated on
+    saved = resume.find(config, text)                                    # the dict of a checkpoint, or None for a fresh run
+    saved = resume.first_usable(saved, config, text, model, optimizers)  # it, or an older one if it cannot be used
+    progress = resume.restore(saved, model, optimizers, train_data)
+    resume.report_changes(config, text, saved, print)
+
+Nothing of a checkpoint is put to use before all of it has been compared with the model and the optimizers that are to take
+it: an optimizer that runs fused writes to addresses that it computes from its states' shapes.
+"""
+import hashlib
+import math
+import os
+from dataclasses import dataclass
+
+import checkpoint
+from runtime.errors import BadInput, warn
+from runtime.metrics import best_row, read_metrics
+
+TEXT = {'tokenizer_sha256', 'train_tokens', 'train_sha256', 'val_tokens', 'val_sha256'}  # what `identify` gives
+LARGEST = 2 ** 62  # a number that a run can come to
+ANOTHER_ORDER = 'from here on the sequences come in another order than they would have'
+ANOTHER_MEANING = {  # what a change means for the rest of the run, where that is not plain
+    'seed': ANOTHER_ORDER, 'train_tokens': ANOTHER_ORDER, 'train_sha256': 'the text to train on is another from here on'}
+
+
+@dataclass
+class Progress:
+    """Where a run stands. A checkpoint holds these fields beside weights and optimizer states."""
+    step: int = 0  # optimizer steps made
+    sequence_index: int = 0  # position in the data
+    tokens: int = 0
+    elapsed_s: float = 0.0  # wall-clock time over all starts
+    train_s: float = 0.0  # of which in optimizer steps
+    best_val_loss: float = math.inf
+    best_step: int = 0  # the step with that loss
+
+    def advance(self, config, train_data, step_s, elapsed_s):
+        """Counts a step that was made."""
+        self.step += 1
+        self.tokens += config['total_batch_tokens']
+        self.sequence_index = train_data.sequence_index
+        self.train_s += step_s
+        self.elapsed_s = elapsed_s
+
+
+def identify(meta: dict, train_tokens: int, val_tokens: int) -> dict:
+    """What tells one text from another, to keep in a checkpoint. meta: of the data; tokens: as many as are used."""
+    def sha256_of_split(split):
+        hashes = sorted(str(entry.get('sha256')) for name, entry in meta.get('shards', {}).items() if f'_{split}_' in name)
+        return hashlib.sha256(' '.join(hashes).encode()).hexdigest()
+    return {'tokenizer_sha256': meta['tokenizer_sha256'],
+            'train_tokens': train_tokens, 'train_sha256': sha256_of_split('train'),
+            'val_tokens': val_tokens, 'val_sha256': sha256_of_split('val')}
+
+
+def find(config: dict, text: dict, mapped: bool = False, before: float = math.inf) -> dict | None:
+    """The newest checkpoint of OUT_DIR if this run goes on from it, or None for a fresh run.
+
+    config: of the run; text: what identifies its data; mapped: as in checkpoint.load; before: the step that it must be
+    before. Raises BadInput if the two do not fit the checkpoint, or if a fresh run would overwrite it.
+    """
+    out_dir, init_from = config['out_dir'], config['init_from']
+    if init_from != 'resume' and not checkpoint.list_checkpoints(out_dir):
+        return None
+    path, state = checkpoint.load_newest(out_dir, mapped, before)
+    problem = what_is_missing(state)
+    if problem:
+        return find(config, text, mapped, before=damaged(path, problem, state))
+    saved, before = state['config'], state['text']
+    restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0  # by torchrun, after a worker died
+    if not (restarted or init_from in ('auto', 'resume') or init_from == saved['init_from'] != 'scratch'):
+        raise BadInput(f'{out_dir} already holds {os.path.basename(path)}; --init_from=resume resumes it, '
+                       f'another --out_dir starts anew')
+    another = 'use the data it was trained on, or another --out_dir'
+    if before['tokenizer_sha256'] != text['tokenizer_sha256']:
+        raise BadInput(f'{path} was trained with another tokenizer than that of {config["data_dir"]}; {another}')
+    for key in (*checkpoint.FIXED_BY_WEIGHTS, 'optimizer'):
+        if config[key] != saved[key]:
+            raise BadInput(f'{path} was trained with {key}={saved[key]}, not {config[key]}; '
+                           f'start with the same settings, or with another --out_dir')
+    if before['val_tokens'] != text['val_tokens']:
+        raise BadInput(f'{path} was validated on {before["val_tokens"]} tokens, not {text["val_tokens"]}, which one curve '
+                       f'cannot show; --eval_tokens={before["val_tokens"]}, or another --out_dir')
+    if before['val_sha256'] != text['val_sha256']:
+        raise BadInput(f'{path} was validated on another text than that of {config["data_dir"]}; {another}')
+    return state
+
+
+def what_is_missing(state):
+    """None if a checkpoint has what a run goes on with beside tensors, or what is wrong with it."""
+    for key, field in Progress.__dataclass_fields__.items():
+        value = state.get(key)
+        is_number = type(value) in (int, field.type) and 0 <= value < LARGEST
+        if not is_number and not (key == 'best_val_loss' and value == math.inf):
+            return f'it should have {key}, a number from 0'
+    if not isinstance(state.get('text'), dict) or state['text'].keys() != TEXT:
+        return 'it should have text, which identifies its data'
+    lacking = [key for key in ('optimizer', 'init_from') if not isinstance(state['config'].get(key), str)]
+    return f'its config lacks {lacking[0]}' if lacking else None
+
+
+def first_usable(saved, config, text, model, optimizers, mapped=False):
+    """`saved`, or the newest older checkpoint whose tensors fit the model and the optimizers, warning of those that do not."""
+    while saved is not None:
+        problem = checkpoint.how_tensors_differ(saved['model'], model.state_dict())
+        problem = f'model: {problem}' if problem else optimizers.what_is_wrong(saved)
+        if problem is None:
+            break
+        path = checkpoint.checkpoint_path(config['out_dir'], saved['step'])
+        saved = find(config, text, mapped, before=damaged(path, problem, saved))
+    return saved
+
+
+def damaged(path, problem, state):
+    """Warns of a damaged checkpoint; returns the step that the next one to try must be before."""
+    warn(f'{path} is damaged: {problem}; taking the one before')
+    return state['step']
+
+
+def restore(saved: dict, model, optimizers, train_data) -> Progress:
+    """Puts model, optimizers and data where the checkpoint was."""
+    model.load_state_dict(saved['model'])
+    optimizers.load_state_dict(saved)
+    progress = Progress(**{key: saved[key] for key in Progress.__dataclass_fields__})
+    train_data.seek(progress.sequence_index)
+    return progress
+
+
+def report_changes(config: dict, text: dict, saved: dict, say):
+    """Says what differs from before the checkpoint, a line for each key, since a curve that bends there must be explained."""
+    for now, before in ((config, saved['config']), (text, saved['text'])):
+        for key, value in now.items():
+            if before.get(key) != value:
+                was = f'which was {shown(before[key])} until' if key in before else 'a key that was not there at'
+                meaning = f'; {ANOTHER_MEANING[key]}' if key in ANOTHER_MEANING else ''
+                say(f'changed: {key}={shown(value)}, {was} step {saved["step"]:,}{meaning}')
+
+
+def shown(value):
+    return value if isinstance(value, str) and len(value) < 64 else repr(value)[:12]
+
+
+def find_best(out_dir: str) -> tuple[int, float] | None:
+    """(step, validation loss) of the best checkpoint that is there, by the metrics; by best.json where they have none."""
+    saved = {checkpoint.step_of(path) for path in checkpoint.list_checkpoints(out_dir)}
+    best = best_row([row for row in read_metrics(out_dir) if row['step'] in saved])
+    return (best['step'], best['val_loss']) if best else checkpoint.read_best(out_dir)

@@ -133,13 +133,10 @@ def report_changes(config: dict, text: dict, saved: dict, say):
     for now, before in ((config, saved['config']), (text, saved['text'])):
         for key, value in now.items():
             if before.get(key) != value:
-                was = f'which was {shown(before[key])} until' if key in before else 'a key that was not there at'
+                length = 8 if key.endswith('sha256') else None
+                was = f'which was {str(before[key])[:length]} until' if key in before else 'a key that was not there at'
                 meaning = f'; {ANOTHER_MEANING[key]}' if key in ANOTHER_MEANING else ''
-                say(f'changed: {key}={shown(value)}, {was} step {saved["step"]:,}{meaning}')
-
-
-def shown(value):
-    return value if isinstance(value, str) and len(value) < 64 else repr(value)[:12]
+                say(f'changed: {key}={str(value)[:length]}, {was} step {saved["step"]:,}{meaning}')
 
 
 def find_best(out_dir: str) -> tuple[int, float] | None:

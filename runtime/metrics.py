@@ -26,14 +26,15 @@ class Metrics:
 
         A run that resumes at from_step trains the steps after it and repeats the validation at it, so the rows of both that
         an earlier start has left are removed first. Where lines are removed that are no rows, metrics.jsonl.damaged keeps
-        the file as it was.
+        the file as it was; it is also the name of a folder that was found in the place of the file.
         """
         out_dir, self.writes = config['out_dir'], is_first
         if not is_first:
             return
         self.path, self.board, self.wandb = metrics_path(out_dir), None, None
         rows, self.is_damaged = parse(self.path)
-        self.earlier = [row for row in rows if row['step'] < from_step + ('loss' in row)]  # None: they are in the file
+        earlier = {(row['step'], 'val_loss' in row): row for row in rows if row['step'] < from_step + ('loss' in row)}
+        self.earlier = [earlier[key] for key in sorted(earlier)]  # None: they are in the file
         self.waiting, self.whole_bytes = [], None  # lines; the file's size without what a failed write has left of them
         self.write()
         if config['tensorboard']:
@@ -65,6 +66,8 @@ class Metrics:
 
     def write(self, sync=False):
         with warn_if_unwritable(self.path):
+            if os.path.isdir(self.path):
+                os.replace(self.path, f'{self.path}.damaged')
             if self.earlier is not None:
                 if self.is_damaged:
                     copy_file(self.path, f'{self.path}.damaged')

@@ -86,7 +86,10 @@ def save(out_dir: str, state: dict, keep_too: Iterable[int] = ()) -> str:
     path = checkpoint_path(out_dir, step)
     make_folder(out_dir)  # it may have been removed since
     with atomic_write(path) as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # of torch's zip writer, after an error of the file
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
     older = [path for path in list_checkpoints(out_dir) if step_of(path) < step]
     for old in older[NEWEST_KEPT - 1:]:
         if step_of(old) not in keep_too:
@@ -139,7 +142,7 @@ class BackgroundWriter:
         self.error = None
         try:
             save(self.out_dir, snapshot, {self.resumed_step, self.best[0] if self.best else 0})
-        except (BadInput, OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as RuntimeError
+        except (BadInput, OSError, RuntimeError) as error:
             self.error = f'the checkpoint of step {snapshot["step"]:,} was not written: {first_line(error)}'
             warn(f'{self.error}; the older ones are intact, the run goes on')
 

@@ -9,7 +9,6 @@ OUT_DIR: checkpoints, metrics.jsonl, loss.png, samples. Stop it with Ctrl-C or S
 command: it resumes where it was. The sequences of step s depend on (seed, s) alone, so the loss curve is the same on any
 number of processes, but for rounding and for what dropout draws.
 """
-import contextlib
 import importlib.util
 import math
 import os
@@ -105,12 +104,13 @@ MAX_SKIPPED_STEPS = 5  # the run ends after this many steps in a row without a f
 def main(config):
     check_config(config)
     process = Process(config)  # rank, device, number format
-    with FolderLock(config['out_dir']) if process.is_first else contextlib.nullcontext() as lock:
+    with FolderLock(config['out_dir']) as lock:
         run(config, process, lock)
     process.end()
 
 
 def run(config, process, lock):
+    process.on_first(lock.take_if_used_before)
     data = open_data(config, process)
     n_val_tokens = count_val_sequences(config, data.val) * config['block_size']
     text = resume.identify(data.meta, data.train.n_tokens, n_val_tokens)

@@ -1,7 +1,8 @@
 """One run at a time in a folder: a lock that the kernel gives back when its holder ends, however it ends.
 
-    with FolderLock('out/demo') as lock:       # held from here on, where an earlier run has left the file FOLDER/lock
-        lock.take()                            # held from here on in any case; the folder must be there
+    with FolderLock('out/demo') as lock:
+        lock.take_if_used_before()      # held from here on, where an earlier run has left the file FOLDER/lock
+        lock.take()                     # held from here on in any case; the folder must be there
 
 The file stays, since removing it would let two processes lock two files of the same name. On NFS, Linux asks the server,
 so the lock holds between machines; where a file system has no locks, a warning says so.
@@ -25,13 +26,16 @@ class FolderLock:
         self.folder, self.path, self.file = folder, os.path.join(folder, 'lock'), None
 
     def __enter__(self):
-        if os.path.exists(self.path):
-            self.take()
         return self
 
     def __exit__(self, *_):
         if self.file:
             self.file.close()
+
+    def take_if_used_before(self):
+        """Takes the lock where that makes no new file: a run that is refused for another reason then leaves no trace."""
+        if os.path.exists(self.path):
+            self.take()
 
     def take(self):
         """Takes the lock, unless it is held already."""

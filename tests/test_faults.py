@@ -323,7 +323,8 @@ def test_an_exception_of_matplotlib_is_a_warning(tmp_path, run, monkeypatch, cap
 def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path, run):
     run('a')
     before = {path: path.read_bytes() for path in (tmp_path / 'a').iterdir() if path.is_file()}
-    with FolderLock(str(tmp_path / 'a')), pytest.raises(BadInput, match=f'a is in use by process {os.getpid()} on .*--out_dir'):
+    with FolderLock(str(tmp_path / 'a')) as lock, pytest.raises(BadInput, match=f'a is in use by process {os.getpid()} on .*--out_dir'):
+        lock.take()
         run('a', max_steps=STEPS)
     held = (tmp_path / 'a' / 'lock').read_bytes()
     assert {**before, tmp_path / 'a' / 'lock': held} == {path: path.read_bytes() for path in (tmp_path / 'a').iterdir() if path.is_file()}

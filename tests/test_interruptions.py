@@ -18,6 +18,7 @@ from conftest import merged_metrics
 import checkpoint
 import train
 from configurator import configure
+from runtime.errors import BadInput
 from runtime.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -172,6 +173,20 @@ def test_sigterm_to_one_process_saves_the_step_and_ends_all_with_exit_code_0(spa
     assert read_metrics(str(tmp_path))[-1]['step'] == state['step']
 
 
+def test_of_two_runs_in_one_folder_the_second_is_refused_until_the_first_is_killed(spawn, whole_run, data_dir, tmp_path):
+    settings = {**SMALL, 'data_dir': data_dir, 'out_dir': tmp_path}
+    (first,) = spawn(1, {**settings, 'max_steps': 100_000})
+    wait_for_step(tmp_path, 3, [first])
+    for second in spawn(2, settings):
+        second.join(120)
+        assert second.exitcode == 1  # on both processes: none of them waits for the other
+    assert first.is_alive()
+    first.kill()
+    first.join()
+    for path in checkpoint.list_checkpoints(str(tmp_path)):
+        checkpoint.load(path)
+
+
 def test_states_sharded_over_processes_resume_like_whole_ones(spawn, whole_run, data_dir, tmp_path):
     settings = {**SMALL, 'zero': True, 'data_dir': data_dir, 'out_dir': tmp_path}
     for world_size, until in ((2, 6), (1, 13)):
@@ -262,7 +277,8 @@ def test_a_full_disk_costs_a_warning_each_and_no_checkpoint(small_disk, data_dir
         return real(model, raw_model, optimizers, batches, config, process, stop)
     monkeypatch.setattr(train, 'train_step', train_step)
     flags = [f'--{key}={value}' for key, value in settings.items()]
-    train.main(configure(train.DEFAULTS, flags))
+    with pytest.raises(BadInput, match='step 4 was not written: BadInput: the disk is full'):
+        train.main(configure(train.DEFAULTS, flags))
     warnings = [line for line in capfd.readouterr().err.splitlines() if 'warning:' in line]
     assert any('the older ones are intact' in line for line in warnings)
     newest = checkpoint.load_newest(str(small_disk))[1]['step']

@@ -43,6 +43,7 @@ from runtime.metrics import Metrics, best_row, read_metrics
 from runtime.micro_batch import choose_micro_batch, out_of_memory_hint, sequences_per_process
 from runtime.process import Process
 from runtime.stop import Stopped, StopSignals
+from runtime.watch import Watch
 
 # A value, or choice(...) with the default first, or optional(type) for a setting that may be None.
 DEFAULTS = {
@@ -96,6 +97,7 @@ DEFAULTS = {
     'compile': optional(bool),  # torch.compile; None: on a GPU yes, on a CPU no
     'deterministic': False,  # on a GPU, too, a run repeats bit for bit; slower. On a CPU it does so anyway
     'activation_checkpointing': False,  # recompute each block in the backward pass: a third more time, far less memory
+    'timeout_s': 600,  # several processes: one that waits longer for the others, in seconds, ends with an error
     'zero': False,  # several processes: each keeps only a share of AdamW's states (ZeRO-1), as it always does of Muon's
 }
 MAX_SKIPPED_STEPS = 5  # the run ends after this many steps in a row without a finite loss and gradient
@@ -104,7 +106,7 @@ MAX_SKIPPED_STEPS = 5  # the run ends after this many steps in a row without a f
 def main(config):
     check_config(config)
     process = Process(config)  # rank, device, number format
-    with FolderLock(config['out_dir']) as lock:
+    with process.lost_in_one_line(), FolderLock(config['out_dir']) as lock:
         run(config, process, lock)
     process.end()
 
@@ -151,7 +153,7 @@ def check_config(config):
     for key in ('tensorboard', 'wandb'):
         if config[key] and importlib.util.find_spec(key) is None:
             raise BadInput(f'{key}=True needs a package that is not here: pip install {key}')
-    for key in ('learning_rate', 'muon_lr', 'max_steps'):
+    for key in ('learning_rate', 'muon_lr', 'max_steps', 'timeout_s'):
         if config[key] <= 0:
             raise BadInput(f'{key}={config[key]} should be above 0')
     for key in ('min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'eval_interval', 'checkpoint_interval',
@@ -275,6 +277,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
         metrics.sync()
 
     stop = StopSignals(process)
+    watch = Watch(process)
     metrics = Metrics(config, progress.step, process.is_first)
     best = resume.find_best(config['out_dir']) if process.is_first and progress.step else None
     writer = checkpoint.BackgroundWriter(config['out_dir'], progress.step, best)
@@ -290,8 +293,10 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
         while True:
             step, last = progress.step, progress.step >= config['max_steps']
             if last or is_due(step, config['checkpoint_interval']):
+                watch.begin(f'the checkpoint of step {step:,}')
                 save_now()
             if last or is_due(step, config['eval_interval']):
+                watch.begin(f'the validation at step {step:,}')
                 scores = evaluate(model, raw_model, data, config, process, stop, step, last)
                 metrics.log(step=step, tokens=progress.tokens, **scores)
                 report.print_scores(scores, step, process)
@@ -304,6 +309,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
                 write_sample(raw_model, data.tokenizer, config, step, process)
             if last:
                 break
+            watch.begin(f'step {step + 1:,}')
             step_started = time.perf_counter()
             optimizers.set_learning_rate(learning_rate_factor(step, config))
             row = train_step(model, raw_model, optimizers, batches, config, process, stop)
@@ -329,6 +335,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
         raw_model.zero_grad(set_to_none=True)
         data.train.seek(progress.sequence_index)
         save_now()
+    watch.end()
     bar.close()
     writer.wait()
     process.on_first(writer.raise_if_unsaved)

@@ -17,15 +17,19 @@ class Diverged(Exception):
     """Training cannot continue. The message is one line: why, and what to go back to."""
 
 
+class ProcessesLost(Exception):
+    """The other processes of a run cannot be reached any more. The message is one line."""
+
+
 @contextlib.contextmanager
 def one_line_errors():
-    """Ends the program with one line on stderr and exit code 2 on BadInput, 1 on Diverged, 130 on Ctrl-C."""
+    """Ends the program with one line on stderr and exit code 2 on BadInput, 1 on Diverged or ProcessesLost, 130 on Ctrl-C."""
     try:
         yield
     except BadInput as error:
         print(f'{program_name()}: {error}', file=sys.stderr)
         sys.exit(2)
-    except Diverged as error:
+    except (Diverged, ProcessesLost) as error:
         print(f'{program_name()}: {error}', file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

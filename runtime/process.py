@@ -3,17 +3,17 @@
 Training and evaluation run the same under `python` and under `torchrun --nproc_per_node=N`. This file knows nothing
 about models or data.
 """
+import contextlib
 import datetime
 import os
+import platform
 
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
 from runtime import hardware
-from runtime.errors import BadInput
-
-COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)  # a process that waits longer for the others ends with an error
+from runtime.errors import BadInput, ProcessesLost, first_line
 
 
 class Process:
@@ -27,6 +27,7 @@ class Process:
         self.rank = int(os.environ.get('RANK', 0))
         self.world_size = int(os.environ.get('WORLD_SIZE', 1))
         self.is_first = self.rank == 0
+        self.timeout_s = config.get('timeout_s', 600)  # a process that waits longer for the others ends with an error
         self.device = hardware.pick_device(config['device'], int(os.environ.get('LOCAL_RANK', 0)))
         self.dtype = hardware.pick_dtype(config['dtype'], self.device)
         hardware.set_threads(self.device, int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
@@ -43,7 +44,8 @@ class Process:
             store = dist.PrefixStore(f'start {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
             on_gpu = self.device.type == 'cuda'
             dist.init_process_group('nccl' if on_gpu else 'gloo', store=store, rank=rank, world_size=world_size,
-                                    timeout=COLLECTIVE_TIMEOUT, device_id=self.device if on_gpu else None)
+                                    timeout=datetime.timedelta(seconds=self.timeout_s),
+                                    device_id=self.device if on_gpu else None)
 
     def sum(self, values):
         """The sums of a list of numbers, or of a tensor of any shape, over all processes, as a list of floats."""
@@ -84,6 +86,17 @@ class Process:
 
     def autocast(self):
         return hardware.autocast(self.device, self.dtype)
+
+    @contextlib.contextmanager
+    def lost_in_one_line(self):
+        """Makes of an error of the exchange between processes a ProcessesLost. NCCL ends a process by itself, with a log."""
+        try:
+            yield
+        except RuntimeError as error:  # gloo's errors have no type of their own, but begin with the place in its code
+            if self.world_size == 1 or not isinstance(error, dist.DistError) and 'gloo' not in str(error):
+                raise
+            raise ProcessesLost(f'process {self.rank} of {self.world_size} on {platform.node()} lost the others, which may say '
+                                f'why: {first_line(error)}. The same command resumes from the newest checkpoint') from error
 
     def print0(self, message):
         if self.is_first:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-FIRST_PATIENCE_S, PATIENCE_S = 120, 15  # in the first piece, in which code may be compiled, and in later ones
+FIRST_PATIENCE_S, PATIENCE_S = 120, 10  # in the first piece, in which code may be compiled, and in later ones
 
 
 class Watch:
@@ -40,7 +40,7 @@ class Watch:
     def look(self):
         while not self.ended.wait(1):
             waited = time.monotonic() - self.since
-            patience = FIRST_PATIENCE_S if self.longest is None else max(PATIENCE_S, 5 * self.longest)
+            patience = FIRST_PATIENCE_S if self.longest is None else max(PATIENCE_S, 3 * self.longest)
             if waited > patience and not self.said and self.work:
                 self.said = True
                 self.say(f'{self.work} has taken {waited:.0f} s so far: this process may be waiting for another one, and ends '

@@ -5,7 +5,6 @@ as with a pulled cable. All of them are tried at the same time, since they mostl
 """
 import concurrent.futures
 import contextlib
-import itertools
 import os
 import signal
 import subprocess
@@ -198,10 +197,8 @@ def test_two_hosts_end_in_time_and_say_why_or_go_on_with_the_same_curve(can_make
             happening(hosts)
             curves[happening.__name__] = hosts.curve()
     with concurrent.futures.ThreadPoolExecutor(len(HAPPENINGS)) as pool:
-        failures = {happening.__name__: error for happening, error in zip(
-            HAPPENINGS, [future.exception() for future in itertools.starmap(
-                lambda number, happening: pool.submit(happens, number, happening), enumerate(HAPPENINGS))])
-            if error is not None}
+        futures = {happening.__name__: pool.submit(happens, number, happening) for number, happening in enumerate(HAPPENINGS)}
+    failures = {name: future.exception() for name, future in futures.items() if future.exception()}
     assert not failures
     for name, curve in curves.items():
         assert curve == curves['nothing_happens'], name

@@ -113,6 +113,8 @@ def start():
 def train_in_child(rank, world_size, ports, runs):
     torch.set_num_threads(3 - world_size % 3)  # unlike: the runs must choose their own number
     sys.stdout = sys.stderr = open(os.devnull, 'w')
+    train.hardware.measure_peak_flops = lambda device, dtype: 1e9  # both take long beside such small runs
+    train.plot.draw_if_possible = lambda out_dir: None
     finish_tree = TreeSum.finish
     for port, settings in zip(ports, runs, strict=True):
         if world_size > 1:
@@ -229,4 +231,4 @@ def test_the_curve_is_that_of_the_plain_path_up_to_rounding(start, settings_of, 
         wait_for(start(1, [{**settings_of(variant, tmp_path / variant), 'reproducible': False}]))
         for ours, plain in zip(merged_metrics(folder_of(variant, 2)), merged_metrics(tmp_path / variant), strict=True):
             for key in ('loss', 'grad_norm', 'val_loss', 'val_bpb'):
-                assert ours.get(key) == pytest.approx(plain.get(key), rel=1e-3)
+                assert ours.get(key, 0) == pytest.approx(plain.get(key, 0), rel=1e-3)

@@ -1,13 +1,12 @@
 """reproducible=True: weights, optimizer states and metrics with the same bits on any number of processes."""
-import contextlib
 import hashlib
 import json
 import math
 import multiprocessing
 import os
+import random
 import shutil
 import signal
-import socket
 import sys
 import time
 import types
@@ -91,15 +90,11 @@ def test_a_fixed_tree_needs_powers_of_two():
 def start():
     """start(n, runs) -> n processes that make runs of train.py, one after the other. runs: settings of each."""
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['train'])
+    context.set_forkserver_preload(['train', 'torch._dynamo'])  # an optimizer imports that one, which takes seconds
     started = []
 
     def start(world_size, runs):
-        with contextlib.ExitStack() as stack:
-            free = [stack.enter_context(socket.socket()) for _ in runs]
-            for one in free:
-                one.bind(('127.0.0.1', 0))
-            ports = [one.getsockname()[1] for one in free]
+        ports = random.sample(range(20_000, 30_000), len(runs))  # where no system takes the ports of connections from
         processes = [context.Process(target=train_in_child, args=(rank, world_size, ports, runs)) for rank in range(world_size)]
         for process in processes:
             process.start()
@@ -112,9 +107,9 @@ def start():
 
 def train_in_child(rank, world_size, ports, runs):
     torch.set_num_threads(3 - world_size % 3)  # unlike: the runs must choose their own number
-    sys.stdout = sys.stderr = open(os.devnull, 'w')
-    train.hardware.measure_peak_flops = lambda device, dtype: 1e9  # both take long beside such small runs
-    train.plot.draw_if_possible = lambda out_dir: None
+    sys.stdout = sys.stderr = open(f'{runs[0]["out_dir"]}.{rank}.log', 'a')
+    train.hardware.measure_peak_flops = lambda device, dtype: 1e9  # these take long beside such small runs
+    train.plot.draw_if_possible = train.report.write_run_info = lambda *_: None
     finish_tree = TreeSum.finish
     for port, settings in zip(ports, runs, strict=True):
         if world_size > 1:
@@ -199,6 +194,7 @@ def digest(out_dir):
 def test_weights_states_and_metrics_have_the_same_bits_on_1_2_and_4_processes(folder_of, variant):
     one, two, four = (folder_of(variant, n) for n in (1, 2, 4))
     assert merged_metrics(one) == merged_metrics(two) == merged_metrics(four)
+    assert (merged_metrics(one)[5]['grad_norm'] in (math.inf, None)) == ('poisoned_step' in VARIANTS[variant])
     assert digest(one) == digest(two) == digest(four)
     samples = [[path.read_text() for path in sorted((folder / 'samples').iterdir())] for folder in (one, two, four)]
     assert samples[0] == samples[1] == samples[2] != []
@@ -227,8 +223,9 @@ def test_a_run_killed_and_resumed_on_other_numbers_of_processes_has_the_bits_of_
 
 @pytest.mark.slow
 def test_the_curve_is_that_of_the_plain_path_up_to_rounding(start, settings_of, folder_of, tmp_path):
-    for variant in ('adamw', 'zero, masked targets'):
-        wait_for(start(1, [{**settings_of(variant, tmp_path / variant), 'reproducible': False}]))
+    variants = 'adamw', 'zero, masked targets'
+    wait_for(start(1, [{**settings_of(variant, tmp_path / variant), 'reproducible': False, 'threads': 1} for variant in variants]))
+    for variant in variants:
         for ours, plain in zip(merged_metrics(folder_of(variant, 2)), merged_metrics(tmp_path / variant), strict=True):
             for key in ('loss', 'grad_norm', 'val_loss', 'val_bpb'):
                 assert ours.get(key, 0) == pytest.approx(plain.get(key, 0), rel=1e-3)

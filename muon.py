@@ -36,12 +36,15 @@ class Muon(torch.optim.Optimizer):
     groups: dicts with 'params', 'lr', 'weight_decay' and perhaps 'n_stacked': how many matrices each parameter holds, one above
         the other. It is 3 for a c_attn.weight, (3C, C), with queries, keys and values. Each is made orthogonal for itself.
     dtype: of the iteration; weights, gradients and momentum keep their own.
+    one_by_one: a process works on one parameter at a time. Updates then have the same bits on any number of processes: how a
+        batched product is rounded may depend on the number of matrices in it.
     """
 
-    def __init__(self, groups: list[dict], rank: int = 0, world_size: int = 1, dtype: torch.dtype = torch.bfloat16):
+    def __init__(self, groups: list[dict], rank: int = 0, world_size: int = 1, dtype: torch.dtype = torch.bfloat16,
+                 one_by_one: bool = False):
         super().__init__(groups, {'n_stacked': 1})
         self.rank, self.world_size, self.dtype = rank, world_size, dtype
-        self.batches = make_batches(self.param_groups, world_size)
+        self.batches = make_batches(self.param_groups, world_size, one_by_one)
         self.owners = {p: (batch.first_owner + i) % world_size for batch in self.batches for i, p in enumerate(batch.params)}
         for p, owner in self.owners.items():
             if owner == rank:
@@ -106,7 +109,7 @@ class Muon(torch.optim.Optimizer):
         super().load_state_dict({**state, 'state': mine})
 
 
-def make_batches(param_groups, world_size):
+def make_batches(param_groups, world_size, one_by_one=False):
     """The parameters of all groups in batches, dealt out to the processes in turn, from one batch to the next."""
     batches, n_dealt = [], 0
     for group, settings in enumerate(param_groups):
@@ -114,7 +117,7 @@ def make_batches(param_groups, world_size):
         for p in settings['params']:
             by_shape.setdefault(p.shape, []).append(p)
         for shape, params in by_shape.items():
-            size = world_size * max(1, MAX_NUMEL // shape.numel())
+            size = world_size * (1 if one_by_one else max(1, MAX_NUMEL // shape.numel()))
             for start in range(0, len(params), size):
                 batches.append(Batch(group, params[start:start + size], n_dealt % world_size))
                 n_dealt += len(batches[-1].params)

@@ -132,7 +132,7 @@ def build_optimizers(model, config, process):
         groups = [{'params': qkv, 'n_stacked': 3}, {'params': matrices}]
         for group in groups:
             group.update(weight_decay=decay, lr=config['muon_lr'], peak_lr=config['muon_lr'])
-        optimizers.append(Muon(groups, process.rank, process.world_size))
+        optimizers.append(Muon(groups, process.rank, process.world_size, one_by_one=config['reproducible']))
     return optimizers
 
 

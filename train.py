@@ -7,7 +7,7 @@
 Data is a folder of shards, which corpus.py, fineweb.py and wikitext.py make. Everything that the run leaves is in
 OUT_DIR: checkpoints, metrics.jsonl, loss.png, samples. Stop it with Ctrl-C or SIGTERM and start it again with the same
 command: it resumes where it was. The sequences of step s depend on (seed, s) alone, so the loss curve is the same on any
-number of processes, but for rounding and for what dropout draws.
+number of processes, but for rounding and for what dropout draws; with --reproducible=True it is the same bit for bit.
 """
 import importlib.util
 import math
@@ -40,9 +40,10 @@ from runtime.errors import BadInput, Diverged, one_line_errors
 from runtime.files import atomic_write, copy_file, make_folder, warn_if_unwritable
 from runtime.lock import FolderLock
 from runtime.metrics import Metrics, best_row, read_metrics
-from runtime.micro_batch import choose_micro_batch, out_of_memory_hint, sequences_per_process
+from runtime.micro_batch import choose_micro_batch, describe_units, out_of_memory_hint, sequences_per_process
 from runtime.process import Process
 from runtime.stop import Stopped, StopSignals
+from runtime.tree_sum import TreeSum
 from runtime.watch import Watch
 
 # A value, or choice(...) with the default first, or optional(type) for a setting that may be None.
@@ -95,10 +96,12 @@ DEFAULTS = {
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of matrix products; weights stay float32
     'compile': optional(bool),  # torch.compile; None: on a GPU yes, on a CPU no
+    'threads': 0,  # of each process on a CPU; 0 shares out the cores, or is 1 with reproducible=True
     'deterministic': False,  # on a GPU, too, a run repeats bit for bit; slower. On a CPU it does so anyway
+    'reproducible': False,  # the same bits on 1, 2, 4, 8, ... processes too; needs a micro_batch and implies deterministic
     'activation_checkpointing': False,  # recompute each block in the backward pass: a third more time, far less memory
-    'timeout_s': 600,  # several processes: one that waits longer for the others, in seconds, ends with an error
     'zero': False,  # several processes: each keeps only a share of AdamW's states (ZeRO-1), as it always does of Muon's
+    'timeout_s': 600,  # several processes: one that waits longer for the others, in seconds, ends with an error
 }
 MAX_SKIPPED_STEPS = 5  # the run ends after this many steps in a row without a finite loss and gradient
 
@@ -122,13 +125,15 @@ def run(config, process, lock):
     saved = resume.find(config, text, mapped)  # the dict of a checkpoint, or None for a fresh run
     compiled = hardware.may_compile(config['compile'], process.device, process.print0)
     raw_model, config = build_model(config, data.meta, saved, process, compiled)
-    model = wrap(raw_model, process, compiled)
+    model = wrap(raw_model, process, compiled, config['reproducible'])
     data.train.batch_size = data.val.batch_size = choose_micro_batch(model, config, process)
     optimizers = Optimizers(raw_model, config, process)
     saved = resume.first_usable(saved, config, text, raw_model, optimizers, mapped)
     progress = resume.restore(saved, raw_model, optimizers, data.train) if saved else Progress()
     process.check_same_step(progress.step)
     report.announce(config, process, raw_model.n_params(), data.train, n_val_tokens, progress.step)
+    if config['reproducible']:
+        process.print0(describe_units(config, process, raw_model.n_params()))
     process.print0(f'kernels: {raw_model.config.kernels}; attention: {attention_backend(raw_model, process)}')
     if is_done(config, progress, process):
         limit = '--max_steps' if progress.step >= config['max_steps'] else '--patience'
@@ -177,9 +182,10 @@ def open_data(config, process):
     """The training and validation data. Raises BadInput where it cannot be used."""
     meta = shards.load_meta(config['data_dir'], quiet=not process.is_first)
     tokenizer = shards.load_tokenizer(config['data_dir'], meta)
+    in_turns = {'rank': process.rank, 'world_size': process.world_size}
     train, val = (shards.BatchLoader(config['data_dir'], split, config['block_size'], batch_size=1, seed=config['seed'],
-                                     rank=process.rank, world_size=process.world_size, meta=meta)
-                  for split in ('train', 'val'))  # the batch size is set once the model is there
+                                     meta=meta, **places)  # the batch size is set once the model is there
+                  for split, places in (('train', {} if config['reproducible'] else in_turns), ('val', in_turns)))
     questions = {}
     if config['hellaswag_interval']:
         examples = hellaswag.load(config['hellaswag_source'], config['hellaswag_examples'])
@@ -202,14 +208,14 @@ def build_model(config, meta, saved, process, compiled):
     return model.to(process.device), config
 
 
-def wrap(raw_model, process, compiled):
+def wrap(raw_model, process, compiled, reproducible=False):
     """What computes losses: the GPT, averaging gradients over processes, and compiled. The GPT in it stays as it is.
 
     Compiled after it was wrapped: torch.compile then cuts its graph where a bucket of gradients is complete, and they are
-    exchanged while the rest of the backward pass runs.
+    exchanged while the rest of the backward pass runs. If reproducible, it averages nothing: TreeSum does.
     """
     model = raw_model
-    if process.world_size > 1:
+    if process.world_size > 1 and not reproducible:
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
     # Only static shapes: after trying two sizes of a micro-batch, it would make a slower graph for any size.
     return torch.compile(model, dynamic=False) if compiled else model
@@ -367,13 +373,22 @@ def train_step(model, raw_model, optimizers, batches, config, process, stop):
     clipping. If either is not finite, weights and states stay as they are and the row says 'skipped'. On a CPU, where a
     step may take minutes, it raises Stopped between two micro-batches.
 
+    If reproducible, a process takes micro-batches that follow each other in the data, and their gradients are added up by
+    TreeSum; else the processes take them in turns, and DDP averages the gradients.
+
     The CPU waits for the GPU once, for loss and norm: before that it launches all of forward and backward, and fetches the
     next batch; after it, the update, with which the next step begins.
     """
     train_data = batches.loader
     n_micro = sequences_per_process(config, process) // train_data.batch_size
-    n_targets = max(1, train_data.count_targets(config['total_batch_tokens'] // config['block_size']))  # of the whole step
-    total = torch.zeros((), device=process.device)
+    n_sequences = config['total_batch_tokens'] // config['block_size']  # of the whole step
+    n_targets = max(1, train_data.count_targets(n_sequences))
+    tree = TreeSum(raw_model.parameters(), process) if config['reproducible'] else None
+    start = train_data.sequence_index
+    own = process.rank * n_sequences // process.world_size if tree else 0  # where this process begins, after the start
+    averaged_over = 1 if tree else process.world_size
+    losses = torch.zeros(process.world_size, n_micro, device=process.device)  # of all processes; the others' stay 0 here
+    train_data.seek(start + own)
     with out_of_memory_hint(train_data.batch_size):
         for micro_step in range(n_micro):
             if micro_step and process.device.type == 'cpu':
@@ -382,15 +397,22 @@ def train_step(model, raw_model, optimizers, batches, config, process, stop):
             model.require_backward_grad_sync = micro_step == n_micro - 1  # DDP exchanges gradients after the last one only
             # model(x, y) is the mean over the targets of x, y; its share of all targets makes the sum of all the mean over all.
             # DDP divides gradients by world_size, which is undone here.
-            share = (y != -1).sum() * process.world_size / n_targets
+            share = (y != -1).sum() * averaged_over / n_targets
             with process.autocast():
                 loss = model(x, y) * share
             optimizers.scale(loss).backward()
-            total += loss.detach()
+            losses[process.rank, micro_step] = loss.detach()
+            if tree:
+                tree.add_unit()
+        if tree:
+            tree.finish()
     optimizers.unscale_gradients()
     grad_norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), config['grad_clip'] or math.inf)
+    train_data.seek(start + n_sequences + own)
     batches.prefetch()
-    loss, grad_norm = (value / process.world_size for value in stop.sum_and_notice([total, grad_norm]))
+    train_data.seek(start + n_sequences)
+    *losses, grad_norm = stop.sum_and_notice([losses, grad_norm])
+    loss, grad_norm = math.fsum(losses) / averaged_over, grad_norm / process.world_size  # fsum: exact, then rounded once
     row = {'loss': loss, 'lr': optimizers.learning_rate(), 'grad_norm': grad_norm}
     if math.isfinite(loss) and math.isfinite(grad_norm):
         optimizers.step()
@@ -404,7 +426,7 @@ def train_step(model, raw_model, optimizers, batches, config, process, stop):
 def next_batch(batches, config, process):
     """The next (x, y), (B, T) each, on the device. Dropout is seeded by the position in the data: a resumed run repeats it."""
     if config['dropout']:
-        position = batches.loader.sequence_index + process.rank * batches.loader.batch_size
+        position = batches.loader.sequence_index + batches.loader.rank * batches.loader.batch_size
         torch.manual_seed(config['seed'] + position * 1_000_003)
     return batches.next()
 
@@ -429,17 +451,18 @@ def evaluate(model, raw_model, data, config, process, stop, step, last):
 def validation_loss(model, data, config, process, stop):
     """Loss in nats per token, perplexity and bits per byte, over the same sequences at every call.
 
-    Every process takes its share; sums and counts are added up, not means. Sequences past the last are masked, so
-    that shapes stay the same and nothing is compiled again.
+    The processes take the batches in turns; sums and counts are added up, not means. Sequences past the last are masked,
+    so that shapes stay the same and nothing is compiled again.
     """
     val, n_sequences = data.val, count_val_sequences(config, data.val)
     token_bytes = torch.from_numpy(data.tokenizer.token_lengths()).to(process.device)  # (V,)
-    nats, n_tokens, n_bytes = (torch.zeros((), dtype=torch.float32 if process.device.type == 'mps' else torch.float64,
-                                           device=process.device) for _ in range(3))
+    n_tokens, n_bytes = torch.zeros(2, dtype=torch.int64, device=process.device)
+    n_turns = math.ceil(n_sequences / (val.batch_size * process.world_size))
+    nats = torch.zeros(n_turns, process.world_size, device=process.device)  # of all processes; the others' stay 0 here
     val.seek(0)
     model.eval()
     try:
-        while val.sequence_index < n_sequences:  # the index counts the sequences of all processes
+        for turn in range(n_turns):
             first = val.sequence_index + process.rank * val.batch_size  # of this process's batch
             x, y = (tensor.to(process.device) for tensor in val.next())  # (B, T) each
             y[max(0, n_sequences - first):] = -1
@@ -447,11 +470,12 @@ def validation_loss(model, data, config, process, stop):
             n_bytes += (token_bytes[y.clamp(min=0)] * is_target).sum()
             n_tokens += is_target.sum()
             with process.autocast():
-                nats += model(x, y) * is_target.sum()
+                nats[turn, process.rank] = model(x, y) * is_target.sum()
             stop.check()
     finally:
         model.train()
-    nats, n_tokens, n_bytes = process.sum([nats, n_tokens, n_bytes])
+    *nats, n_tokens, n_bytes = process.sum([nats, n_tokens, n_bytes])
+    nats = math.fsum(nats)
     loss = nats / max(1, n_tokens)
     return {'val_loss': loss, 'val_ppl': math.exp(min(loss, 700)), 'val_bpb': nats / math.log(2) / max(1, n_bytes)}
 

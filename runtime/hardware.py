@@ -124,9 +124,11 @@ def may_compile(wanted: bool | None, device: torch.device, say) -> bool:
     return wanted and not reason
 
 
-def set_threads(device, local_world_size):
-    """Shares the cores among the processes of this machine; torchrun by itself gives each a single thread."""
-    if device.type == 'cpu' and local_world_size > 1 and os.environ.get('OMP_NUM_THREADS') == '1':
+def set_threads(device, local_world_size, threads=0):
+    """Threads of a process on a CPU. 0: its share of this machine's cores; torchrun by itself gives each a single thread."""
+    if threads:
+        torch.set_num_threads(threads)
+    elif device.type == 'cpu' and local_world_size > 1 and os.environ.get('OMP_NUM_THREADS') == '1':
         torch.set_num_threads(max(1, available_cores() // local_world_size))
 
 

@@ -14,6 +14,8 @@ NCCL_BYTES = 2**31  # what the exchange of gradients may take of a GPU's memory,
 
 def choose_micro_batch(forward, config: dict, process) -> int:
     """Sequences in a forward pass: as set, or the largest divisor of this process's share that fits into memory."""
+    if config['reproducible']:
+        check_units(config, process)
     n_sequences = sequences_per_process(config, process)
     if config['micro_batch']:
         return config['micro_batch']
@@ -28,6 +30,33 @@ def choose_micro_batch(forward, config: dict, process) -> int:
         process.print0(f'micro_batch {micro_batch} does not fit into memory; trying {smaller}')
         micro_batch = smaller
     return micro_batch
+
+
+def check_units(config, process):
+    """Raises BadInput if the micro-batches of a step cannot be the leaves of a tree of which each process has a subtree."""
+    if not config['micro_batch']:
+        raise BadInput('reproducible=True needs a --micro_batch: gradients are added up micro-batch by micro-batch')
+    if not is_power_of_2(process.world_size):
+        raise BadInput(f'reproducible=True takes 1, 2, 4, 8, ... processes, not {process.world_size}')
+    n_units, rest = divmod(config['total_batch_tokens'], config['block_size'] * config['micro_batch'])
+    if not rest and not is_power_of_2(n_units):
+        more = 2 ** n_units.bit_length()
+        raise BadInput(f'reproducible=True needs a power of two of micro-batches in a step, not {n_units}; '
+                       f'--total_batch_tokens={config["block_size"] * config["micro_batch"] * more} makes {more}')
+
+
+def is_power_of_2(n):
+    return n.bit_count() == 1
+
+
+def describe_units(config, process, n_params):
+    """What reproducible=True needs and costs, in one line."""
+    n_units = config['total_batch_tokens'] // (config['block_size'] * config['micro_batch'])
+    n_gradients = (n_units // process.world_size).bit_length() + 1  # the subtrees, and the one that is being added
+    threads = f', --threads={torch.get_num_threads()}' if process.device.type == 'cpu' else ''
+    return (f'reproducible: the same bits on 1 to {n_units} processes (a power of two) of equal machines, with the same '
+            f'batch and micro_batch{threads}; gradients take up to {n_gradients} x {4 * n_params / 1e6:,.0f} MB, and are '
+            f'exchanged after the backward pass, not during it')
 
 
 def sequences_per_process(config, process):

@@ -22,7 +22,9 @@ class Process:
     def __init__(self, config, float32_precision='high'):
         """float32_precision: of products that stay in float32, 'high' (TF32 on GPUs that have it) or 'highest'.
 
-        With the key `deterministic`, operations that would add up in an order that changes are replaced or raise an error.
+        With the key `deterministic` or `reproducible`, operations that would add up in an order that changes are replaced or
+        raise an error. `reproducible` also makes 1 the default of `threads`: a product on two threads may be rounded in
+        another way than on one.
         """
         self.rank = int(os.environ.get('RANK', 0))
         self.world_size = int(os.environ.get('WORLD_SIZE', 1))
@@ -30,10 +32,11 @@ class Process:
         self.timeout_s = config.get('timeout_s', 600)  # a process that waits longer for the others ends with an error
         self.device = hardware.pick_device(config['device'], int(os.environ.get('LOCAL_RANK', 0)))
         self.dtype = hardware.pick_dtype(config['dtype'], self.device)
-        hardware.set_threads(self.device, int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+        threads = config.get('threads') or (1 if config.get('reproducible') else 0)
+        hardware.set_threads(self.device, int(os.environ.get('LOCAL_WORLD_SIZE', 1)), threads)
         hardware.keep_freed_memory(self.device)
         torch.set_float32_matmul_precision(float32_precision)
-        if config.get('deterministic'):
+        if config.get('deterministic') or config.get('reproducible'):
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS reads it when it is first used
             torch.use_deterministic_algorithms(True)
         if self.device.type == 'cuda':
@@ -48,12 +51,9 @@ class Process:
                                     device_id=self.device if on_gpu else None)
 
     def sum(self, values):
-        """The sums of a list of numbers, or of a tensor of any shape, over all processes, as a list of floats."""
+        """The sums over all processes of a list of numbers and of tensors of any shape, as one flat list of floats."""
         dtype = torch.float32 if self.device.type == 'mps' else torch.float64
-        if isinstance(values, torch.Tensor):
-            values = values.flatten().to(self.device, dtype)
-        else:
-            values = torch.stack([torch.as_tensor(value).to(self.device, dtype) for value in values])
+        values = torch.cat([torch.as_tensor(value).to(self.device, dtype).flatten() for value in values])
         if self.world_size > 1:
             dist.all_reduce(values)
         return values.tolist()

@@ -15,8 +15,8 @@ from inference.http_types import ApiError, CompletionRequest, json_response
 from inference.worker import Job
 
 
-def make_jobs(service, body: CompletionRequest) -> list[Job]:
-    """The jobs of a request, one for each prompt. Raises ApiError for what the types do not rule out."""
+def make_jobs(service, body: CompletionRequest, client: str) -> list[Job]:
+    """The jobs of a client's request, one for each prompt. Raises ApiError for what the types do not rule out."""
     if body.model is not None and body.model != service.name:
         raise unknown_model(service, body.model)
     if body.n > service.max_n:
@@ -43,7 +43,7 @@ def make_jobs(service, body: CompletionRequest) -> list[Job]:
             body.logprobs, echo_logprobs=body.echo and body.logprobs is not None,
             tool=service.calculator if body.tools else None)
         stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-        jobs.append(Job(request, wake, body.n, stops, len(ids) if body.echo else 0, body.stream))
+        jobs.append(Job(request, wake, body.n, stops, len(ids) if body.echo else 0, body.stream, client))
     return jobs
 
 

@@ -103,14 +103,18 @@ class Worker:
     def idle(self) -> bool:
         return not (self.waiting or self.running)
 
+    def check_open(self):
+        """Raises Draining if no jobs are accepted any more."""
+        if self.draining:
+            raise Draining
+
     def submit(self, jobs: list[Job]):
         """Queues all of the jobs, which are of one client, or none and raises Busy or Draining.
 
         A client that has none waiting finds a place where the queue is full for others, up to twice its length.
         """
         with self.changed:
-            if self.draining:
-                raise Draining
+            self.check_open()
             others_only = all(job.client != jobs[0].client for job in self.waiting)
             if self.n_waiting + sum(job.n for job in jobs) > self.max_waiting * (2 if others_only else 1):
                 rounds = 1 + self.n_waiting / (self.engine.n_running + self.engine.free)

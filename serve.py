@@ -224,7 +224,7 @@ def make_app(service):
     @app.post('/v1/completions', response_model=None, responses=completion)
     @app.post('/invocations', response_model=None, responses=completion)
     async def complete(request: Request, body: CompletionRequest) -> Response:
-        client = request.client.host
+        client = request.client.host if request.client else ''  # it has already gone
         try:
             async with service.turns.setdefault(client, asyncio.Lock()):
                 service.worker.check_open()
@@ -312,7 +312,7 @@ class Server(uvicorn.Server):
         self.service, self.ends_at = service, None
         config = service.config
         super().__init__(uvicorn.Config(
-            make_app(service), log_level='info' if config['access_log'] else 'warning', server_header=False, lifespan='on',
+            make_app(service), log_level='info' if config['access_log'] else 'error', server_header=False, lifespan='on',
             loop='asyncio', ws='none', http=functools.partial(Connection, most=config['max_connections']), backlog=BACKLOG,
             limit_concurrency=config['max_connections'] + 1, timeout_keep_alive=config['header_timeout_s'],
             timeout_graceful_shutdown=1, proxy_headers=config['proxies'] is not None, forwarded_allow_ips=config['proxies']))
@@ -320,7 +320,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig, frame):
         worker = self.service.worker
         if worker is None or worker.draining:
-            self.should_exit = self.force_exit = True
+            self.should_exit = True
         else:
             worker.draining = True
 

@@ -33,14 +33,18 @@ def folder(tmp_path_factory, data_dir):
 
     It never ends a document by itself: what the last norm adds gives that token a logit of -32.
     """
+    return export_model(tmp_path_factory.mktemp('served') / 'tiny', data_dir, scale=4)
+
+
+def export_model(folder, data_dir, scale):
+    """scale: of the random weights of the blocks. The larger, the more of a rounding error comes out at the other end."""
     from bpe import Tokenizer
-    folder = tmp_path_factory.mktemp('served') / 'tiny'
     tokenizer = Tokenizer.load(os.path.join(data_dir, 'tokenizer.json'))
     torch.manual_seed(0)
     model = GPT(GPTConfig(block_size=64, vocab_size=300, n_layer=2, n_head=2, n_embd=32))
     with torch.no_grad():
         for parameter in model.transformer.h.parameters():
-            parameter.mul_(4)
+            parameter.mul_(scale)
         model.transformer.wpe.weight.mul_(20)
         model.transformer.wte.weight.mul_(8)
         model.transformer.ln_f.bias.fill_(0.5)

@@ -60,7 +60,7 @@ def make_data(folder):
 
 def soak_training(config, data_dir, out_dir, folder):
     """(samples of train.py's process, its seconds)"""
-    often = max(1, config['steps'] // 100)
+    often = max(10, config['steps'] // 100)
     started = time.perf_counter()
     samples = run_to_end(['train.py', *MODEL, f'--data_dir={data_dir}', f'--out_dir={out_dir}', f'--device={config["device"]}',
                           f'--max_steps={config["steps"]}', '--warmup_steps=10', '--eval_tokens=2048', '--sample_tokens=20',

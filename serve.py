@@ -90,7 +90,7 @@ DEFAULTS = {
     'body_timeout_s': 30.0,  # for its body to arrive in
     'timeout_s': 300.0,  # for it to be answered in
     'write_timeout_s': 30.0,  # for a client to take more of its answer
-    'grace_s': 30.0,  # after SIGTERM, for what is accepted to be finished in
+    'grace_s': 25.0,  # after SIGTERM, for what is accepted to be finished in; the process ends a second or two later
     # log
     'access_log': False,  # a line a request
 }

@@ -86,6 +86,7 @@ class Worker:
         self.changed = threading.Condition()
         self.waiting, self.running = collections.deque(), []  # jobs; paused ones wait before those that have not begun
         self.used = Counter()  # {client: tokens computed for it, the older the less}
+        self.active = set()  # clients that had jobs when the last step began
         self.woken = set()  # events to set after this step
         self.draining = False  # set it to finish what is accepted and accept nothing new
         self.stopping = False
@@ -172,6 +173,7 @@ class Worker:
 
     def admit(self):
         """Starts the jobs whose turn it is, while there are slots or others have to give way."""
+        self.welcome()
         n_tokens = 0
         while n_tokens < self.engine.config.block_size:
             with self.changed:
@@ -187,6 +189,14 @@ class Worker:
                 self.waiting.remove(job)
                 self.running.append(job)
             n_tokens += self.start(job)
+
+    def welcome(self):
+        """Forgives clients that come back what they used before, as far as it would keep them waiting now."""
+        active = {job.client for job in (*tuple(self.waiting), *self.running)}
+        most = max((self.used[job.client] for job in self.running), default=0)
+        for client in active - self.active:
+            self.used[client] = min(self.used[client], max(0, most - SLICE))
+        self.active = active
 
     def next_job(self):
         """The waiting job whose turn it is, or None."""

@@ -11,19 +11,24 @@
                            seed, logprobs, echo, stream, repetition_penalty, tools ("calculator")
     GET  /v1/models        POST /invocations, GET /ping (SageMaker)        GET /healthz, /metrics, /openapi.json, /
 
-Requests run as one batch, which they join between two tokens. What is accepted is finished, also after SIGTERM; what is not
-is refused at once, with OpenAI's errors. inference/completions.py answers requests, inference/worker.py shares the batch.
+Requests run as one batch, which they join between two tokens; clients share it fairly (inference/worker.py). What is accepted
+is finished, also after SIGTERM, for up to grace_s; what is not is refused at once, with OpenAI's errors. Clients that are
+slow, silent or gone lose their connection (inference/connections.py). inference/completions.py answers requests.
 """
 import asyncio
 import base64
 import contextlib
+import functools
 import hashlib
+import ipaddress
 import os
 import re
+import resource
 import socket
 import sys
 import time
 import uuid
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 try:
@@ -35,6 +40,7 @@ try:
     from starlette.exceptions import HTTPException
 
     from inference.completions import Stream, answer_whole, make_jobs, unknown_model
+    from inference.connections import Connection, close_late
 except ModuleNotFoundError as error:
     print(f'serve.py: {error.name} is missing; pip install -r cloud/requirements.txt', file=sys.stderr)
     sys.exit(2)
@@ -57,7 +63,7 @@ from inference.http_types import (
 )
 from inference.metrics import Metrics
 from inference.worker import Busy, Draining, Worker
-from runtime.errors import BadInput, one_line_errors
+from runtime.errors import BadInput, one_line_errors, warn
 from tasks.tool_use import Calculator
 
 DEFAULTS = {
@@ -71,17 +77,26 @@ DEFAULTS = {
     # address; SCRATCHGPT_API_KEY in the environment makes clients show that key
     'host': '127.0.0.1',  # 0.0.0.0: reachable from other machines
     'port': 8000,  # 0: any that is free
+    'hosts': optional(str),  # names it is asked under, with commas; None: any, or localhost alone on a loopback address
+    'proxies': optional(str),  # addresses of proxies, with commas, that tell whom they ask for in X-Forwarded-For
     # limits
     'max_batch': 16,  # texts that are written at once
-    'max_waiting': 128,  # texts that wait for a slot; what goes beyond is answered with 429
+    'max_waiting': 128,  # texts that wait for a slot; then the answer is 429, twice as late for a client with none waiting
     'max_prompt_tokens': optional(int),  # longest prompt; the model's block_size if None
     'max_new_tokens': 4096,  # most that a request may ask for, in tokens of each text
     'max_body_bytes': 1_000_000,  # of a request
-    'body_timeout_s': 30.0,  # for a request to arrive in
-    'timeout_s': 300.0,  # for a request to be answered in
+    'max_connections': 2048,  # beyond it the one is closed that is silent for the longest time
+    'header_timeout_s': 10.0,  # for the head of a request to arrive in, and between requests
+    'body_timeout_s': 30.0,  # for its body to arrive in
+    'timeout_s': 300.0,  # for it to be answered in
+    'write_timeout_s': 30.0,  # for a client to take more of its answer
+    'grace_s': 25.0,  # after SIGTERM, for what is accepted to be finished in; the process ends a second or two later
     # log
     'access_log': False,  # a line a request
 }
+
+BACKLOG = 512  # connections that the system keeps until the event loop comes to them, which then takes as many at once
+OTHER_FILES = 64  # open files besides connections
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'inference', 'page.html')
 
@@ -90,20 +105,23 @@ def main(config):
     check(config)
     key = read_key()
     listener = bind(config['host'], config['port'])
-    service = Service(config, key)
+    config['max_connections'] = min(config['max_connections'], room_for_connections(config['max_connections']))
     host, port = listener.getsockname()[:2]
+    service = Service(config, key, allowed_hosts(config, host))
     print(f'{service.name} at http://{f"[{host}]" if ":" in host else host}:{port}/, '
           f'{"with the key in SCRATCHGPT_API_KEY" if key else "without a key"}; Ctrl-C ends it', file=sys.stderr, flush=True)
     try:
         Server(service).run(sockets=[listener])
     finally:
+        service.tokenizing.shutdown(wait=False, cancel_futures=True)
         if service.worker:
             service.worker.stop()
 
 
 def check(config):
     for key, least in (('max_batch', 1), ('max_waiting', 1), ('max_new_tokens', 1), ('max_body_bytes', 1),
-                       ('max_prompt_tokens', 1), ('body_timeout_s', 0), ('timeout_s', 0)):
+                       ('max_prompt_tokens', 1), ('max_connections', 1), ('header_timeout_s', 0), ('body_timeout_s', 0),
+                       ('timeout_s', 0), ('write_timeout_s', 0), ('grace_s', 0)):
         if config[key] is not None and config[key] < least:
             raise BadInput(f'{key}={config[key]} should be at least {least}')
     if not 0 <= config['port'] <= 65535:
@@ -127,6 +145,25 @@ def bind(host, port):
         raise BadInput(f'cannot listen at host={host} port={port}: {error.strerror}; --port=0 takes any that is free') from None
 
 
+def room_for_connections(wanted):
+    """How many connections the limit of open files allows, after raising that as far as it goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = hard if hard != resource.RLIM_INFINITY else max(soft, 65536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    room = max(1, limit - BACKLOG - OTHER_FILES)
+    if room < wanted:
+        warn(f'max_connections={wanted} is lowered to {room}: this process may open {limit} files (ulimit -Hn)')
+    return room
+
+
+def allowed_hosts(config, address):
+    """The names under which it may be asked, in lower case, or None for any. address: what it listens at."""
+    named = {name.strip().lower() for name in (config['hosts'] or '').split(',') if name.strip()}
+    if ipaddress.ip_address(address).is_loopback:
+        return named | {'localhost', '127.0.0.1', '::1', address, config['host'].lower()}
+    return named or None
+
+
 def name_of(source):
     """'demo' for out/demo/ckpt_0000800.pt, 'gpt2' for gpt2."""
     folder = os.path.dirname(source) if source.endswith('.pt') else source
@@ -147,12 +184,13 @@ def load_engine(config):
 class Service:
     """What all requests share."""
 
-    def __init__(self, config, key):
-        """key: what clients must show, as bytes, or None."""
-        self.config, self.key = config, key
+    def __init__(self, config, key=None, hosts=None):
+        """key: what clients must show, as bytes, or None. hosts: names under which it is asked, or None for any."""
+        self.config, self.key, self.hosts = config, key, hosts
         self.computing = ThreadPoolExecutor(1, 'engine')  # its thread loads the model and will run it (see Worker)
         self.engine, self.tokenizer, source = self.computing.submit(load_engine, config).result()
         self.tokenizing = ThreadPoolExecutor(1, 'tokenizer')  # encoding a long text must not block the event loop
+        self.turns = weakref.WeakValueDictionary()  # {client: lock}: one text of each client at a time
         self.name, self.created = config['model_name'] or name_of(source), int(time.time())
         self.max_prompt_tokens = config['max_prompt_tokens'] or self.engine.config.block_size
         self.max_n = min(MAX_SAMPLES, config['max_batch'], config['max_waiting'])
@@ -178,7 +216,7 @@ def make_app(service):
     app = FastAPI(title='scratchgpt', version='1', lifespan=lifespan, docs_url=None, redoc_url=None,  # their pages need a CDN
                   dependencies=[Depends(HTTPBearer(auto_error=False))] if service.key else [],  # for openapi.json; see Gate
                   responses={'4XX': {'model': ErrorBody}, '5XX': {'model': ErrorBody}})
-    app.add_middleware(Gate, key=service.key, max_body_bytes=service.config['max_body_bytes'],
+    app.add_middleware(Gate, key=service.key, hosts=service.hosts, max_body_bytes=service.config['max_body_bytes'],
                        body_timeout_s=service.config['body_timeout_s'], metrics=service.metrics)
     add_error_handlers(app)
     completion = {200: {'model': Completion, 'content': {'text/event-stream': {'schema': {'type': 'string'}}}}}
@@ -186,8 +224,11 @@ def make_app(service):
     @app.post('/v1/completions', response_model=None, responses=completion)
     @app.post('/invocations', response_model=None, responses=completion)
     async def complete(request: Request, body: CompletionRequest) -> Response:
-        jobs = await asyncio.get_running_loop().run_in_executor(service.tokenizing, make_jobs, service, body)
+        client = request.client.host if request.client else ''  # it has already gone
         try:
+            async with service.turns.setdefault(client, asyncio.Lock()):
+                service.worker.check_open()
+                jobs = await asyncio.get_running_loop().run_in_executor(service.tokenizing, make_jobs, service, body, client)
             service.worker.submit(jobs)
         except Busy as busy:
             raise ApiError(429, f'too many requests are waiting; try again in {busy} s', code='queue_full',
@@ -265,26 +306,49 @@ def add_error_handlers(app):
 
 
 class Server(uvicorn.Server):
-    """Ends when all accepted requests are finished. A second signal ends it at once."""
+    """Ends when all accepted requests are finished, at the latest after grace_s. A second signal ends it at once."""
 
     def __init__(self, service):
-        self.service = service
-        log_level = 'info' if service.config['access_log'] else 'warning'
-        super().__init__(uvicorn.Config(make_app(service), log_level=log_level, server_header=False, lifespan='on'))
+        self.service, self.ends_at = service, None
+        config = service.config
+        super().__init__(uvicorn.Config(
+            make_app(service), log_level='info' if config['access_log'] else 'error', server_header=False, lifespan='on',
+            loop='asyncio', ws='none', http=functools.partial(Connection, most=config['max_connections']), backlog=BACKLOG,
+            limit_concurrency=config['max_connections'] + 1, timeout_keep_alive=config['header_timeout_s'],
+            timeout_graceful_shutdown=1, proxy_headers=config['proxies'] is not None, forwarded_allow_ips=config['proxies']))
 
     def handle_exit(self, sig, frame):
         worker = self.service.worker
         if worker is None or worker.draining:
-            self.should_exit = self.force_exit = True
+            self.should_exit = True
         else:
             worker.draining = True
-            print('finishing what runs; new requests are refused', file=sys.stderr, flush=True)
 
     async def on_tick(self, counter):
-        worker = self.service.worker
-        if worker.draining and worker.idle and self.service.metrics.n_open == 0:
-            self.should_exit = True
+        """Is called ten times a second."""
+        config, connections = self.service.config, self.server_state.connections
+        close_late(connections, config['header_timeout_s'], config['write_timeout_s'])
+        if self.service.worker.draining and not self.should_exit:
+            if self.ends_at is None:
+                self.ends_at = time.monotonic() + config['grace_s']
+                print(f'finishing what runs, for up to {config["grace_s"]:g} s; new requests are refused', file=sys.stderr,
+                      flush=True)
+            is_done = self.service.worker.idle and not any(connection.is_owed for connection in connections)
+            self.should_exit = is_done or time.monotonic() > self.ends_at
+        if self.should_exit:
+            await self.leave(connections)
         return await super().on_tick(counter)
+
+    async def leave(self, connections):
+        """Closes all connections, and waits a moment for their requests to hear of it."""
+        left = sum(connection.is_owed for connection in connections)
+        if left:
+            print(f'{left} requests are not finished', file=sys.stderr, flush=True)
+        for connection in list(connections):
+            connection.abort()
+        deadline = time.monotonic() + 1
+        while self.server_state.tasks and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
 
 
 if __name__ == '__main__':

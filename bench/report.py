@@ -12,7 +12,7 @@ from runtime.parallel import available_cores
 from runtime.report import git
 
 LIBRARIES = ('torch', 'triton', 'transformers', 'liger-kernel', 'numpy', 'tokenizers', 'tiktoken', 'regex')
-PATHS = ('--peer_dir=', '--json=', '--input=')
+PATHS = ('--peer_dir=', '--json=', '--input=', '--data_dir=')
 
 
 def describe_run(argv: list[str], device: str) -> dict:

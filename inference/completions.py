@@ -11,12 +11,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from inference.engine import Request
-from inference.http_types import ApiError, CompletionRequest, json_response
+from inference.http_types import ApiError, CompletionRequest
 from inference.worker import Job
 
 
-def make_jobs(service, body: CompletionRequest) -> list[Job]:
-    """The jobs of a request, one for each prompt. Raises ApiError for what the types do not rule out."""
+def make_jobs(service, body: CompletionRequest, client: str) -> list[Job]:
+    """The jobs of a client's request, one for each prompt. Raises ApiError for what the types do not rule out."""
     if body.model is not None and body.model != service.name:
         raise unknown_model(service, body.model)
     if body.n > service.max_n:
@@ -43,7 +43,7 @@ def make_jobs(service, body: CompletionRequest) -> list[Job]:
             body.logprobs, echo_logprobs=body.echo and body.logprobs is not None,
             tool=service.calculator if body.tools else None)
         stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-        jobs.append(Job(request, wake, body.n, stops, len(ids) if body.echo else 0, body.stream))
+        jobs.append(Job(request, wake, body.n, stops, len(ids) if body.echo else 0, body.stream, client))
     return jobs
 
 
@@ -156,11 +156,18 @@ async def answer_whole(service, request: HttpRequest, jobs: list[Job], identity:
         if not finished.done():
             return Response(status_code=499)  # for the metrics: nobody reads it
         finished.result()  # raises what it raised
-        return json_response(make_completion(service, identity, new_choices(service, jobs, {}), count_usage(jobs)))
+        return Response(await asyncio.to_thread(whole_answer, service, jobs, identity), media_type='application/json')
     finally:
         finished.cancel()
         gone.cancel()
         close(service, jobs)
+
+
+def whole_answer(service, jobs, identity) -> str:
+    """The JSON of a completion, choice by choice: one of 40 MB, made in one, would hold up all other requests."""
+    choices = [json.dumps(choice) for choice in new_choices(service, jobs, {})]
+    completion = json.dumps(make_completion(service, identity, [], count_usage(jobs)))
+    return completion.replace('"choices": []', f'"choices": [{", ".join(choices)}]', 1)
 
 
 class Stream(EventSourceResponse):
@@ -168,7 +175,7 @@ class Stream(EventSourceResponse):
 
     def __init__(self, service, body: CompletionRequest, jobs: list[Job], identity: str):
         self.service, self.jobs = service, jobs
-        super().__init__(write_events(service, body, jobs, identity), sep='\n', send_timeout=service.config['body_timeout_s'])
+        super().__init__(write_events(service, body, jobs, identity), sep='\n')
 
     async def __call__(self, scope, receive, send):
         try:

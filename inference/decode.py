@@ -101,6 +101,15 @@ class Decoder:
         for cache in (*self.keys, *self.values):
             cache[target, :, :length] = cache[source, :, :length]
 
+    def read_slot(self, slot: int, length: int) -> list[Tensor]:
+        """A copy of the first keys and values of a slot, (nh, length, hd) of each layer."""
+        return [cache[slot, :, :length].clone() for cache in (*self.keys, *self.values)]
+
+    def write_slot(self, slot: int, saved: list[Tensor]):
+        """Puts into a slot what `read_slot` took out of one."""
+        for cache, part in zip((*self.keys, *self.values), saved):
+            cache[slot, :, :part.size(1)] = part
+
     def decode(self, n: int, last: int) -> Tensor:
         """Logits (n, V) of what follows the last tokens in the first n slots, of which none has a position beyond `last`.
 

@@ -7,7 +7,8 @@
         engine.step()                                # one more token for each running sequence
     idx = generate(model, idx, max_new_tokens=50)    # the same for a tensor of prompts, (B, T) -> (B, T + new)
 
-The engine has `max_batch` slots, whose keys and values are allocated once. A step is made of two parts:
+The engine has `max_batch` slots, whose keys and values are allocated once. A sequence may give its slot to another one for a
+while (`pause`, `resume`). A step is made of two parts:
 
     prefill  one sequence after the other, the keys and values that are missing of all its tokens but the last: those of
              a new prompt, of tokens that `force` appended, or of a window that has moved
@@ -82,6 +83,7 @@ class Sequence:
         self.prompt_logprobs = [None] * len(request.ids) if request.echo_logprobs and request.logprobs is not None else None
         self.start, self.cached = 0, 0  # where the window begins in ids, and how many of its tokens are in the cache
         self.seed, self.generator = seed, None
+        self.saved = None  # its keys and values while it is paused
         self.n_passed, self.ahead = 0, torch.empty(0)  # random numbers: of so many tokens, and those drawn for later ones
 
     def uniforms(self, n: int) -> Tensor:
@@ -136,18 +138,44 @@ class Engine:
         """
         if not request.ids or min(request.ids) < 0 or max(request.ids) >= self.config.vocab_size:
             raise BadInput(f'the prompt should have at least one token, all of the vocabulary of {self.config.vocab_size}')
-        if n > self.free:
-            raise RuntimeError(f'{n} slots are needed, {self.free} of {self.max_batch} are free')
+        self.check_free(n)
         added = [Sequence(request, None if request.seed is None else request.seed + i) for i in range(n)]
         self.running += added
         self.changed = True
         return added
 
+    def check_free(self, n):
+        if n > self.free:
+            raise RuntimeError(f'{n} slots are needed, {self.free} of {self.max_batch} are free')
+
     def remove(self, sequence: Sequence, reason: str = 'stop'):
         """Ends a sequence and frees its slot, which the last one moves into. Does nothing to one that has ended."""
-        if sequence not in self.running:
-            return
-        sequence.finish_reason = reason
+        if sequence in self.running:
+            sequence.finish_reason = reason
+            self.free_slot(sequence)
+
+    def pause(self, sequence: Sequence, keep: bool = True):
+        """Frees the slot of a running sequence, which goes on after `resume` as if nothing had been between.
+
+        keep: keeps its keys and values in memory of their own. Otherwise they are computed anew, which may round differently.
+        """
+        if keep:
+            sequence.saved = self.decoder.read_slot(self.running.index(sequence), sequence.cached)
+        else:
+            sequence.cached = 0
+        self.free_slot(sequence)
+
+    def resume(self, sequences: list[Sequence]):
+        """Lets paused sequences go on with the next step."""
+        self.check_free(len(sequences))
+        for sequence in sequences:
+            if sequence.saved:
+                self.decoder.write_slot(len(self.running), sequence.saved)
+            sequence.saved = None
+            self.running.append(sequence)
+        self.changed = True
+
+    def free_slot(self, sequence):
         self.changed = True
         slot, last = self.running.index(sequence), self.running.pop()
         if last is not sequence:

@@ -1,9 +1,15 @@
-"""What stands before the application: the key, and limits to how large a body is and how long it takes to arrive.
+"""What stands before the application: whom it answers, and limits to how large a body is and how long it takes to arrive.
 
 An ASGI middleware. It counts all answers, and knows nothing of what they are about.
+
+A page that a browser shows may send requests to this machine. The browser keeps the answers from a page of another site,
+unless the site's name was made to point here (DNS rebinding): then the requests name that site as their host, so only
+`hosts` are answered. And without asking first, a page of another site can send no body of type application/json, so no
+other is accepted.
 """
 import asyncio
 import hmac
+import re
 import time
 
 from inference.http_types import ApiError
@@ -13,9 +19,10 @@ OPEN_PATHS = '/', '/ping', '/healthz', '/openapi.json'  # need no key
 
 class Gate:
 
-    def __init__(self, app, key: bytes | None, max_body_bytes: int, body_timeout_s: float, metrics):
-        """key: what clients must show, None for no key. metrics: a metrics.Metrics."""
-        self.app, self.key, self.metrics = app, key, metrics
+    def __init__(self, app, key: bytes | None, hosts: set[str] | None, max_body_bytes: int, body_timeout_s: float, metrics):
+        """key: what clients must show, None for no key. hosts: names under which it is asked, in lower case, None for any.
+        metrics: a metrics.Metrics."""
+        self.app, self.key, self.hosts, self.metrics = app, key, hosts, metrics
         self.max_body_bytes, self.body_timeout_s = max_body_bytes, body_timeout_s
 
     async def __call__(self, scope, receive, send):
@@ -31,7 +38,10 @@ class Gate:
 
         self.metrics.n_open += 1
         try:
-            self.check_key(scope)
+            headers = dict(scope['headers'])
+            self.check_host(headers)
+            self.check_key(scope['path'], headers)
+            check_type(scope['method'], headers)
             await self.app(scope, self.limit(receive), send_counted)
         except ApiError as error:
             await error.response()(scope, receive, send_counted)
@@ -39,10 +49,19 @@ class Gate:
             self.metrics.n_open -= 1
             self.metrics.count_answer(scope['path'], status)
 
-    def check_key(self, scope):
-        if self.key is None or scope['path'] in OPEN_PATHS:
+    def check_host(self, headers):
+        host = headers.get(b'host')  # every browser sends one; HTTP/1.0 without it is some health check
+        if self.hosts is None or host is None:
             return
-        scheme, _, shown = dict(scope['headers']).get(b'authorization', b'').partition(b' ')
+        name = re.sub(r':\d*$', '', host.decode('latin-1')).strip('[]').rstrip('.').lower()
+        if name not in self.hosts:
+            raise ApiError(421, f'this server is not asked as {name!r:.80}; --hosts=NAME lets it answer under another name',
+                           code='unknown_host')
+
+    def check_key(self, path, headers):
+        if self.key is None or path in OPEN_PATHS:
+            return
+        scheme, _, shown = headers.get(b'authorization', b'').partition(b' ')
         if scheme.lower() != b'bearer' or not hmac.compare_digest(shown.strip(), self.key):
             raise ApiError(401, 'this server asks for a key: send the header Authorization: Bearer KEY', code='invalid_api_key',
                            headers={'WWW-Authenticate': 'Bearer'})
@@ -71,3 +90,9 @@ class Gate:
             return message
 
         return receive_limited
+
+
+def check_type(method, headers):
+    kind = headers.get(b'content-type', b'').partition(b';')[0].strip().lower()
+    if method == 'POST' and kind != b'application/json':
+        raise ApiError(415, 'a request should be JSON, sent with Content-Type: application/json', code='unsupported_type')

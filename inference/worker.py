@@ -5,8 +5,16 @@
     while not all(job.finished for job in jobs):
         await wake.wait()                         # the asyncio.Event that the jobs were made with
 
-One thread runs the engine. Jobs join the batch between two steps, in the order in which they came, as soon as there are
-slots for all texts of the first one. Whoever waits for them is woken at most once a step. Knows nothing about HTTP.
+One thread runs the engine. Jobs join the batch between two steps, as soon as there are slots for all texts of the next one.
+Whoever waits for them is woken at most once a step. Knows nothing about HTTP.
+
+The slots are shared fairly between clients. Next is the client with the fewest running texts, of these the one that has
+used least lately; a client's own jobs keep their order. A client none of whose texts run need not wait for long texts of
+others: those of a client that has used SLICE tokens more are paused, and go on when a slot is free again. So a request
+of one token is answered within a few steps, however many long ones of others are open. What this costs: a client alone can
+no longer keep all slots once others come; a pause and its end copy a text's keys and values, and up to max_batch texts
+keep theirs while they are paused, which doubles this memory at most. Beyond that they are computed anew. In a step, no
+more prompts begin than fit into one block of tokens (at least one begins), so that many long ones do not hold up the rest.
 """
 import asyncio
 import collections
@@ -14,11 +22,15 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from inference.engine import Engine, Request
 from inference.text import TextStream
+
+SLICE = 32  # tokens that a client may be ahead of another one before it has to give way
+DECAY, DECAY_STEPS = 0.9, 150  # what a client used counts half after about 1,000 steps
 
 
 class Busy(Exception):
@@ -38,12 +50,23 @@ class Job:
     stop: tuple[str, ...] = ()  # strings before which a text ends
     n_echoed: int = 0  # how many of the prompt's last tokens the texts begin with
     stream: bool = False  # wake at every step, not only at the end
+    client: str = ''  # who asks: slots are shared fairly between clients
     texts: list[TextStream] = field(default_factory=list)  # empty while the job waits
     error: Exception | None = None
     finished: bool = False
     submitted_at: float = 0.0  # by time.monotonic
     started_at: float | None = None
     first_token_at: float | None = None
+    stepped: bool = False  # whether it has got a token since it was started or resumed
+
+    @property
+    def n_slots(self) -> int:
+        """How many it needs, or has."""
+        return len(self.unfinished) if self.texts else self.n
+
+    @property
+    def unfinished(self) -> list[TextStream]:
+        return [text for text in self.texts if text.finish_reason is None]
 
     @property
     def n_new_tokens(self) -> int:
@@ -61,7 +84,9 @@ class Worker:
         of OpenMP's threads exist than cores, they sleep between any two operations, at several times the cost."""
         self.engine, self.tokenizer, self.loop, self.max_waiting = engine, tokenizer, loop, max_waiting
         self.changed = threading.Condition()
-        self.waiting, self.running = collections.deque(), []  # jobs
+        self.waiting, self.running = collections.deque(), []  # jobs; paused ones wait before those that have not begun
+        self.used = Counter()  # {client: tokens computed for it, the older the less}
+        self.active = set()  # clients that had jobs when the last step began
         self.woken = set()  # events to set after this step
         self.draining = False  # set it to finish what is accepted and accept nothing new
         self.stopping = False
@@ -73,18 +98,26 @@ class Worker:
     @property
     def n_waiting(self) -> int:
         """Texts, not jobs, that wait for a slot."""
-        return sum(job.n for job in tuple(self.waiting))
+        return sum(job.n_slots for job in tuple(self.waiting))
 
     @property
     def idle(self) -> bool:
         return not (self.waiting or self.running)
 
+    def check_open(self):
+        """Raises Draining if no jobs are accepted any more."""
+        if self.draining:
+            raise Draining
+
     def submit(self, jobs: list[Job]):
-        """Queues all of the jobs, or none and raises Busy or Draining."""
+        """Queues all of the jobs, which are of one client, or none and raises Busy or Draining.
+
+        A client that has none waiting finds a place where the queue is full for others, up to twice its length.
+        """
         with self.changed:
-            if self.draining:
-                raise Draining
-            if self.n_waiting + sum(job.n for job in jobs) > self.max_waiting:
+            self.check_open()
+            others_only = all(job.client != jobs[0].client for job in self.waiting)
+            if self.n_waiting + sum(job.n for job in jobs) > self.max_waiting * (2 if others_only else 1):
                 rounds = 1 + self.n_waiting / (self.engine.n_running + self.engine.free)
                 raise Busy(min(60, max(1, round(rounds * self.mean_job_s))))
             for job in jobs:
@@ -139,29 +172,101 @@ class Worker:
                 self.engine.remove(text.sequence)
 
     def admit(self):
-        """Starts jobs from the head of the queue while there are slots."""
-        while True:
+        """Starts the jobs whose turn it is, while there are slots or others have to give way."""
+        self.welcome()
+        n_tokens = 0
+        while n_tokens < self.engine.config.block_size:
             with self.changed:
-                if not self.waiting or self.waiting[0].n > self.engine.free:
-                    return
-                job = self.waiting.popleft()
+                job = self.next_job()
+                givers = self.jobs_that_give_way(job) if job else None
+            if givers is None:
+                return
+            for giver in givers:
+                self.pause(giver)
+            with self.changed:
+                if job not in self.waiting:  # cancelled meanwhile
+                    continue
+                self.waiting.remove(job)
                 self.running.append(job)
-            job.started_at = time.monotonic()
-            try:
-                job.texts = [TextStream(sequence, self.tokenizer, job.stop, job.n_echoed)
-                             for sequence in self.engine.add(job.request, job.n)]
-            except ValueError as error:
-                self.finish(job, error)
+            n_tokens += self.start(job)
+
+    def welcome(self):
+        """Forgives clients that come back what they used before, as far as it would keep them waiting now."""
+        active = {job.client for job in (*tuple(self.waiting), *self.running)}
+        most = max((self.used[job.client] for job in self.running), default=0)
+        for client in active - self.active:
+            self.used[client] = min(self.used[client], max(0, most - SLICE))
+        self.active = active
+
+    def next_job(self):
+        """The waiting job whose turn it is, or None."""
+        n_running, first = self.count_running(), {}
+        for job in self.waiting:
+            first.setdefault(job.client, job)
+        return min(first.values(), key=lambda job: (n_running[job.client], self.used[job.client]), default=None)
+
+    def count_running(self):
+        """{client: running texts}"""
+        n_running = Counter()
+        for job in self.running:
+            n_running[job.client] += job.n_slots
+        return n_running
+
+    def jobs_that_give_way(self, job):
+        """Running jobs to pause so that there are slots for this one, or None if it has to wait."""
+        missing, n_running, givers = job.n_slots - self.engine.free, self.count_running(), []
+        if missing > 0 and n_running[job.client]:
+            return None
+        candidates = [other for other in self.running
+                      if other.stepped and not other.finished and self.used[other.client] >= self.used[job.client] + SLICE]
+        while missing > 0:
+            if not candidates:
+                return None
+            giver = max(candidates, key=lambda other: (n_running[other.client], self.used[other.client], other.started_at))
+            candidates.remove(giver)
+            givers.append(giver)
+            n_running[giver.client] -= giver.n_slots
+            missing -= giver.n_slots
+        return givers
+
+    def pause(self, job):
+        """Puts a running job back to the head of the queue."""
+        for text in job.unfinished:
+            n_kept = sum(kept.sequence.saved is not None for other in (job, *self.waiting) for kept in other.texts)
+            self.engine.pause(text.sequence, keep=n_kept < self.engine.max_batch)
+        with self.changed:
+            self.running.remove(job)
+            if not job.finished:
+                self.waiting.appendleft(job)
+
+    def start(self, job):
+        """Starts or resumes a job. Returns how many tokens are to be computed before its next one."""
+        job.stepped = False
+        if job.texts:
+            sequences = [text.sequence for text in job.unfinished]
+            self.engine.resume(sequences)
+            return sum(len(sequence.ids) - sequence.cached for sequence in sequences)
+        job.started_at = time.monotonic()
+        try:
+            job.texts = [TextStream(sequence, self.tokenizer, job.stop, job.n_echoed)
+                         for sequence in self.engine.add(job.request, job.n)]
+        except ValueError as error:
+            self.finish(job, error)
+        self.used[job.client] += len(job.request.ids)
+        return len(job.request.ids)
 
     def step(self):
         """One more token for all. A text that has reached a stop string leaves the engine at once."""
         self.n_tokens += sum(bool(sequence.tokens) for sequence in self.engine.step())
         self.n_steps += 1
         self.failing = False
+        if self.n_steps % DECAY_STEPS == 0:
+            self.used = Counter({client: DECAY * used for client, used in self.used.items() if used > 1})
         for job in self.running:
             if job.finished:
                 continue
-            job.first_token_at = job.first_token_at or time.monotonic()
+            job.first_token_at, job.stepped = job.first_token_at or time.monotonic(), True
+            self.used[job.client] += job.n_slots
             for text in job.texts:
                 text.read()
                 if text.finish_reason:

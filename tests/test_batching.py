@@ -12,27 +12,45 @@ from inference.engine import Request
 from inference.worker import Busy, Draining, Job, Worker
 
 
+class Sequence(types.SimpleNamespace):
+    """Equal to itself alone, as those of the engine."""
+    __eq__ = object.__eq__
+
+
 class Engine:
     """Writes the token 1 for everybody, a step each time that it is allowed."""
 
+    config = types.SimpleNamespace(block_size=8)
+
     def __init__(self, slots):
-        self.slots, self.running = slots, []
+        self.max_batch, self.running, self.kept = slots, [], []
         self.allowed, self.fails = threading.Semaphore(0), False
 
     n_running = property(lambda self: len(self.running))
-    free = property(lambda self: self.slots - len(self.running))
+    free = property(lambda self: self.max_batch - len(self.running))
 
     def add(self, request, n=1):
         if not request.ids:
             raise ValueError('no prompt')
-        sequences = [types.SimpleNamespace(request=request, tokens=[], logprobs=None, prompt_logprobs=None, finish_reason=None)
-                     for _ in range(n)]
+        sequences = [Sequence(request=request, ids=[*request.ids], tokens=[], logprobs=None, prompt_logprobs=None,
+                              finish_reason=None, cached=0, saved=None) for _ in range(n)]
         self.running += sequences
         return sequences
 
     def remove(self, sequence):
         if sequence in self.running:
             self.running.remove(sequence)
+
+    def pause(self, sequence, keep):
+        self.running.remove(sequence)
+        self.kept.append(keep)
+        sequence.saved = [] if keep else None
+
+    def resume(self, sequences):
+        assert len(sequences) <= self.free
+        for sequence in sequences:
+            sequence.saved = None
+        self.running += sequences
 
     def step(self):
         self.allowed.acquire()
@@ -57,12 +75,12 @@ def worker():
     loop.close()
 
 
-def make_job(n=1, max_tokens=3, ids=(1,)):
-    return Job(Request(ids=list(ids), max_new_tokens=max_tokens), wake=asyncio.Event(), n=n)
+def make_job(n=1, max_tokens=3, ids=(1,), client=''):
+    return Job(Request(ids=list(ids), max_new_tokens=max_tokens), wake=asyncio.Event(), n=n, client=client)
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -139,3 +157,88 @@ def test_a_draining_worker_finishes_its_jobs_and_accepts_none(worker):
     worker.engine.allowed.release(3)
     wait_for(lambda: worker.idle)
     assert job.error is None and job.texts[0].text == 'aaa'
+
+
+def step(worker, n=1):
+    """Lets the engine take n steps, and waits for them."""
+    goal = worker.n_steps + n
+    worker.engine.allowed.release(n)
+    wait_for(lambda: worker.n_steps == goal or worker.idle)
+
+
+def count_steps(worker, job):
+    """Submits a job and returns after how many steps it has finished, 50 if that are not enough."""
+    before = worker.n_steps
+    worker.submit([job])
+    while not job.finished and worker.n_steps < before + 50:
+        step(worker)
+    return worker.n_steps - before
+
+
+@pytest.mark.parametrize('n', [1, 4])
+def test_a_request_of_one_token_passes_the_long_ones_of_four_other_clients(worker, n):
+    worker.max_waiting = 1000
+    assert count_steps(worker, make_job(n, max_tokens=49, client='e')) == 49  # what it used before does not count
+    for client in 'abcd' * 5:
+        worker.submit([make_job(n, max_tokens=100_000, client=client)])
+    step(worker, 40)
+    for _ in range(5):
+        assert count_steps(worker, make_job(max_tokens=1, client='e')) <= 3
+    assert count_steps(worker, make_job(max_tokens=1, client='a')) == 50  # its own long ones are before it
+
+
+def test_clients_of_long_requests_share_the_slots_equally_and_all_finish(worker):
+    worker.max_waiting = 1000
+    jobs = [make_job(max_tokens=400, client=client) for client in 'aaaaaaaaaaaabcdef']
+    for job in jobs:
+        worker.submit([job])
+    n_paused = 0
+    while not all(job.finished for job in jobs):
+        step(worker, 10)
+        n_paused = max(n_paused, sum(bool(job.texts) for job in worker.waiting))
+        n_new = {job.client: job.n_new_tokens for job in jobs[11:]}  # a's last one, and those of the others
+        if worker.n_steps == 800:  # 3,200 tokens: a third of a turn less than 6 equal shares
+            assert min(n_new[client] for client in 'bcdef') > 3200 / 6 * 2 / 3 or all(job.finished for job in jobs[12:])
+    assert n_paused and worker.engine.n_running == 0 and not worker.waiting
+    assert {job.texts[0].text for job in jobs} == {'a' * 400}  # nothing is lost or written twice by a pause
+
+
+def test_texts_beyond_the_batch_size_do_not_keep_their_memory_while_paused(worker):
+    worker.max_waiting = 1000
+    for client in 'abc':
+        worker.submit([make_job(n=4, max_tokens=100_000, client=client)])
+    step(worker, 300)
+    assert worker.engine.kept[:4] == [True] * 4 and False in worker.engine.kept
+
+
+def test_a_paused_job_that_is_cancelled_leaves_the_queue(worker):
+    long, other = make_job(n=4, max_tokens=1000, client='a'), make_job(max_tokens=1000, client='b')
+    worker.submit([long])
+    step(worker, 50)
+    worker.submit([other])
+    step(worker, 2)
+    assert list(worker.waiting) == [long] and long.texts
+    worker.cancel([long, other])
+    worker.engine.allowed.release()
+    wait_for(lambda: worker.idle)
+    assert worker.engine.n_running == 0
+
+
+def test_a_client_with_nothing_in_the_queue_finds_a_place_though_another_one_fills_it(worker):
+    worker.submit([make_job(n=4, max_tokens=1000, client='a')])
+    wait_for(lambda: worker.engine.n_running == 4)
+    worker.submit([make_job(n=3, client='a'), make_job(n=3, client='a')])
+    with pytest.raises(Busy):
+        worker.submit([make_job(client='a')])
+    worker.submit([make_job(n=4, client='b')])
+    with pytest.raises(Busy):
+        worker.submit([make_job(n=3, client='c')])  # not more than twice as many as there are places
+
+
+def test_no_more_prompts_begin_in_a_step_than_fit_into_a_block(worker):
+    jobs = [make_job(ids=[1] * 5) for _ in range(4)]
+    worker.submit(jobs)
+    wait_for(lambda: worker.engine.n_running)
+    assert worker.engine.n_running == 2
+    step(worker)
+    wait_for(lambda: worker.engine.n_running == 4)

@@ -74,6 +74,43 @@ def test_a_seeded_text_is_the_same_alone_and_among_others(dtype):
     assert [sequence.tokens for sequence in together] == [write_alone(model, request).tokens for request in requests]
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_a_text_that_was_paused_is_the_one_that_was_not(dtype):
+    """Keys and values that are kept give the same bits, with others in the slot meanwhile, also after the window has moved."""
+    model = make_model(block_size=32).to(dtype)
+    requests = mixed_requests(6)
+    for request in requests:
+        request.max_new_tokens = 60
+    expected = [write_alone(model, request).tokens for request in requests]
+    rng, engine = random.Random(0), Engine(model, max_batch=3)
+    waiting, texts = list(requests), []
+    paused = []
+    while waiting or paused or engine.n_running:
+        while engine.free and (waiting or paused):
+            if waiting and rng.random() < 0.5 or not paused:
+                texts += engine.add(waiting.pop(0))
+            else:
+                engine.resume([paused.pop(rng.randrange(len(paused)))])
+        engine.step()
+        if engine.n_running and rng.random() < 0.3:
+            paused.append(rng.choice(engine.running))
+            engine.pause(paused[-1])
+    assert [text.tokens for text in texts] == expected
+
+
+def test_a_paused_text_whose_keys_are_not_kept_goes_on_by_the_textbook():
+    model = make_model(block_size=32)
+    engine = Engine(model, max_batch=1)
+    (text,) = engine.add(Request([1, 2, 3], 50, temperature=0))
+    while text.finish_reason is None:
+        engine.step()
+        if len(text.tokens) in (5, 20, 40):
+            engine.pause(text, keep=False)
+            assert text.saved is None and engine.free == 1
+            engine.resume([text])
+    assert text.tokens == write_alone(model, Request([1, 2, 3], 50, temperature=0)).tokens
+
+
 def test_a_seed_gives_one_random_number_to_each_token_that_is_sampled():
     model = make_model(block_size=256)
     engine = Engine(model, max_batch=2)

@@ -33,20 +33,27 @@ def folder(tmp_path_factory, data_dir):
 
     It never ends a document by itself: what the last norm adds gives that token a logit of -32.
     """
+    return export_model(tmp_path_factory.mktemp('served') / 'tiny', data_dir, scale=4)
+
+
+def export_model(folder, data_dir, scale):
+    """scale: of the random weights of the blocks. The larger, the more of a rounding error comes out at the other end."""
     from bpe import Tokenizer
-    folder = tmp_path_factory.mktemp('served') / 'tiny'
     tokenizer = Tokenizer.load(os.path.join(data_dir, 'tokenizer.json'))
     torch.manual_seed(0)
     model = GPT(GPTConfig(block_size=64, vocab_size=300, n_layer=2, n_head=2, n_embd=32))
     with torch.no_grad():
         for parameter in model.transformer.h.parameters():
-            parameter.mul_(4)
+            parameter.mul_(scale)
         model.transformer.wpe.weight.mul_(20)
         model.transformer.wte.weight.mul_(8)
         model.transformer.ln_f.bias.fill_(0.5)
         model.transformer.wte.weight[tokenizer.eot] = -2.0
     export.export(model, tokenizer, str(folder))
     return str(folder)
+
+
+JSON = {'Content-Type': 'application/json'}
 
 
 class Served:
@@ -110,8 +117,9 @@ def wait_for(condition):
 @contextlib.contextmanager
 def serving(folder, key=None, **settings):
     config = configure(serve.DEFAULTS, [f'--init_from={folder}', '--dtype=float32', '--device=cpu'])
-    server = serve.Server(serve.Service({**config, **settings}, key and key.encode()))
+    config.update(settings)
     listener = serve.bind('127.0.0.1', 0)
+    server = serve.Server(serve.Service(config, key and key.encode(), serve.allowed_hosts(config, '127.0.0.1')))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     served = Served(server, listener.getsockname()[1], key)
@@ -342,7 +350,7 @@ BAD = {
 
 @pytest.mark.parametrize('body, status, param', BAD.values(), ids=BAD.keys())
 def test_a_bad_request_is_refused_with_one_line_in_openais_shape(served, body, status, param):
-    answer = served.http.post('v1/completions', content=json.dumps(body), headers={'Content-Type': 'application/json'})
+    answer = served.http.post('v1/completions', content=json.dumps(body), headers=JSON)
     assert answer.status_code == status
     error = answer.json()['error']
     assert error.keys() == {'message', 'type', 'param', 'code'}
@@ -353,7 +361,7 @@ def test_a_bad_request_is_refused_with_one_line_in_openais_shape(served, body, s
 @pytest.mark.parametrize('body', [b'', b'{', b'{"prompt": NaN}', b'\xff\xfe', b'null', b'[' * 100_000,
                                   b'{"prompt": "a", "temperature": 1e999}', b'{"prompt": "a", "seed": ' + b'9' * 5000 + b'}'])
 def test_a_body_that_is_not_proper_json_is_refused(served, body):
-    answer = served.http.post('v1/completions', content=body, headers={'Content-Type': 'application/json'})
+    answer = served.http.post('v1/completions', content=body, headers=JSON)
     assert answer.status_code == 400 and answer.json()['error']['message']
 
 
@@ -361,14 +369,48 @@ def test_a_body_that_is_too_large_is_answered_with_413(served):
     answer = served.post({'prompt': 'a' * 10_000_000})
     assert answer.status_code == 413 and 'bytes' in answer.json()['error']['message']
     chunks = (b'a' * 100_000 for _ in range(100))  # of a length that is not said in advance
-    assert served.http.post('v1/completions', content=chunks).status_code == 413
+    assert served.http.post('v1/completions', content=chunks, headers=JSON).status_code == 413
     assert complete(served).choices
 
 
 def test_an_unknown_path_or_method_is_refused_in_the_same_shape(served):
     for method, path, status in (('GET', 'v1/chat/completions', 404), ('GET', 'v1/completions', 405), ('POST', 'ping', 405)):
-        answer = served.http.request(method, path)
+        answer = served.http.request(method, path, headers=JSON)
         assert answer.status_code == status and answer.json()['error']['message']
+
+
+@pytest.mark.parametrize('kind', [None, 'text/plain', 'application/x-www-form-urlencoded', 'application/jsonp', 'multipart/form-data'])
+def test_a_request_that_is_not_sent_as_json_is_refused(served, kind):
+    """A page of another site can make a browser send these without asking first."""
+    headers = {} if kind is None else {'Content-Type': kind}
+    for path in ('v1/completions', 'invocations'):
+        answer = served.http.post(path, content=b'{"prompt": "a", "max_tokens": 1}', headers=headers)
+        assert answer.status_code == 415 and 'application/json' in answer.json()['error']['message']
+    for kind in ('application/json; charset=utf-8', 'Application/JSON'):
+        assert served.http.post(path, content=b'{"prompt": "a"}', headers={'Content-Type': kind}).status_code == 200
+
+
+@pytest.mark.parametrize('host, status', [
+    ('localhost', 200), ('LOCALHOST:80', 200), ('127.0.0.1', 200), ('127.0.0.1:8000', 200), ('[::1]', 200), ('[::1]:8000', 200),
+    ('evil.example', 421), ('evil.example:8000', 421), ('127.0.0.1.evil.example', 421), ('localhost.evil.example', 421),
+    ('', 421), ('10.0.0.1', 421), ('[::2]', 421), ('127.0.0.1:80:80', 421), ('\xff', 421)])
+def test_on_a_loopback_address_only_its_own_names_are_answered(served, host, status):
+    """A site whose name is made to point here shows in the host that a browser sends (DNS rebinding)."""
+    for path in ('', 'healthz', 'v1/models'):
+        answer = served.http.get(path, headers={'Host': host.encode('latin-1')})
+        assert answer.status_code == status
+    if status == 421:
+        assert '--hosts' in answer.json()['error']['message']
+
+
+def test_names_that_are_configured_are_answered_and_a_public_address_takes_any():
+    def hosts(address, **settings):
+        return serve.allowed_hosts({**configure(serve.DEFAULTS, []), **settings}, address)
+
+    assert hosts('127.0.0.1', hosts='Box, gpu.local') == {'localhost', '127.0.0.1', '::1', 'box', 'gpu.local'}
+    assert hosts('::1', host='localhost') == {'localhost', '127.0.0.1', '::1'}
+    assert hosts('0.0.0.0') is None and hosts('::') is None
+    assert hosts('0.0.0.0', hosts='gpu.example') == {'gpu.example'}
 
 
 def test_openais_client_raises_its_own_errors(served):
@@ -422,6 +464,41 @@ def test_a_full_queue_is_answered_with_429_and_retry_after(folder):
         assert len({future.result().choices[0].text for future in [running, *waiting]}) == 1
 
 
+def test_a_request_beyond_the_limit_of_connections_is_answered_with_503_when_none_is_idle(folder):
+    with serving(folder, max_connections=2) as served, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with served.standing_still():
+            answers = [pool.submit(httpx.post, served.url + 'v1/completions', json={'prompt': 'a'}, timeout=200) for _ in '12']
+            wait_for(lambda: sum(c.is_awaited for c in list(served.server.server_state.connections)) == 2)
+            assert httpx.get(served.url + 'healthz').status_code == 503
+        assert [answer.result().status_code for answer in answers] == [200, 200]
+        assert httpx.get(served.url + 'healthz').status_code == 200
+
+
+def test_a_clients_many_long_texts_are_tokenized_between_those_of_others(served, monkeypatch):
+    order, make_jobs = [], serve.make_jobs
+
+    def make_slowly(service, body, client):
+        time.sleep(0.02)
+        order.append(client)
+        return make_jobs(service, body, client)
+
+    async def ask(address, n):
+        async with httpx.AsyncClient(base_url=served.url, transport=httpx.AsyncHTTPTransport(local_address=address)) as client:
+            await asyncio.gather(*(client.post('v1/completions', json={'prompt': 'a', 'max_tokens': 1}) for _ in range(n)))
+
+    async def all_ask():
+        greedy = asyncio.create_task(ask('127.0.0.2', 30))
+        while len(order) < 3:
+            await asyncio.sleep(0.001)
+        await ask('127.0.0.3', 1)
+        n_before = order.index('127.0.0.3')
+        await greedy
+        return n_before
+
+    monkeypatch.setattr(serve, 'make_jobs', make_slowly)
+    assert asyncio.run(all_ask()) < 15
+
+
 def test_clients_that_disconnect_leave_no_work_behind(served):
     given_up = served.metric('given_up_total')
 
@@ -471,7 +548,7 @@ def test_a_body_that_does_not_arrive_is_given_up(folder):
         yield b': "a"}'
     with serving(folder, body_timeout_s=0.3) as served:
         with contextlib.suppress(httpx.WriteError, httpx.ReadError):  # the server may have hung up before the rest
-            assert served.http.post('v1/completions', content=trickle()).status_code == 408
+            assert served.http.post('v1/completions', content=trickle(), headers=JSON).status_code == 408
         wait_for(lambda: served.metric('open_requests') == 1)
         assert served.service.metrics.requests['/v1/completions', 408] == 1
 
@@ -515,6 +592,17 @@ def test_sigterm_finishes_what_runs_and_refuses_what_is_new(folder):
     finally:
         process.kill()
         process.stderr.close()
+
+
+@pytest.mark.parametrize('hard, room, says', [(20_000, 20_000 - 576, ''), (1024, 448, 'lowered to 448'), (-1, 65536 - 576, '')])
+def test_the_limit_of_open_files_is_raised_and_one_that_is_too_low_is_said(hard, room, says, monkeypatch, capsys):
+    now = []
+    monkeypatch.setattr(serve.resource, 'getrlimit', lambda _: (256, hard))
+    monkeypatch.setattr(serve.resource, 'setrlimit', lambda _, limits: now.extend(limits))
+    assert serve.room_for_connections(2048) == room
+    assert now == [65536 if hard == -1 else hard, hard]
+    err = capsys.readouterr().err
+    assert says in err and err.count('\n') == bool(says)
 
 
 @pytest.mark.parametrize('flags, environment, message', [

@@ -5,6 +5,8 @@ about models or data.
 """
 import contextlib
 import datetime
+import gc
+import importlib
 import os
 import platform
 
@@ -42,6 +44,10 @@ class Process:
         if self.device.type == 'cuda':
             torch.cuda.set_device(self.device)
         if self.world_size > 1:
+            # DDP and ZeRO import these. Imported later, they keep the group of processes for ever: its threads then outlive
+            # `end`, and one that runs while Python's exit takes everything down may abort the process.
+            for name in ('torch._dynamo', 'torch.distributed.optim'):
+                importlib.import_module(name)
             # Workers that torchrun starts again would find the addresses of the dead ones in its store, and wait for them.
             store, rank, world_size = next(dist.rendezvous('env://'))
             store = dist.PrefixStore(f'start {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
@@ -103,5 +109,7 @@ class Process:
             tqdm.write(message)
 
     def end(self):
+        """Closes the connections to the other processes, if nothing that uses them is left: no model in DDP, no optimizer."""
         if self.world_size > 1:
+            gc.collect()
             dist.destroy_process_group()

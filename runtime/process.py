@@ -50,7 +50,7 @@ class Process:
                                     timeout=COLLECTIVE_TIMEOUT, device_id=self.device if on_gpu else None)
 
     def sum(self, values):
-        """The sums over all processes of a tensor, or of a list of numbers and tensors, of any shapes, as a flat list of floats."""
+        """The sums over all processes of a tensor, or of a list of numbers and tensors of any shape, as a list of floats."""
         dtype = torch.float32 if self.device.type == 'mps' else torch.float64
         values = [values] if isinstance(values, torch.Tensor) else values
         values = torch.cat([torch.as_tensor(value).to(self.device, dtype).flatten() for value in values])

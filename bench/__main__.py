@@ -8,7 +8,8 @@
     python -m bench data                               # documents to shards
     python -m bench step                               # without a GPU: what a training step is computed to take on an H100
     python -m bench bpe --json=bpe.json                # training and encoding against Hugging Face's tokenizers; as JSON too
-    python -m bench soak                               # an hour: whether memory, files and threads of training and serving grow
+    python -m bench soak                               # not part of all: an hour, whether memory, files and threads of training and serving grow
+    python -m bench reproducible --steps=200           # not part of all: the same bits on any number of processes, and its cost
 
 What is compared takes turns on the same data, so that a busy machine slows all of it. A figure is the median of the
 turns; its spread is (largest - smallest) / median. In the parts train and sample, every contender has a process of its
@@ -21,6 +22,7 @@ from bench.bpe import measure_bpe
 from bench.data import measure_data
 from bench.kernels import measure_kernels
 from bench.report import describe_run, run_text, table_text
+from bench.reproducible import measure_reproducible
 from bench.sample import measure_generation
 from bench.soak import measure_soak
 from bench.step import measure_step
@@ -30,8 +32,9 @@ from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
 
 PARTS = {'train': measure_training, 'sample': measure_generation, 'kernels': measure_kernels, 'data': measure_data,
-         'bpe': measure_bpe, 'step': measure_step, 'soak': measure_soak}
+         'bpe': measure_bpe, 'step': measure_step, 'reproducible': measure_reproducible, 'soak': measure_soak}
 # Each takes the config and yields (title, rows), the same title again when it has more rows.
+LONG = 'reproducible', 'soak'  # parts that take more than minutes, and are measured only when they are named
 DEFAULTS = {
     # every part
     'turns': 3,  # how often each thing is measured
@@ -57,20 +60,21 @@ DEFAULTS = {
     'data_mb': 20,  # size of the documents to make shards of
     # part bpe
     'vocab_sizes': '4096,32768',  # sizes to train, with commas between; the last one encodes
-    # part soak, which runs only where it is named
+    # part soak
     'minutes': 30.0,  # of serving
-    'steps': 30_000,  # of training, at least 100
+    'soak_steps': 30_000,  # of training, at least 100
     'every_s': 3.0,  # seconds between two looks at the process
     'data_dir': optional(str),  # shards to train on; None: made of a little source text
+    # part reproducible
+    'steps': 200,  # of each run whose weights are compared
 }
 
 
 def main(argv):
     is_named = bool(argv) and not argv[0].startswith('-')
-    parts = argv[:1] if is_named else [part for part in PARTS if part != 'soak']
+    parts = argv[:1] if is_named else [part for part in PARTS if part not in LONG]
     if parts[0] not in PARTS:
-        raise BadInput(f'no part {parts[0]!r}; `python -m bench PART` measures one of {", ".join(PARTS)}; '
-                       'without PART all but soak')
+        raise BadInput(f'no part {parts[0]!r}; `python -m bench PART` measures one of {", ".join(PARTS)}; without PART most')
     config = configure(DEFAULTS, argv[1:] if is_named else argv)
     if config['turns'] < 1:
         raise BadInput(f'turns={config["turns"]} should be at least 1')

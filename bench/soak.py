@@ -36,7 +36,7 @@ def measure_soak(config):
     """Yields (title, rows)."""
     if not os.path.isdir('/proc/self/fd'):
         raise BadInput('soak reads /proc, which this system does not have')
-    if config['minutes'] <= 0 or config['steps'] < 100 or config['every_s'] <= 0:
+    if config['minutes'] <= 0 or config['soak_steps'] < 100 or config['every_s'] <= 0:
         raise BadInput('minutes and every_s should be above 0, and steps at least 100')
     with tempfile.TemporaryDirectory() as folder:
         data_dir = config['data_dir'] or make_data(folder)
@@ -60,7 +60,7 @@ def make_data(folder):
 
 def soak_training(config, data_dir, out_dir, folder):
     """(samples of train.py's process, its seconds)"""
-    often = max(10, config['steps'] // 100)
+    often = max(10, config['soak_steps'] // 100)
     started = time.perf_counter()
     samples = run_to_end(['train.py', *MODEL, f'--data_dir={data_dir}', f'--out_dir={out_dir}', f'--device={config["device"]}',
                           f'--max_steps={config["steps"]}', '--warmup_steps=10', '--eval_tokens=2048', '--sample_tokens=20',

@@ -17,6 +17,7 @@ from runtime.errors import BadInput, first_line
 from runtime.parallel import available_cores
 
 DRIVER_OF_CUDA = {'11': 450, '12': 525, '13': 580}  # oldest driver for a major version: NVIDIA's "CUDA Compatibility"
+MAX_THREADS = 1024
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -126,6 +127,8 @@ def may_compile(wanted: bool | None, device: torch.device, say) -> bool:
 
 def set_threads(device, local_world_size, threads=0):
     """Threads of a process on a CPU. 0: its share of this machine's cores; torchrun by itself gives each a single thread."""
+    if not 0 <= threads <= MAX_THREADS:
+        raise BadInput(f'threads={threads} should be from 1 to {MAX_THREADS}, or 0 for a share of the cores')
     if threads:
         torch.set_num_threads(threads)
     elif device.type == 'cpu' and local_world_size > 1 and os.environ.get('OMP_NUM_THREADS') == '1':

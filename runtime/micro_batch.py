@@ -34,7 +34,7 @@ def choose_micro_batch(forward, config: dict, process) -> int:
 
 def check_units(config, process):
     """Raises BadInput if the micro-batches of a step cannot be the leaves of a tree of which each process has a subtree."""
-    if not config['micro_batch']:
+    if config['micro_batch'] < 1:
         raise BadInput('reproducible=True needs a --micro_batch: gradients are added up micro-batch by micro-batch')
     if not is_power_of_2(process.world_size):
         raise BadInput(f'reproducible=True takes 1, 2, 4, 8, ... processes, not {process.world_size}')

@@ -40,6 +40,7 @@ class Process:
         torch.set_float32_matmul_precision(float32_precision)
         if config.get('deterministic') or config.get('reproducible'):
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS reads it when it is first used
+            os.environ.setdefault('TORCHINDUCTOR_DETERMINISTIC', '1')  # else compiled sums are chosen by their speed
             torch.use_deterministic_algorithms(True)
         if self.device.type == 'cuda':
             torch.cuda.set_device(self.device)
@@ -57,8 +58,9 @@ class Process:
                                     device_id=self.device if on_gpu else None)
 
     def sum(self, values):
-        """The sums over all processes of a list of numbers and of tensors of any shape, as one flat list of floats."""
+        """The sums over all processes of a tensor, or of a list of numbers and tensors of any shape, as a list of floats."""
         dtype = torch.float32 if self.device.type == 'mps' else torch.float64
+        values = [values] if isinstance(values, torch.Tensor) else values
         values = torch.cat([torch.as_tensor(value).to(self.device, dtype).flatten() for value in values])
         if self.world_size > 1:
             dist.all_reduce(values)

@@ -72,7 +72,7 @@ def log_likelihoods(model: GPT, pairs: Sequence[tuple], process: Process, batch_
                     check_stop()
     finally:
         model.train(training)
-    return torch.tensor(process.sum([totals]), dtype=torch.float64)[same_as]
+    return torch.tensor(process.sum(totals), dtype=torch.float64)[same_as]
 
 
 def first_of_equals(pairs):

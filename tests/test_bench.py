@@ -13,7 +13,9 @@ from conftest import ROOT, run_script
 import bench.__main__
 import bench.contenders
 import bench.kernels
+import bench.reproducible
 import bench.turns
+import checkpoint
 from runtime.errors import BadInput
 
 pytestmark = pytest.mark.slow
@@ -260,3 +262,25 @@ def test_help_names_every_part_and_key(capsys):
     out = capsys.readouterr().out
     assert all(f'python -m bench {part} ' in out for part in bench.__main__.PARTS)
     assert all(f'--{key}=' in out for key in bench.__main__.DEFAULTS)
+
+
+def test_runs_with_other_weights_than_on_one_process_are_marked(tmp_path, monkeypatch):
+    """Runs are not made here but written: the one on 4 processes has other weights, or another loss."""
+    changes = {'AdamW, on 4': 'weights', 'Muon, on 4': 'loss'}
+
+    def train(folder, name, n, kill_at=None, **settings):
+        out_dir = tmp_path / name
+        out_dir.mkdir(exist_ok=True)
+        changed = changes.get(name)
+        checkpoint.save(str(out_dir), {'step': 8, 'config': {}, 'model': {'w': torch.tensor([1.0 + (changed == 'weights')])}})
+        row = {'step': 8, 'loss': 2.0 + (changed == 'loss'), 'tokens_per_s': 100.0 * n}
+        (out_dir / 'metrics.jsonl').write_text(json.dumps(row) + '\n')
+        return str(out_dir)
+
+    monkeypatch.setattr(bench.reproducible, 'train', train)
+    for _, rows in bench.reproducible.prove(str(tmp_path), {'steps': 8, 'device': 'cpu'}, [1, 2, 4]):  # noqa: B007
+        pass
+    assert {(row['optimizer'], row['processes']) for row in rows if row['same'] == 'NO'} == {('AdamW', 'on 4'), ('Muon', 'on 4')}
+    assert len(rows) == 16 and all(row['same'] == 'yes' for row in rows if row['processes'].startswith('killed'))
+    times = dict(bench.reproducible.measure_cost(str(tmp_path), {'turns': 2, 'device': 'cpu'}, 2))
+    assert [row['tokens/s'] for row in next(iter(times.values()))] == pytest.approx([200, 200])

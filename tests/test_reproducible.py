@@ -37,7 +37,7 @@ VARIANTS = {
     'zero, masked targets': {'optimizer': 'muon', 'zero': True, 'data_dir': 'masked'},
     'a skipped step': {'poisoned_step': 5},
     'a skipped step in float16': {'poisoned_step': 5, 'dtype': 'float16', 'optimizer': 'muon'},
-    'hellaswag': {'hellaswag_interval': 6, 'hellaswag_source': 'hellaswag.jsonl', 'max_steps': 6, 'activation_checkpointing': True},
+    'hellaswag': {'hellaswag_interval': 6, 'hellaswag_source': 'hellaswag.jsonl', 'max_steps': 6},
 }
 
 
@@ -71,9 +71,9 @@ def test_units_are_added_neighbours_first_and_few_gradients_are_held(n_units):
 
 def test_a_fixed_tree_needs_powers_of_two():
     config = configure(train.DEFAULTS, [f'--{key}={value}' for key, value in SMALL.items()])
-    for n_processes, changes, words in ((1, {'micro_batch': 0}, ['--micro_batch']), (3, {}, ['1, 2, 4', 'not 3']),
-                                        (1, {'total_batch_tokens': 768}, ['not 12', '--total_batch_tokens=1024']),
-                                        (16, {}, ['--total_batch_tokens=1024'])):
+    for n_processes, changes, words in ((1, {'micro_batch': 0}, ['--micro_batch']), (1, {'micro_batch': -1}, ['--micro_batch']),
+                                        (3, {}, ['1, 2, 4', 'not 3']), (16, {}, ['--total_batch_tokens=1024']),
+                                        (1, {'total_batch_tokens': 768}, ['not 12', '--total_batch_tokens=1024'])):
         with pytest.raises(BadInput) as error:
             choose_micro_batch(None, {**config, **changes}, types.SimpleNamespace(world_size=n_processes))
         assert all(word in str(error.value) for word in words) and '\n' not in str(error.value)

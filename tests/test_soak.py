@@ -43,7 +43,7 @@ def test_a_process_is_looked_at_until_it_ends():
 @pytest.mark.slow
 def test_a_short_soak_serves_without_a_wrong_answer_and_writes_its_figures(tmp_path, data_dir):
     figures = tmp_path / 'soak.json'
-    run = subprocess.run([sys.executable, '-m', 'bench', 'soak', '--minutes=0.1', '--steps=100', '--every_s=0.1', '--device=cpu',
+    run = subprocess.run([sys.executable, '-m', 'bench', 'soak', '--minutes=0.1', '--soak_steps=100', '--every_s=0.1', '--device=cpu',
                           f'--data_dir={data_dir}', f'--json={figures}'], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     training, serving, clients = (table['rows'] for table in json.loads(figures.read_text())['tables'])

@@ -163,9 +163,9 @@ def read_flag(flag, settings):
     """(key, value) of a flag --key=value; dashes inside the key count as underscores."""
     key, equals, text = flag.lstrip('-').partition('=')
     key = key.replace('-', '_')
-    check_known(key, settings, f'{flag.partition("=")[0]}: ')
+    check_known(key, settings, f'{shorten(flag.partition("=")[0])}: ')
     if not equals:
-        raise BadInput(f'{flag}: write --{key}=VALUE ({settings[key].name})')
+        raise BadInput(f'{shorten(flag)}: write --{key}=VALUE ({settings[key].name})')
     try:
         return key, settings[key].parse(text)
     except ValueError:
@@ -176,7 +176,7 @@ def shown(value):
     """A value of a config file as a message has it. A number of thousands of digits cannot even be written."""
     if isinstance(value, (bool, float, str)) or isinstance(value, int) and value.bit_length() < 1000:
         return shorten(repr(value))
-    return f'a number of {value.bit_length():,} bits' if isinstance(value, int) else f'a {type(value).__name__}'
+    return f'a number of {value.bit_length():,} bits' if isinstance(value, int) else f'of type {type(value).__name__}'
 
 
 def shorten(text):
@@ -196,12 +196,12 @@ def check_bounds(config: dict, *keys: str, at_least: float | None = None, above:
 
 def check_known(key, settings, where):
     if key not in settings:
-        raise BadInput(f'{where}unknown key {key!r}{nearest(key, settings)}; --help lists all keys')
+        raise BadInput(f'{where}unknown key {shorten(key)!r}{nearest(key, settings)}; --help lists all keys')
 
 
 def nearest(word, candidates):
     """', did you mean X?' or nothing."""
-    match = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
+    match = difflib.get_close_matches(shorten(word), list(candidates), n=1, cutoff=0.6)
     return f', did you mean {match[0]!r}?' if match else ''
 
 

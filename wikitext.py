@@ -31,7 +31,7 @@ DEFAULTS = {
     'workers': 0,                         # threads that tokenize; 0 = all cores
 }
 
-ARTICLE_BEGINS = re.compile(r'^(?= = [^=\s].* = \n)', re.MULTILINE)
+HEADING = re.compile(r' = [^=\s].* = \n')
 
 
 def main(config):
@@ -58,17 +58,28 @@ def main(config):
 
 def articles(pieces: Iterable[str]) -> Iterator[str]:
     """Yields the articles of a text that comes in pieces; joined together they are the text."""
-    blank, rest = '', ''
+    article = []
+    for line in whole_lines(pieces):
+        if HEADING.fullmatch(line) and any(map(str.strip, article)):  # what is blank before the first one belongs to it
+            yield ''.join(article)
+            article = []
+        article.append(line)
+    if any(map(str.strip, article)):
+        yield ''.join(article)
+
+
+def whole_lines(pieces):
+    """Yields the lines of a text that comes in pieces, each with its end."""
+    begun = []
     for piece in pieces:
-        *whole, rest = ARTICLE_BEGINS.split(rest + piece)
-        for article in whole:
-            if article.strip():
-                yield blank + article
-                blank = ''
-            else:
-                blank += article  # the line before the first heading
-    if rest.strip():
-        yield blank + rest
+        *lines, rest = piece.split('\n')
+        if lines:
+            yield ''.join([*begun, lines[0], '\n'])
+            yield from (f'{line}\n' for line in lines[1:])
+            begun = []
+        begun.append(rest)
+    if any(begun):
+        yield ''.join(begun)
 
 
 if __name__ == '__main__':

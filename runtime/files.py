@@ -162,7 +162,8 @@ def read_text(path: str) -> Iterator[str]:
 def open_to_read(path, buffering=-1):
     """A file opened for reading bytes. Raises BadInput, also for a pipe or a device: opening one may wait without end."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # open() has its own words for a folder
             raise BadInput(f'{path} cannot be read: it is not a file')
         return open(path, 'rb', buffering)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name

@@ -64,8 +64,8 @@ FIRST = frozenset('([$£€#"')
 LAST = frozenset(',.;:!?)]%°…"')
 INNER = re.compile(r'(?<=[^\W_]|>)([-,.])(?=[^\W_]|<)')
 INITIALS = re.compile(r'(?:[A-Za-z]\.)+')
-ABBREVIATIONS = frozenset(f'{word}.' for word in 'No Nos St Mr Mrs Ms Dr Jr Sr Lt Col Gen Capt Sgt Maj Adm Rev Prof Inc Co Corp '
-                          'Ltd Bros vs etc Ph.D Mt Ft Vol pp Gov Sen Rep Hon'.split())
+ABBREVIATIONS = frozenset(f'{word}.' for word in 'No Nos St Mr Mrs Ms Dr Jr Sr Lt Col Gen Capt Sgt Maj Adm Rev Prof Inc Co '
+                          'Corp Ltd Bros vs etc Ph.D Mt Ft Vol pp Gov Sen Rep Hon'.split())
 LONGEST_ABBREVIATION = max(map(len, ABBREVIATIONS))
 
 

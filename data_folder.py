@@ -18,11 +18,13 @@ from tqdm import tqdm
 
 import shards
 from bpe import EOT, MAX_VOCAB, Tokenizer, open_tokenizer
+from configurator import check_bounds
 from runtime.errors import BadInput
 from runtime.files import atomic_write, make_folder, read_json, write_json
 from runtime.parallel import in_pieces, ordered_map
 
 PIECE_CHARACTERS = 1 << 20  # that one thread tokenizes at a time
+MAX_WORKERS = 4096
 XZ_LIMIT = 32_000_000       # bytes; xz needs a second for 2 MB
 
 
@@ -150,8 +152,10 @@ def is_whole(out_dir, shard):
 # ---- the tokenizer ----------------------------------------------------------------------------------
 
 
-def check_vocabulary_settings(config: dict):
-    """Raises BadInput for a vocab_size that cannot be, or one beside a tokenizer that is named."""
+def check_data_settings(config: dict):
+    """Raises BadInput for shard_tokens, workers or vocab_size that cannot be, or one beside a tokenizer that is named."""
+    check_bounds(config, 'shard_tokens', at_least=1, at_most=shards.MAX_SHARD_TOKENS)
+    check_bounds(config, 'workers', at_least=0, at_most=MAX_WORKERS)
     if config['vocab_size'] and config['tokenizer'] != 'gpt2':
         raise BadInput('give --vocab_size to train a tokenizer or --tokenizer to use one, not both')
     if config['vocab_size'] and not 257 <= config['vocab_size'] <= MAX_VOCAB:

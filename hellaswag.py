@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 
 from bpe import Tokenizer
-from configurator import choice, configure, optional
+from configurator import check_bounds, choice, configure, optional
 from model import GPT
 from runtime.errors import BadInput, one_line_errors
 from runtime.process import Process
@@ -59,6 +59,7 @@ DEFAULTS = {
 
 
 def main(config):
+    check_bounds(config, 'batch_size', at_least=1)
     examples = load(config['source'], config['limit'])
     model, tokenizer, process = open_for_evaluation(config)
     protocols = list(METRICS) if config['protocol'] == 'all' else [config['protocol']]

@@ -45,7 +45,7 @@ DEFAULTS = {
 
 MAGIC, VERSION, HEADER_INTS = 20240520, 1, 256
 HEADER_BYTES = 4 * HEADER_INTS
-SHARD_TOKENS = 100_000_000
+SHARD_TOKENS, MAX_SHARD_TOKENS = 100_000_000, 2**31 - 1  # the header's number has 32 bits
 SHARD_NAME = re.compile(r'(?:^|_)(train|val)(?:_\d+)?\.bin$')
 SCAN_LIMIT = 2**28  # up to this many tokens, ids are checked when a split is opened, not only as they are used
 READ_TOKENS = 1 << 20  # at a time, where all are read

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 import shards
 from configurator import choice, configure, optional
-from data_folder import check_vocabulary_settings, fingerprint, is_made, make_data_folder, name_and_folder
+from data_folder import check_data_settings, fingerprint, is_made, make_data_folder, name_and_folder
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write
 from sources import read_split, wikitext_files
@@ -35,7 +35,7 @@ HEADING = re.compile(r' = [^=\s].* = \n')
 
 
 def main(config):
-    check_vocabulary_settings(config)
+    check_data_settings(config)
     name, out_dir = name_and_folder(config['out_dir'], f"wikitext-{config['size']}")
     files = wikitext_files(config['size'], source=config['source'])
     settings = {key: config[key] for key in ('size', 'source', 'tokenizer', 'vocab_size', 'shard_tokens')}

@@ -32,7 +32,7 @@ DEFAULTS = {
     'out_dir': optional(str),             # folder for the shards; data/NAME_OF_THE_SOURCE if None
     'text_column': 'text',                # the column of jsonl and parquet files that holds the text
     'document_separator': optional(str),  # cuts text files into documents; \n and \t are understood
-    'max_expansion': sources.MAX_EXPANSION,  # times its size that a compressed table may become (above 64 MB); 0 = any
+    'max_expansion': sources.MAX_EXPANSION,  # times its size that a compressed table may become (above 32 MB); 0 = any
     'num_samples': 0,                     # take only so many documents; 0 = all
     'val_fraction': 0.05,                 # share of the documents held out
     # the vocabulary

@@ -44,7 +44,7 @@ DEFAULTS = {
     'source': optional(str),                      # local parquet, jsonl or json.gz (file, folder or glob), not the hub
     'text_column': 'text',                        # the column that holds the text
     'tokenizer': 'gpt2',                          # gpt2, a tokenizer.json, or a folder with encoder.json and vocab.bpe
-    'max_expansion': sources.MAX_EXPANSION,       # times its size that a file may become (above 64 MB); 0 = any
+    'max_expansion': sources.MAX_EXPANSION,       # times its size that a file may become (above 32 MB); 0 = any
     'part': '1/1',                                # K/N: only the K-th of N parts, K from 1
     'shard_tokens': shards.SHARD_TOKENS,          # tokens in a shard
     'max_shards': 0,                              # stop after so many train shards; 0 = all there is

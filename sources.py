@@ -7,7 +7,6 @@ import codecs
 import itertools
 import json
 import lzma
-import math
 import os
 import re
 import sys
@@ -34,7 +33,7 @@ SPACE, LIST_SIGN = re.compile(r'\s*'), re.compile(r'\s*([],])')
 BLOCK_CHARACTERS = (256, 8192)
 ROWS_AT_ONCE = 512
 ROW_BYTES = 64 << 20            # the most that one row of a table may have, or that is made of its rows at once
-EXPANDS_FREELY = 64 << 20       # bytes that any compressed file may become
+EXPANDS_FREELY = 32 << 20       # bytes that any compressed file may become
 MAX_EXPANSION = 100             # times its size that a larger one may become; text that people wrote becomes 3 to 10 times
 MAY_REPEAT = 16 << 20           # bytes; parquet files below that are read so that a text many rows share is in memory once
 LARGE_GROUP, GROUPS_FETCHED_AT_ONCE = 64 << 20, 8  # bytes of a row group; row groups, over the network
@@ -198,7 +197,7 @@ def read_table(path: str, column: str, first_row: int = 0, share: tuple[int, int
     first_row: rows before this one are left out.
     share:     (low, high, n): only the rows from the low-th to the high-th n-th of the file; of json-lines, which do
                not say how many they are, those with low <= row % n < high.
-    max_expansion: how many times its size a compressed file may become, if that is more than 64 MB; 0: any.
+    max_expansion: how many times its size a compressed file may become, if that is more than 32 MB; 0: any.
     A row without text is '' in the list. Raises BadInput on a damaged file, on one that expands too much, and on a missing
     column with the names of those that are there.
     """
@@ -206,17 +205,17 @@ def read_table(path: str, column: str, first_row: int = 0, share: tuple[int, int
     yield from read(path, column, first_row, share, max_expansion)
 
 
-def most_bytes(file, max_expansion):
-    """What a compressed file may become, in bytes."""
+def size_of(file):
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    return max(EXPANDS_FREELY, size * max_expansion) if max_expansion else math.inf
+    return size
 
 
-def check_expansion(path, n_bytes, most):
-    if n_bytes > most:
-        raise BadInput(f'{path} becomes more than {int(most) >> 20:,} MB when it is unpacked, far more than text would; if '
-                       'that is right, allow it with a larger --max_expansion (0: any)')
+def check_expansion(path, n_bytes, n_packed, max_expansion):
+    """Raises BadInput if n_packed bytes of a file have become too many."""
+    if max_expansion and n_bytes > max(EXPANDS_FREELY, max_expansion * n_packed):
+        raise BadInput(f'{path} becomes {n_bytes // max(1, n_packed):,} times its size when it is unpacked, far more than text '
+                       f'would; if that is right, allow it with a larger --max_expansion than {max_expansion} (0: any)')
 
 
 def read_parquet(path, column, first_row, share, max_expansion):
@@ -225,9 +224,9 @@ def read_parquet(path, column, first_row, share, max_expansion):
     low, high, n = share
     try:
         with open_anywhere(path) as file:
-            most, n_bytes = most_bytes(file, max_expansion), 0
+            size, n_bytes = size_of(file), 0
             table = pyarrow.parquet.ParquetFile(file)
-            check_expansion(path, table.metadata.num_rows, most)
+            check_expansion(path, table.metadata.num_rows, size, max_expansion)
             columns = pick_columns(table.schema_arrow.names, column, path)
             kinds = {str(table.schema_arrow.field(name).type) for name in columns}
             if not kinds <= {'string', 'large_string', 'string_view'}:
@@ -237,14 +236,15 @@ def read_parquet(path, column, first_row, share, max_expansion):
             begin = max(first, first_row)
             ends = list(itertools.accumulate(table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)))
             groups = [i for i, (start, end) in enumerate(zip([0, *ends], ends)) if start < last and end > begin]
-            check_expansion(path, sum(table.metadata.row_group(group).total_byte_size for group in groups), most)
-            if file.seek(0, os.SEEK_END) < MAY_REPEAT:
+            n_unpacked = sum(table.metadata.row_group(group).total_byte_size for group in groups)
+            check_expansion(path, n_unpacked, size, max_expansion)
+            if size < MAY_REPEAT:
                 table = pyarrow.parquet.ParquetFile(file, metadata=table.metadata, read_dictionary=list(columns))
             for group, batches in zip(groups, read_groups(path, table, groups, list(columns))):
                 row = ends[group - 1] if group else 0
                 for batch in itertools.chain.from_iterable(map(small_batches, batches)):
                     n_bytes += sum(map(text_bytes, batch.columns))
-                    check_expansion(path, n_bytes, most)
+                    check_expansion(path, n_bytes, size, max_expansion)
                     if len(batch) == 1 and n_bytes > ROW_BYTES and sum(map(text_bytes, batch.columns)) > ROW_BYTES:
                         raise BadInput(f'{path}: row {row} has more than {ROW_BYTES >> 20} MB; cut it into documents first')
                     start, stop = max(row, begin), min(row + len(batch), last)
@@ -298,10 +298,8 @@ def read_groups(path, table, groups, columns):
 def read_json_lines(path, column, first_row, share, max_expansion):
     low, high, n = share
     with open_anywhere(path) as file:
-        most = most_bytes(file, max_expansion)
-        size = file.seek(0, os.SEEK_END) or 1
-        file.seek(0)
-        lines = enumerate(json_lines(unpacked(file, path, most), path))
+        size = size_of(file) or 1
+        lines = enumerate(json_lines(unpacked(file, path, max_expansion), path))
         while batch := list(itertools.islice(lines, ROWS_AT_ONCE)):
             batch = [(row, line) for row, line in batch if row >= first_row and low <= row % n < high]
             if batch:
@@ -310,19 +308,19 @@ def read_json_lines(path, column, first_row, share, max_expansion):
                 yield [row for row, _ in batch], texts, done
 
 
-def unpacked(file, path, most):
+def unpacked(file, path, max_expansion=MAX_EXPANSION):
     """Yields what is in a file, decompressed if its name says so, in pieces."""
-    ending, n_bytes = os.path.splitext(path)[1], 0
+    ending, size, n_bytes, content = os.path.splitext(path)[1], size_of(file), 0, file
     try:
         if ending in COMPRESSIONS:
             import pyarrow
-            file = pyarrow.CompressedInputStream(file, COMPRESSIONS[ending])
+            content = pyarrow.CompressedInputStream(file, COMPRESSIONS[ending])
         elif ending == '.xz':
-            file = lzma.open(file)
-        while piece := file.read(READ_BYTES):
+            content = lzma.open(file)
+        while piece := content.read(READ_BYTES):
             n_bytes += len(piece)
             if ending in COMPRESSED:
-                check_expansion(path, n_bytes, most)
+                check_expansion(path, n_bytes, size if file.closed else file.tell(), max_expansion)
             yield piece
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise BadInput(f'{path} is cut short or damaged: {first_line(error)}') from error
@@ -476,7 +474,7 @@ def read_split(paths: Iterable[str]) -> Iterator[str]:
 def read_rows(path: str) -> Iterator[tuple[str, object]]:
     """Yields (place, value) of each line of a .jsonl file that is not blank; a message about a value names its place."""
     with open_to_read(path) as file:
-        for number, line in enumerate(cut_at_lines(unpacked(file, path, most_bytes(file, MAX_EXPANSION)), path), 1):
+        for number, line in enumerate(cut_at_lines(unpacked(file, path), path), 1):
             if line.strip():
                 place = f'{path}, line {number}'
                 try:

@@ -115,8 +115,7 @@ class Progress:
         if not os.path.exists(path):
             return None
         found = read_json(path)
-        if not found.keys() >= {'meta', 'shards', 'complete'}:
-            raise BadInput(f'{path} is not of this version; delete it and make the data again')
+        shards.check_progress(path, found)
         whole = list(itertools.takewhile(lambda shard: is_whole(os.path.dirname(path), shard), found['shards']))
         return cls(path, found['meta'], whole, found['complete'] and len(whole) == len(found['shards']))
 
@@ -268,7 +267,7 @@ def summary(out_dir: str, meta: dict) -> str:
     lines = [f'{out_dir}: tokenizer {meta["tokenizer"]}, {meta["vocab_size"]:,} entries']
     for split in ('train', 'val'):
         n_tokens = sum(entry['tokens'] for name, entry in meta['shards'].items() if f'_{split}_' in name)
-        n_documents = meta[f'{split}_documents']
+        n_documents = meta.get(f'{split}_documents', 0)
         lines.append(f'{split:5} {n_tokens:>13,} tokens  {n_documents:>9,} documents')
         if f'{split}_bytes' in meta:
             lines[-1] += f'  {meta[f"{split}_bytes"] / max(1, n_tokens - n_documents):.3f} bytes/token'

@@ -204,6 +204,10 @@ def recorded_meta(out_dir):
     for name in ('*_progress.json', 'meta.json'):
         for path in glob.glob(os.path.join(glob.escape(out_dir), name)):
             content = read_json(path)
+            if path.endswith('_progress.json'):
+                shards.check_progress(path, content)
+            else:
+                shards.check_meta(path, content)
             return content.get('meta', content)
     return {}
 

@@ -282,7 +282,7 @@ def check_meta(path, meta):
         'tokenizer': not isinstance(meta['tokenizer'], str),
         'tokenizer_sha256': not isinstance(meta.get('tokenizer_sha256'), (str, type(None))),
         'vocab_size': not is_int(meta['vocab_size'], 1, MAX_VOCAB),
-        'eot': not is_int(meta['eot'], 0, MAX_VOCAB) or not meta['eot'] < meta['vocab_size'],
+        'eot': not is_int(meta['eot'], 0, meta['vocab_size'] - 1 if is_int(meta['vocab_size'], 1) else MAX_VOCAB),
         'settings': not isinstance(meta.get('settings', {}), dict),
         'val_xz_bits_per_byte': type(meta.get('val_xz_bits_per_byte')) not in (int, float, type(None)),
         'shards': not isinstance(entries, dict) or not all(map(is_entry, entries.values())),
@@ -298,7 +298,7 @@ def check_progress(path, progress):
     written = progress.get('shards')
     is_right = (isinstance(progress.get('meta'), dict) and isinstance(progress.get('complete'), bool) and
                 isinstance(written, list) and all(map(is_entry, written)) and
-                all(isinstance(shard.get('file'), str) and is_int(shard.get('documents')) and
+                all(isinstance(shard.get('file'), str) and os.path.basename(shard['file']) == shard['file'] and is_int(shard.get('documents')) and
                     isinstance(shard.get('next'), dict) and all(map(is_int, shard['next'].values())) for shard in written))
     if not is_right:
         raise BadInput(f'{path} is damaged or not of this version; delete it and make the data again')
@@ -379,9 +379,7 @@ class BatchLoader:
         self.seen = {path: signature(os.stat(path)) for path in self.sha256}
         sizes = {path: shard_size(path) for path in self.paths}
         for path, entry in entries.items():
-            if entry and entry['tokens'] != sizes[path]:
-                raise BadInput(f'{path} holds {sizes[path]:,} tokens, but meta.json says {entry["tokens"]:,}; put the right '
-                               'file back, or make the data again')
+            check_entry(path, sizes[path], entry)
         self.offsets = {path: self.seen[path][0] - 2 * sizes[path] for path in self.paths}  # bytes before the first token
         self.starts = np.cumsum([0, *sizes.values()])  # (n_shards + 1,) in the stream
         self.n_tokens = int(self.starts[-1])
@@ -526,6 +524,13 @@ def shuffled(places, n, keys):
     return values.astype(np.int64)
 
 
+def check_entry(path, n_tokens, entry):
+    """Raises BadInput if meta.json's entry of a shard, {} if it has none, is of another one."""
+    if entry and entry['tokens'] != n_tokens:
+        raise BadInput(f'{path} holds {n_tokens:,} tokens, but meta.json says {entry["tokens"]:,}; put the right file back, '
+                       'or make the data again')
+
+
 def check_ids(tokens, vocab_size, path, position=0):
     """Raises BadInput naming the first id that is not in the vocabulary."""
     if len(tokens) and tokens.max() >= vocab_size:
@@ -566,6 +571,7 @@ def check_folder(data_dir: str) -> str:
 def examine_shard(path, meta):
     """(how often each id occurs, how many tokens count as targets): (vocab_size,) int64, int."""
     entry, n_tokens = meta['shards'].get(os.path.basename(path), {}), shard_size(path)
+    check_entry(path, n_tokens, entry)
     counts = np.zeros(meta['vocab_size'], dtype=np.int64)
     for start in range(0, n_tokens, READ_TOKENS):
         piece = read_tokens(path, start, min(start + READ_TOKENS, n_tokens))

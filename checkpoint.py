@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import threading
+import warnings
 import zipfile
 
 import torch
@@ -22,7 +23,7 @@ from runtime.errors import BadInput, first_line, warn
 from runtime.files import atomic_write, open_to_read, warn_if_unwritable, write_json
 
 NEWEST_KEPT = 3
-PICKLE_BYTES = 8 << 20  # the most that a checkpoint has beside its tensors; GPT-2 XL with its optimizer has 1 MB
+PICKLE_BYTES, PICKLE_BYTES_PER_TENSOR = 1 << 18, 1 << 10  # the most that a checkpoint says beside and of its tensors
 MAX_DEPTH = 32  # of values inside each other
 FIXED_BY_WEIGHTS = 'n_layer', 'n_head', 'n_embd', 'bias', 'block_size', 'vocab_size'
 
@@ -148,7 +149,9 @@ def read_archive(path, mapped=False):
             damaged = archive.testzip()
         if damaged:
             raise BadInput(f'{path} is damaged: {damaged} fails its checksum')
-        state = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of pickles that torch.save does not write; what is in them is checked
+            state = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
         check_sizes(path, state)
     except pickle.UnpicklingError:
         raise BadInput(f'{path} holds more than tensors and plain values, and is not loaded') from None
@@ -168,8 +171,9 @@ def check_entries(path, archive):
         raise BadInput(f'{path} is not as torch.save writes it: its entries are compressed')
     if sum(entry.file_size for entry in entries) > os.path.getsize(path):
         raise BadInput(f'{path} is damaged: its entries overlap')
-    if any(entry.file_size > PICKLE_BYTES for entry in entries if entry.filename.endswith('data.pkl')):
-        raise BadInput(f'{path} is not as train.py writes it: more than {PICKLE_BYTES >> 20} MB of it are not tensors')
+    most = PICKLE_BYTES + PICKLE_BYTES_PER_TENSOR * len(entries)
+    if any(entry.file_size > most for entry in entries if entry.filename.endswith('data.pkl')):
+        raise BadInput(f'{path} is not as train.py writes it: more than {most:,} bytes of it are not tensors')
 
 
 def check_sizes(path, state):

@@ -20,7 +20,7 @@ import shards
 from bpe import EOT, MAX_VOCAB, Tokenizer, open_tokenizer
 from configurator import check_bounds
 from runtime.errors import BadInput
-from runtime.files import atomic_write, make_folder, read_json, write_json
+from runtime.files import atomic_write, make_folder, read_json, size_of, write_json
 from runtime.parallel import in_pieces, ordered_map
 
 PIECE_CHARACTERS = 1 << 20  # that one thread tokenizes at a time
@@ -213,7 +213,7 @@ def file_name_of(text):
 
 def fingerprint(files: Iterable[str]) -> str:
     """A short hash of names and sizes, or of URLs: another one means another input."""
-    listing = [path if '://' in path else f'{os.path.basename(path)} {os.path.getsize(path)}' for path in files]
+    listing = [path if '://' in path else f'{os.path.basename(path)} {size_of(path)}' for path in files]
     return hashlib.sha256('\n'.join(listing).encode()).hexdigest()[:16]
 
 

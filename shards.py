@@ -298,8 +298,9 @@ def check_progress(path, progress):
     written = progress.get('shards')
     is_right = (isinstance(progress.get('meta'), dict) and isinstance(progress.get('complete'), bool) and
                 isinstance(written, list) and all(map(is_entry, written)) and
-                all(isinstance(shard.get('file'), str) and os.path.basename(shard['file']) == shard['file'] and is_int(shard.get('documents')) and
-                    isinstance(shard.get('next'), dict) and all(map(is_int, shard['next'].values())) for shard in written))
+                all(isinstance(shard.get('file'), str) and os.path.basename(shard['file']) == shard['file'] and
+                    is_int(shard.get('documents')) and isinstance(shard.get('next'), dict) and
+                    all(map(is_int, shard['next'].values())) for shard in written))
     if not is_right:
         raise BadInput(f'{path} is damaged or not of this version; delete it and make the data again')
     check_meta(path, progress['meta'])

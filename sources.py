@@ -205,10 +205,10 @@ def read_table(path: str, column: str, first_row: int = 0, share: tuple[int, int
     yield from read(path, column, first_row, share, max_expansion)
 
 
-def size_of(file):
-    size = file.seek(0, os.SEEK_END)
+def n_bytes_of(file):
+    n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
-    return size
+    return n_bytes
 
 
 def check_expansion(path, n_bytes, n_packed, max_expansion):
@@ -224,7 +224,7 @@ def read_parquet(path, column, first_row, share, max_expansion):
     low, high, n = share
     try:
         with open_anywhere(path) as file:
-            size, n_bytes = size_of(file), 0
+            size, n_bytes = n_bytes_of(file), 0
             table = pyarrow.parquet.ParquetFile(file)
             check_expansion(path, table.metadata.num_rows, size, max_expansion)
             columns = pick_columns(table.schema_arrow.names, column, path)
@@ -298,7 +298,7 @@ def read_groups(path, table, groups, columns):
 def read_json_lines(path, column, first_row, share, max_expansion):
     low, high, n = share
     with open_anywhere(path) as file:
-        size = size_of(file) or 1
+        size = n_bytes_of(file) or 1
         lines = enumerate(json_lines(unpacked(file, path, max_expansion), path))
         while batch := list(itertools.islice(lines, ROWS_AT_ONCE)):
             batch = [(row, line) for row, line in batch if row >= first_row and low <= row % n < high]
@@ -310,7 +310,7 @@ def read_json_lines(path, column, first_row, share, max_expansion):
 
 def unpacked(file, path, max_expansion=MAX_EXPANSION):
     """Yields what is in a file, decompressed if its name says so, in pieces."""
-    ending, size, n_bytes, content = os.path.splitext(path)[1], size_of(file), 0, file
+    ending, size, n_bytes, content = os.path.splitext(path)[1], n_bytes_of(file), 0, file
     try:
         if ending in COMPRESSIONS:
             import pyarrow
@@ -360,6 +360,8 @@ def list_elements(pieces, path):
         try:
             value, end = decoder.raw_decode(text, begin)
             sign = LIST_SIGN.match(text, end)
+            if end - begin > ROW_BYTES:
+                sign, at_end = None, True
         except RecursionError as error:
             raise BadInput(f'{path} is not a list of objects: {first_line(error)}') from error
         except ValueError:

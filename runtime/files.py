@@ -110,6 +110,11 @@ def read_json(path, advice='delete it and make the data again'):
     return value
 
 
+def size_of(path):
+    with open_to_read(path) as file:
+        return os.fstat(file.fileno()).st_size
+
+
 def sha256_of(path):
     digest = hashlib.sha256()
     with open_to_read(path) as file:

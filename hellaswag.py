@@ -59,9 +59,9 @@ DEFAULTS = {
 
 
 def main(config):
-    check_bounds(config, 'limit', at_least=1)
-    model, tokenizer, process = open_for_evaluation(config)
+    check_bounds(config, 'limit', 'batch_size', at_least=1)
     examples = load(config['source'], config['limit'])
+    model, tokenizer, process = open_for_evaluation(config)
     protocols = list(METRICS) if config['protocol'] == 'all' else [config['protocol']]
     questions = prepare(examples, tokenizer, model.config.block_size, protocols)
     process.print0(f'{len(examples):,} examples')

@@ -31,7 +31,7 @@ REFUSED = {
         --shard_tokens=1e10 --max_shards=-1 --max_shards={BIG} --workers=-1 --workers=5000 --retries=-1 --retries=nan --max_expansion=-2 --sample=5BT""",
     'evaluate.py': f"""--batch_size=0 --batch_size=-1 --batch_size={BIG} --stride=0 --stride=-1 --stride=1.5 --stride=nan --size=4 --protocol=x
         --device=gpu --device=cuda:{BIG} --dtype=int8 --split=""",
-    'hellaswag.py': f'--batch_size=0 --batch_size=-3 --limit=0 --limit=-1 --limit={BIG} --limit=inf --protocol= --device=cuda:-1',
+    'hellaswag.py': f'--batch_size=0 --batch_size=-3 --limit=0 --limit=-1 --limit={BIG} --limit=inf --protocol= --protocol=both',
     'export.py': '--dtype=int8 --dtype= --to= --to=None',
     'bpe.py': '--tokenizer= --tokenizer=nowhere',
     'tasks.prepare_problems': f"""--n_problems=0 --n_problems=-1 --n_problems=1e12 --n_problems={BIG} --n_val=0 --n_val=-1 --n_val=1e9 --seed=-1

@@ -448,7 +448,7 @@ class BatchLoader:
         for path, begin, end in self.places(start, length):
             pieces.append(self.read_bytes(path, self.offsets[path] + 2 * begin, 2 * (end - begin)).view('<u2'))
             check_ids(pieces[-1], self.vocab_size, path, begin)
-        return np.concatenate(pieces)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def read_counted(self, start, length):
         """For the same tokens, whether each counts as a target: (length,) bool."""
@@ -459,7 +459,7 @@ class BatchLoader:
             else:
                 packed = self.read_bytes(self.masks[path], begin // 8, -(-end // 8) - begin // 8)
                 pieces.append(np.unpackbits(packed, bitorder='little')[begin % 8:begin % 8 + end - begin].view(bool))
-        return np.concatenate(pieces)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def read_bytes(self, path, start, n_bytes):
         file = self.open_file(path)

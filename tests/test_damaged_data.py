@@ -231,6 +231,15 @@ def test_a_file_that_changes_while_it_is_read_is_noticed_within_an_epoch(folder,
     assert '\n' not in str(error.value)
 
 
+def test_a_file_that_is_changed_in_place_is_noticed_before_the_epoch_ends(folder):
+    loader = BatchLoader(str(folder), 'train', 16, 4, 0)
+    loader.next()
+    changed_with_its_old_size(SHARD)(folder)
+    with pytest.raises(BadInput, match='x_train_000001.bin has changed'):
+        while loader.sequence_index + 4 <= loader.n_sequences:
+            loader.next()
+
+
 @pytest.mark.parametrize('name', [SHARD, MASK])
 def test_a_new_time_of_change_alone_is_no_change(folder, name):
     untouched, loader = (BatchLoader(str(folder), 'train', 16, 4, 0) for _ in range(2))

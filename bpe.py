@@ -27,7 +27,7 @@ from tqdm import tqdm
 from bpe_textbook import CHARACTER_OF_BYTE, CHUNK, ID_OF_BYTE, SPLIT_PATTERN, merge_all, to_characters, tokens_of
 from configurator import configure
 from runtime.errors import BadInput, first_line, one_line_errors
-from runtime.files import atomic_write, read_json
+from runtime.files import JSON_BYTES, atomic_write, open_to_read, read_json
 from runtime.parallel import available_cores, in_pieces
 
 DEFAULTS = {
@@ -38,6 +38,8 @@ DEFAULTS = {
 EDGE_OF_WHITE_SPACE = regex.compile(r'(?<=\S)\s|\s(?=\S)')
 EOT = '<|endoftext|>'
 MAX_VOCAB = 65536              # ids are stored as uint16
+MAX_SPECIAL_TOKENS, MAX_SPECIAL_LENGTH = 1000, 256  # in a file; tiktoken looks for each of them in all text
+MAX_MERGE_STEPS = 1 << 22      # to check a file's merges; GPT-2's take 0.3 million
 COUNTED_AT_ONCE = 1 << 20      # characters: large enough to send to another process
 COUNTED_ALONE = 16             # pieces of that size: counted in the time that other processes need to start
 ENCODED_AT_ONCE = 1 << 16      # characters: tiktoken fails on a million white-space characters in a row
@@ -406,8 +408,8 @@ def read_gpt2_folder(folder):
     """OpenAI's release: encoder.json has the ids, vocab.bpe a line of version and then a merge a line."""
     encoder = read_json(os.path.join(folder, 'encoder.json'), advice="it is one of the two files of GPT-2's release")
     with (refusal_in_one_line(f"{folder} has no encoder.json and vocab.bpe as GPT-2's"),
-          open(os.path.join(folder, 'vocab.bpe'), encoding='utf-8') as file):
-        merges = [line.split() for line in file.read().split('\n')[1:] if line]
+          open_to_read(os.path.join(folder, 'vocab.bpe')) as file):
+        merges = [line.split() for line in file.read(JSON_BYTES).decode().split('\n')[1:] if line]
         return from_words(encoder, merges, {EOT: encoder[EOT]})
 
 
@@ -441,17 +443,54 @@ def check_settings(data):
 
 
 def from_words(vocab, merges, special_tokens):
-    """A Tokenizer of {word: id} and [(left word, right word)] in GPT-2's characters for bytes, and {special token: id}.
-
-    tiktoken merges what gives the smallest id, Hugging Face by the list of merges: BadInput if they could differ, which
-    they do not for anything that was trained.
-    """
+    """A Tokenizer of {word: id} and [(left word, right word)] in GPT-2's characters for bytes, and {special token: id}."""
+    if any(type(i) is not int for i in (*vocab.values(), *special_tokens.values())):
+        raise BadInput('an id is not a whole number')
+    if len(special_tokens) > MAX_SPECIAL_TOKENS:
+        raise BadInput(f'it has {len(special_tokens):,} added tokens; {MAX_SPECIAL_TOKENS:,} is the most')
+    if not all(1 <= len(token) <= MAX_SPECIAL_LENGTH for token in special_tokens):
+        raise BadInput(f'the text of an added token should have 1 to {MAX_SPECIAL_LENGTH} characters')
     tokens = {bytes(BYTE_OF_CHARACTER[character] for character in word): i
               for word, i in vocab.items() if word not in special_tokens}
     tokenizer = Tokenizer(tokens, special_tokens)
-    if tokenizer.merges != [(vocab[left], vocab[right]) for left, right in merges]:
-        raise BadInput('its merges are not in the order of the ids they make, or some are missing or never used')
+    tokenizer.merges = [(vocab.get(left), vocab.get(right)) for left, right in merges]
+    check_merges(tokens, tokenizer.merges)
     return tokenizer
+
+
+def check_merges(tokens, merges):
+    """Raises BadInput unless a list of merges, [(left id, right id)], gives the same ids as merging what has the smallest id.
+
+    Hugging Face's tokenizers does the first, tiktoken the second, and for anything that was trained they agree. They do
+    if each token is what the merges before its own leave of its bytes, cut where its own joins it. No merge may cross that
+    cut earlier, so we undo the merges at the cut from the last to the first and look at the pair that stands across it. Equal
+    merges go from left to right.
+    """
+    bytes_of = {i: token for token, i in tokens.items()}
+    made = [tokens.get(bytes_of.get(left, b'') + bytes_of.get(right, b'')) for left, right in merges]
+    if made != sorted(i for token, i in tokens.items() if len(token) > 1):
+        raise BadInput('its merges are not in the order of the ids they make, or some are missing or never used')
+    made_at = dict.fromkeys(tokens.values(), -1) | {i: n for n, i in enumerate(made)}  # -1: the 256 bytes
+    merged_at = {pair: n for n, pair in enumerate(merges)}
+    steps = 0
+    for n, (left, right) in enumerate(merges):
+        limit = n  # the first merge that cannot have crossed the cut any more
+        is_right = made_at[left] < n and made_at[right] < n
+        while is_right:
+            steps += 1
+            if made_at[left] > made_at[right]:
+                limit = made_at[left]
+                left = merges[limit][1]
+            elif made_at[right] >= 0:
+                limit = made_at[right] + 1
+                right = merges[limit - 1][0]
+            else:
+                break
+            is_right = merged_at.get((left, right), limit) >= limit
+        if not is_right:
+            raise BadInput(f'token {made[n]} is not what merging two earlier tokens gives')
+        if steps > MAX_MERGE_STEPS:
+            raise BadInput('its tokens are too long and too many to be checked')
 
 
 def open_tokenizer(name: str) -> Tokenizer:

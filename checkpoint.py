@@ -16,16 +16,19 @@ import os
 import pickle
 import re
 import threading
+import warnings
 import zipfile
 from collections.abc import Iterable
 
 import torch
 
 from runtime.errors import BadInput, first_line, warn, warn_once
-from runtime.files import atomic_write, make_folder, warn_if_unwritable, write_json
+from runtime.files import atomic_write, make_folder, open_to_read, warn_if_unwritable, write_json
 
 NEWEST_KEPT = 3
 PLAIN = bool, int, float, str, type(None)  # what the values of a config are
+PICKLE_BYTES, PICKLE_BYTES_PER_TENSOR = 1 << 18, 1 << 10  # the most that a checkpoint says beside and of its tensors
+MAX_DEPTH = 32  # of values inside each other
 FIXED_BY_WEIGHTS = 'n_layer', 'n_head', 'n_embd', 'bias', 'block_size', 'vocab_size'
 
 
@@ -191,23 +194,56 @@ def how_tensors_differ(found: dict, wanted: dict) -> str | None:
 
 def read_archive(path, mapped=False):
     """The dict that torch.save wrote, without executing anything of the file. Raises BadInput as `load` does."""
+    if not os.path.exists(path):
+        raise BadInput(f'no checkpoint {path}')
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_to_read(path) as file, zipfile.ZipFile(file) as archive:
+            check_entries(path, archive)
             damaged = archive.testzip()
         if damaged:
             raise BadInput(f'{path} is damaged: {damaged} fails its checksum')
-        state = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
-    except FileNotFoundError:
-        raise BadInput(f'no checkpoint {path}') from None
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of pickles that torch.save does not write; what is in them is checked
+            state = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
+        check_sizes(path, state)
     except pickle.UnpicklingError:
         raise BadInput(f'{path} holds more than tensors and plain values, and is not loaded') from None
-    except (zipfile.BadZipFile, RuntimeError, OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # zipfile and torch's reader of pickles raise a dozen kinds for damaged files
         if isinstance(error, BadInput):
             raise
         raise BadInput(f'{path} is no readable checkpoint: {first_line(error)}') from None
     if not isinstance(state, dict):
         raise BadInput(f'{path} is no checkpoint: it holds a {type(state).__name__}')
     return state
+
+
+def check_entries(path, archive):
+    """Raises BadInput for an archive that could become larger in memory than it is: torch.save compresses nothing."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise BadInput(f'{path} is not as torch.save writes it: its entries are compressed')
+    if sum(entry.file_size for entry in entries) > os.path.getsize(path):
+        raise BadInput(f'{path} is damaged: its entries overlap')
+    most = PICKLE_BYTES + PICKLE_BYTES_PER_TENSOR * len(entries)
+    if any(entry.file_size > most for entry in entries if entry.filename.endswith('data.pkl')):
+        raise BadInput(f'{path} is not as train.py writes it: more than {most:,} bytes of it are not tensors')
+
+
+def check_sizes(path, state):
+    """Raises BadInput for values inside more values than a checkpoint has, and tensors that one number is shown as."""
+    level, seen = [state], set()
+    for _ in range(MAX_DEPTH):
+        level = [value for value in {id(value): value for value in level}.values() if id(value) not in seen]
+        seen.update(map(id, level))
+        for value in level:
+            if isinstance(value, torch.Tensor) and (
+                    value.layout != torch.strided or value.is_meta or
+                    value.numel() * value.element_size() > value.untyped_storage().nbytes()):
+                raise BadInput(f'{path} has a tensor of shape {tuple(value.shape)}, but not the numbers for it')
+        level = [part for value in level if isinstance(value, (dict, list, tuple, set))
+                 for part in (value.values() if isinstance(value, dict) else value)]
+    if level:
+        raise BadInput(f'{path} is no checkpoint: it has values more than {MAX_DEPTH} deep inside each other')
 
 
 def load_newest(out_dir: str, mapped: bool = False, before: float = math.inf) -> tuple[str, dict]:

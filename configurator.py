@@ -16,11 +16,16 @@ A config file is plain Python, run in a namespace of its own; every name it leav
 not start with an underscore must be a key of the dict. Types are checked against the defaults: an
 int serves for a float, `optional(int)` is a key that may be None, `choice('a', 'b')` one of a few
 words. The help text is read from the comments in the script, so a setting is described once, where
-it is set. This module knows nothing about any particular script.
+it is set. A script checks the bounds of its numbers first of all:
+
+    check_bounds(config, 'beta1', 'beta2', at_least=0, below=1)
+
+This module knows nothing about any particular script.
 """
 import difflib
 import glob
 import math
+import operator
 import os
 import re
 import sys
@@ -39,6 +44,11 @@ class plain:
         self.kind, self.default = type(default), default
         self.name = self.kind.__name__
 
+    @property
+    def expected(self):
+        """What a value should be, for a message."""
+        return f'{self.name}, of at most 64 bits' if self.kind is int else self.name
+
     def parse(self, text):
         """The value of a flag's text, or ValueError."""
         if self.kind is bool:
@@ -56,11 +66,13 @@ class plain:
         """The value as this type, or ValueError. An int serves for a float, and 1e6 for an int; a bool for neither."""
         if isinstance(value, bool) != (self.kind is bool):
             raise ValueError
+        if isinstance(value, (int, float)) and not abs(value) < (2**63 if self.kind is int else math.inf):
+            raise ValueError  # C libraries take whole numbers of 64 bits; infinite and NaN are no settings
         if self.kind is float and isinstance(value, int):
             value = float(value)
         if self.kind is int and isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not isinstance(value, self.kind) or (self.kind is float and not math.isfinite(value)):
+        if not isinstance(value, self.kind) or self.kind is str and '\0' in value:  # which no file's name has
             raise ValueError
         return value
 
@@ -83,7 +95,7 @@ class choice(plain):
     """A setting that is one of a few words; the first is the default."""
 
     def __init__(self, *words):
-        self.words, self.default = words, words[0]
+        self.kind, self.words, self.default = str, words, words[0]
         self.name = '|'.join(words)
 
     def parse(self, text):
@@ -142,8 +154,8 @@ def read_config_file(path, settings):
         check_known(key, settings, f'{path}: ')
         try:
             config[key] = settings[key].accept(value)
-        except (ValueError, TypeError):
-            raise BadInput(f'{path}: {key} = {value!r} should be {settings[key].name}') from None
+        except (ValueError, TypeError, OverflowError):
+            raise BadInput(f'{path}: {key} = {shown(value)} should be {settings[key].expected}') from None
     return config
 
 
@@ -151,23 +163,45 @@ def read_flag(flag, settings):
     """(key, value) of a flag --key=value; dashes inside the key count as underscores."""
     key, equals, text = flag.lstrip('-').partition('=')
     key = key.replace('-', '_')
-    check_known(key, settings, f'{flag.partition("=")[0]}: ')
+    check_known(key, settings, f'{shorten(flag.partition("=")[0])}: ')
     if not equals:
-        raise BadInput(f'{flag}: write --{key}=VALUE ({settings[key].name})')
+        raise BadInput(f'{shorten(flag)}: write --{key}=VALUE ({settings[key].name})')
     try:
         return key, settings[key].parse(text)
     except ValueError:
-        raise BadInput(f'--{key}={text} should be {settings[key].name}') from None
+        raise BadInput(f'--{key}={shorten(text)} should be {settings[key].expected}') from None
+
+
+def shown(value):
+    """A value of a config file as a message has it. A number of thousands of digits cannot even be written."""
+    if isinstance(value, (bool, float, str)) or isinstance(value, int) and value.bit_length() < 1000:
+        return shorten(repr(value))
+    return f'a number of {value.bit_length():,} bits' if isinstance(value, int) else f'of type {type(value).__name__}'
+
+
+def shorten(text):
+    return text if len(text) <= 80 else f'{text[:80]}...'
+
+
+def check_bounds(config: dict, *keys: str, at_least: float | None = None, above: float | None = None,
+                 at_most: float | None = None, below: float | None = None):
+    """Raises BadInput for the first of `keys` whose value is out of bounds. A setting that is None is in bounds."""
+    limits = [(operator.ge, 'at least', at_least), (operator.gt, 'above', above),
+              (operator.le, 'at most', at_most), (operator.lt, 'below', below)]
+    limits = [(holds, words, limit) for holds, words, limit in limits if limit is not None]
+    for key in keys:
+        if config[key] is not None and not all(holds(config[key], limit) for holds, _, limit in limits):
+            raise BadInput(f'{key}={config[key]} should be {" and ".join(f"{words} {limit}" for _, words, limit in limits)}')
 
 
 def check_known(key, settings, where):
     if key not in settings:
-        raise BadInput(f'{where}unknown key {key!r}{nearest(key, settings)}; --help lists all keys')
+        raise BadInput(f'{where}unknown key {shorten(key)!r}{nearest(key, settings)}; --help lists all keys')
 
 
 def nearest(word, candidates):
     """', did you mean X?' or nothing."""
-    match = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
+    match = difflib.get_close_matches(shorten(word), list(candidates), n=1, cutoff=0.6)
     return f', did you mean {match[0]!r}?' if match else ''
 
 

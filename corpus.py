@@ -23,8 +23,8 @@ from collections.abc import Iterable
 
 import shards
 import sources
-from configurator import configure, optional
-from data_folder import check_vocabulary_settings, fingerprint, is_made, make_data_folder, name_and_folder
+from configurator import check_bounds, configure, optional
+from data_folder import check_data_settings, fingerprint, is_made, make_data_folder, name_and_folder
 from runtime.errors import BadInput, one_line_errors
 
 DEFAULTS = {
@@ -32,6 +32,7 @@ DEFAULTS = {
     'out_dir': optional(str),             # folder for the shards; data/NAME_OF_THE_SOURCE if None
     'text_column': 'text',                # the column of jsonl and parquet files that holds the text
     'document_separator': optional(str),  # cuts text files into documents; \n and \t are understood
+    'max_expansion': sources.MAX_EXPANSION,  # times its size that a compressed table may become (above 32 MB); 0 = any
     'num_samples': 0,                     # take only so many documents; 0 = all
     'val_fraction': 0.05,                 # share of the documents held out
     # the vocabulary
@@ -47,10 +48,11 @@ DEFAULTS = {
 
 
 def main(config):
+    check_bounds(config, 'num_samples', 'max_expansion', at_least=0)
+    check_data_settings(config)
     if not 0 < config['val_fraction'] < 1:
         raise BadInput(f"val_fraction={config['val_fraction']} should be above 0 and below 1: without held-out text "
                        'nobody knows how good a model is')
-    check_vocabulary_settings(config)
     source = sources.find_source(config['source'], config['dataset_config'], config['dataset_split'])
     name, out_dir = name_and_folder(config['out_dir'], source.name)
     settings = settings_of(source, config)
@@ -58,7 +60,8 @@ def main(config):
         return
 
     def texts():
-        return sources.read_documents(source, config['text_column'], config['document_separator'], config['num_samples'])
+        return sources.read_documents(source, config['text_column'], config['document_separator'], config['num_samples'],
+                                      config['max_expansion'])
 
     threshold = find_threshold(texts(), config['val_fraction'])
 

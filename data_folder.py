@@ -18,11 +18,13 @@ from tqdm import tqdm
 
 import shards
 from bpe import EOT, MAX_VOCAB, Tokenizer, open_tokenizer
+from configurator import check_bounds
 from runtime.errors import BadInput
-from runtime.files import atomic_write, make_folder, read_json, write_json
+from runtime.files import atomic_write, make_folder, read_json, size_of, write_json
 from runtime.parallel import in_pieces, ordered_map
 
 PIECE_CHARACTERS = 1 << 20  # that one thread tokenizes at a time
+MAX_WORKERS = 4096
 XZ_LIMIT = 32_000_000       # bytes; xz needs a second for 2 MB
 
 
@@ -113,8 +115,7 @@ class Progress:
         if not os.path.exists(path):
             return None
         found = read_json(path)
-        if not found.keys() >= {'meta', 'shards', 'complete'}:
-            raise BadInput(f'{path} is not of this version; delete it and make the data again')
+        shards.check_progress(path, found)
         whole = list(itertools.takewhile(lambda shard: is_whole(os.path.dirname(path), shard), found['shards']))
         return cls(path, found['meta'], whole, found['complete'] and len(whole) == len(found['shards']))
 
@@ -150,8 +151,10 @@ def is_whole(out_dir, shard):
 # ---- the tokenizer ----------------------------------------------------------------------------------
 
 
-def check_vocabulary_settings(config: dict):
-    """Raises BadInput for a vocab_size that cannot be, or one beside a tokenizer that is named."""
+def check_data_settings(config: dict):
+    """Raises BadInput for shard_tokens, workers or vocab_size that cannot be, or one beside a tokenizer that is named."""
+    check_bounds(config, 'shard_tokens', at_least=1, at_most=shards.MAX_SHARD_TOKENS)
+    check_bounds(config, 'workers', at_least=0, at_most=MAX_WORKERS)
     if config['vocab_size'] and config['tokenizer'] != 'gpt2':
         raise BadInput('give --vocab_size to train a tokenizer or --tokenizer to use one, not both')
     if config['vocab_size'] and not 257 <= config['vocab_size'] <= MAX_VOCAB:
@@ -210,7 +213,7 @@ def file_name_of(text):
 
 def fingerprint(files: Iterable[str]) -> str:
     """A short hash of names and sizes, or of URLs: another one means another input."""
-    listing = [path if '://' in path else f'{os.path.basename(path)} {os.path.getsize(path)}' for path in files]
+    listing = [path if '://' in path else f'{os.path.basename(path)} {size_of(path)}' for path in files]
     return hashlib.sha256('\n'.join(listing).encode()).hexdigest()[:16]
 
 
@@ -264,7 +267,7 @@ def summary(out_dir: str, meta: dict) -> str:
     lines = [f'{out_dir}: tokenizer {meta["tokenizer"]}, {meta["vocab_size"]:,} entries']
     for split in ('train', 'val'):
         n_tokens = sum(entry['tokens'] for name, entry in meta['shards'].items() if f'_{split}_' in name)
-        n_documents = meta[f'{split}_documents']
+        n_documents = meta.get(f'{split}_documents', 0)
         lines.append(f'{split:5} {n_tokens:>13,} tokens  {n_documents:>9,} documents')
         if f'{split}_bytes' in meta:
             lines[-1] += f'  {meta[f"{split}_bytes"] / max(1, n_tokens - n_documents):.3f} bytes/token'

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 import torch
 
 from bpe import Tokenizer
-from configurator import choice, configure, optional
+from configurator import check_bounds, choice, configure, optional
 from model import GPT
 from runtime.errors import BadInput, one_line_errors
 from runtime.process import Process
@@ -55,6 +55,7 @@ DEFAULTS = {
 
 
 def main(config):
+    check_bounds(config, 'stride', at_least=1)
     model, tokenizer, process = open_for_evaluation(config)
     protocol, text = choose_text(config)
     stride = config['stride'] or model.config.block_size

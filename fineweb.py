@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 import shards
 import sources
-from configurator import choice, configure, optional
+from configurator import check_bounds, choice, configure, optional, shorten
 from data_folder import (
+    MAX_WORKERS,
     Progress,
     check_same_settings,
     describe,
@@ -43,6 +44,7 @@ DEFAULTS = {
     'source': optional(str),                      # local parquet, jsonl or json.gz (file, folder or glob), not the hub
     'text_column': 'text',                        # the column that holds the text
     'tokenizer': 'gpt2',                          # gpt2, a tokenizer.json, or a folder with encoder.json and vocab.bpe
+    'max_expansion': sources.MAX_EXPANSION,       # times its size that a file may become (above 32 MB); 0 = any
     'part': '1/1',                                # K/N: only the K-th of N parts, K from 1
     'shard_tokens': shards.SHARD_TOKENS,          # tokens in a shard
     'max_shards': 0,                              # stop after so many train shards; 0 = all there is
@@ -55,8 +57,9 @@ PRETOKENIZED = 'kjj0/fineweb10B-gpt2'
 
 
 def main(config):
-    if config['shard_tokens'] < 1:
-        raise BadInput(f"shard_tokens={config['shard_tokens']} should be at least 1")
+    check_bounds(config, 'shard_tokens', at_least=1, at_most=shards.MAX_SHARD_TOKENS)
+    check_bounds(config, 'max_shards', 'retries', 'max_expansion', at_least=0)
+    check_bounds(config, 'workers', at_least=0, at_most=MAX_WORKERS)
     if config['pretokenized']:
         return download_shards(config)
     out_dir, part = config['out_dir'], parse_part(config['part'])
@@ -174,7 +177,8 @@ def read_with_retries(path, first_row, share, config):
     failures = 0
     while True:
         try:
-            for rows, texts, done in sources.read_table(path, config['text_column'], first_row, share):
+            for rows, texts, done in sources.read_table(path, config['text_column'], first_row, share,
+                                                       config['max_expansion']):
                 yield rows, texts, done
                 first_row, failures = rows[-1] + 1, 0
             return
@@ -200,6 +204,10 @@ def recorded_meta(out_dir):
     for name in ('*_progress.json', 'meta.json'):
         for path in glob.glob(os.path.join(glob.escape(out_dir), name)):
             content = read_json(path)
+            if path.endswith('_progress.json'):
+                shards.check_progress(path, content)
+            else:
+                shards.check_meta(path, content)
             return content.get('meta', content)
     return {}
 
@@ -218,9 +226,9 @@ def is_finished(progress, config):
 
 def parse_part(text):
     """'3/16' -> (3, 16)"""
-    match = re.fullmatch(r'(\d+)/(\d+)', text)
+    match = re.fullmatch(r'([0-9]{1,6})/([0-9]{1,6})', text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise BadInput(f'--part={text} should be K/N with K from 1 to N: 1/16, 2/16, ... 16/16')
+        raise BadInput(f'--part={shorten(text)} should be K/N with K from 1 to N: 1/16, 2/16, ... 16/16')
     return int(match[1]), int(match[2])
 
 

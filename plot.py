@@ -25,6 +25,8 @@ DEFAULTS = {
 
 def main(config):
     folders = config['out_dir'].split(',')
+    if not all(folders):
+        raise BadInput(f'out_dir={config["out_dir"]} should be the folder of a run, or several with commas between')
     path = config['to'] or os.path.join(folders[0], 'loss.png')
     if not importlib.util.find_spec('matplotlib'):
         raise BadInput('plots need matplotlib: pip install matplotlib')

@@ -8,7 +8,7 @@
 Nothing of a file is ever executed: safetensors holds tensors alone, and checkpoints are read with weights_only=True.
 All functions raise BadInput that names the file and what is wrong with it. Knows nothing about training.
 """
-import json
+import math
 import os
 
 import torch
@@ -16,12 +16,15 @@ import torch.nn as nn
 
 import checkpoint
 from bpe import Tokenizer
+from configurator import shown
 from model import GPT, GPTConfig
-from runtime.errors import BadInput
-from runtime.files import atomic_write, make_folder, sha256_of, write_json
+from runtime.errors import BadInput, first_line
+from runtime.files import atomic_write, make_folder, open_to_read, read_json, sha256_of, write_json
 
 PUBLISHED_SIZES = {  # (n_layer, n_head, n_embd), from table 2 of the paper; block_size 1024 and 50,257 tokens for all
     'gpt2': (12, 12, 768), 'gpt2-medium': (24, 16, 1024), 'gpt2-large': (36, 20, 1280), 'gpt2-xl': (48, 25, 1600)}
+FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
+MAX_SIZE, MAX_LAYERS = 1 << 24, 10_000  # of a model: more is a mistake, which would take hours to fail
 MAX_PADDING = 1024  # rows that other programs add to an embedding for the sake of the hardware
 NANOGPT_FIELDS = ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd', 'bias')
 
@@ -34,13 +37,15 @@ def load(path: str, **overrides) -> tuple[GPT, Tokenizer, str]:
     """
     if is_huggingface(path):
         model, tokenizer = load_huggingface(path, **overrides), load_tokenizer(path)
-    elif os.path.isfile(path) and 'model_args' in (state := checkpoint.read_archive(path)):
+    elif os.path.exists(path) and not os.path.isdir(path) and 'model_args' in (state := checkpoint.read_archive(path)):
         model, tokenizer = from_nanogpt(state, path, overrides), load_tokenizer(os.path.dirname(path))
     elif os.path.isdir(path) and not checkpoint.list_checkpoints(path):
         raise BadInput(f'{path} has neither a checkpoint such as ckpt_0001000.pt, as train.py writes them, nor a config.json')
     else:
         path, state = checkpoint.find(path)
-        model = assign_weights(GPT(model_config({**state['config'], 'kernels': 'torch', **overrides})), state['model'], path)
+        if not isinstance(state['config'], dict) or not isinstance(state['model'], dict):
+            raise BadInput(f'{path}: model and config should be dicts, as train.py writes them')
+        model = make_model({**state['config'], 'kernels': 'torch', **overrides}, state['model'], path)
         tokenizer = load_tokenizer(os.path.dirname(path))
     return fit_vocabulary(model, tokenizer, path), tokenizer, path
 
@@ -76,6 +81,13 @@ def model_config(config: dict) -> GPTConfig:
     fields = {key: config[key] for key in GPTConfig.__dataclass_fields__ if key in config}
     if fields.get('kernels') == 'auto':
         fields['kernels'] = 'torch'
+    for key, value in fields.items():
+        kind = type(getattr(GPTConfig, key))
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise BadInput(f'{key} is {shown(value)}, but should be {"a whole number" if kind is int else kind.__name__}')
+        largest = MAX_LAYERS if key == 'n_layer' else MAX_SIZE
+        if kind is int and value > largest:
+            raise BadInput(f'{key}={shown(value)} should be at most {largest}')
     try:
         return GPTConfig(**fields)
     except ValueError as error:
@@ -103,17 +115,35 @@ def from_nanogpt(state, path, overrides):
     for key in NANOGPT_FIELDS[:-1]:
         if type(arguments.get(key)) is not int:
             raise BadInput(f'{path}: its model_args have no whole number for {key}')
-    config = model_config({**{key: arguments[key] for key in NANOGPT_FIELDS if key in arguments}, **overrides})
-    return assign_weights(GPT(config), {str(name).removeprefix('_orig_mod.'): tensor for name, tensor in weights.items()}, path)
+    weights = {str(name).removeprefix('_orig_mod.'): tensor for name, tensor in weights.items()}
+    return make_model({**{key: arguments[key] for key in NANOGPT_FIELDS if key in arguments}, **overrides}, weights, path)
 
 
-def assign_weights(model, state, source):
-    """Gives a model the tensors of a state dict with its names and shapes. Raises BadInput naming what differs.
+def make_model(config, state, source):
+    """The GPT of a config dict with the tensors of a state dict. Takes no memory before everything has been checked.
 
-    Leaves out what is no weight of its own: the head, which is the embedding, and the masks of attention.
+    Leaves out what is no weight of its own: the head, which is the embedding, and the masks of attention. Raises BadInput
+    naming what does not fit, or is no number.
     """
     state = {name: tensor for name, tensor in state.items()
-             if name != 'lm_head.weight' and not name.endswith(('.attn.bias', '.attn.masked_bias'))}
+             if name != 'lm_head.weight' and not str(name).endswith(('.attn.bias', '.attn.masked_bias'))}
+    try:
+        config = model_config(config)
+    except BadInput as error:
+        raise BadInput(f'{source}: {error}') from None
+    if config.n_layer > len(state):
+        raise BadInput(f'{source} lacks the tensors of {config.n_layer} layers; it has {len(state)} tensors in all')
+    with torch.device('meta'):
+        model = GPT(config)
+    check_weights(model, state, source)
+    model.to_empty(device='cpu')
+    model.load_state_dict(state)
+    check_finite(model, source)
+    return model
+
+
+def check_weights(model, state, source):
+    """Raises BadInput unless a state dict has the model's names, and tensors of numbers in its shapes."""
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in sorted(wanted.keys() | state.keys(), key=str):
         if name not in state:
@@ -123,10 +153,20 @@ def assign_weights(model, state, source):
         if not isinstance(state[name], torch.Tensor) or tuple(state[name].shape) != wanted[name]:
             raise BadInput(f'{source}: {name} has shape {tuple(getattr(state[name], "shape", ()))}, but a model of its config '
                            f'has {wanted[name]}')
-    if model.transformer.wte.weight.is_meta:
-        model.to_empty(device='cpu')
-    model.load_state_dict(state)
-    return model
+        if state[name].dtype not in FLOATS:
+            raise BadInput(f'{source}: {name} holds {str(state[name].dtype).removeprefix("torch.")}, which no weights are')
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if needed > sum({storage.data_ptr(): storage.nbytes() for tensor in state.values()
+                     if (storage := tensor.untyped_storage())}.values()):
+        raise BadInput(f'{source} has tensors that share their numbers, as no model of its config does')
+
+
+@torch.no_grad()
+def check_finite(model, source):
+    """Raises BadInput if a weight is NaN or infinite."""
+    for name, tensor in model.state_dict().items():
+        if not all(map(math.isfinite, map(float, tensor.aminmax()))):
+            raise BadInput(f'{source}: {name} has values that are NaN or infinite; take an earlier checkpoint')
 
 
 def fit_vocabulary(model, tokenizer, path):
@@ -158,10 +198,7 @@ def load_huggingface(path: str, **overrides) -> GPT:
     Files are mapped into memory, so that the weights are in memory once.
     """
     folder = path if os.path.isdir(path) else download(path)
-    config = read_config(os.path.join(folder, 'config.json'), overrides)
-    with torch.device('meta'):
-        model = GPT(config)
-    return assign_weights(model, read_weights(folder), folder)
+    return make_model(read_config(os.path.join(folder, 'config.json'), overrides), read_weights(folder), folder)
 
 
 def download(name):
@@ -177,32 +214,21 @@ def download(name):
 
 
 def read_config(path, overrides):
-    """GPTConfig from Hugging Face's config.json. Refuses variants of GPT-2 that this model does not compute."""
-    try:
-        with open(path, encoding='utf-8') as file:
-            config = json.load(file)
-        sizes = {'block_size': config['n_positions'],
-                 **{key: config[key] for key in ('vocab_size', 'n_layer', 'n_head', 'n_embd')}}
-    except FileNotFoundError:
-        raise BadInput(f'{os.path.dirname(path)} has no config.json; a folder saved by transformers or export.py has') from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise BadInput(f'{path} is not JSON') from None
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{path} has no {error}, as a GPT-2's has") from None
-    for key, value in sizes.items():
-        if type(value) is not int:
-            raise BadInput(f'{path}: {key} is {value!r}, but should be a whole number')
+    """What Hugging Face's config.json says, for `model_config`. Refuses variants of GPT-2 that this model does not compute."""
+    config = read_json(path, advice='a folder saved by transformers or export.py has one')
+    for key in ('n_positions', 'vocab_size', 'n_layer', 'n_head', 'n_embd'):
+        if type(config.get(key)) is not int:
+            raise BadInput(f'{path}: {key} is {shown(config[key])}, but should be a whole number' if key in config else
+                           f"{path} has no {key}, as a GPT-2's has")
+    sizes = {'block_size': config['n_positions'], **{key: config[key] for key in ('vocab_size', 'n_layer', 'n_head', 'n_embd')}}
     expected = {'model_type': 'gpt2', 'activation_function': 'gelu_new', 'layer_norm_epsilon': 1e-5,
                 'scale_attn_weights': True, 'scale_attn_by_inverse_layer_idx': False, 'tie_word_embeddings': True}
     for key, value in expected.items():
         if config.get(key, value) != value:
-            raise BadInput(f'{path}: {key} is {config[key]!r}, but GPT-2 has {value!r}')
+            raise BadInput(f'{path}: {key} is {shown(config[key])}, but GPT-2 has {value!r}')
     if config.get('n_inner') not in (None, 4 * sizes['n_embd']):
-        raise BadInput(f'{path}: n_inner is {config["n_inner"]!r}, but GPT-2 has 4 times n_embd')
-    try:
-        return model_config({**sizes, 'bias': True, **overrides})
-    except BadInput as error:
-        raise BadInput(f'{path}: {error}') from None
+        raise BadInput(f'{path}: n_inner is {shown(config["n_inner"])}, but GPT-2 has 4 times n_embd')
+    return {**sizes, 'bias': True, **overrides}
 
 
 def read_weights(folder):
@@ -210,16 +236,17 @@ def read_weights(folder):
     from safetensors import SafetensorError, safe_open
     state = {}
     for path in weight_files(folder):
+        if not os.path.exists(path):
+            raise BadInput(f'{folder} has no {os.path.basename(path)}')
         try:
+            open_to_read(path).close()  # a pipe in its place would be waited for
             with safe_open(path, framework='pt') as file:
                 for key in file.keys():
                     name = key if key.startswith(('transformer.', 'lm_head.')) else 'transformer.' + key
                     tensor = file.get_tensor(key)  # a view of the file, not read yet
                     state[name] = tensor.t() if is_transposed(name) and tensor.dim() == 2 else tensor
-        except FileNotFoundError:
-            raise BadInput(f'{folder} has no {os.path.basename(path)}') from None
         except (SafetensorError, OSError) as error:
-            raise BadInput(f'{path} cannot be read: {error}') from None
+            raise BadInput(f'{path} cannot be read: {first_line(error)}') from None
     return state
 
 
@@ -229,12 +256,10 @@ def weight_files(folder):
     index = single + '.index.json'
     if os.path.exists(single) or not os.path.exists(index):
         return [single]
-    try:
-        with open(index, encoding='utf-8') as file:
-            names = sorted(set(json.load(file)['weight_map'].values()))
-        return [os.path.join(folder, os.path.basename(name)) for name in names]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f'{index} is not an index of safetensors ({type(error).__name__}: {error})') from None
+    names = read_json(index, advice='it names the files of weights beside it').get('weight_map')
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise BadInput(f'{index} is not an index of safetensors: it has no weight_map of file names')
+    return [os.path.join(folder, os.path.basename(name)) for name in sorted(set(names.values()))]
 
 
 def is_transposed(name):

@@ -14,6 +14,9 @@ read by the model but not learned: `BatchLoader` gives -1 for them as targets. W
 Every file is written atomically, and meta.json comes last. A data set that many jobs write side by side has, beside its
 shards, one NAME_progress.json per job with the shards of that job; `load_meta` adds them up, so nothing has to be merged.
 
+Training reads shards with read(), not through a memory map: a file that someone cuts short while it is mapped ends the
+process with SIGBUS, without a word. `BatchLoader` notices files that were changed since it began, and says so.
+
 This module knows nothing of models, and of text only what the tokenizer tells it.
 """
 import functools
@@ -30,10 +33,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bpe import EOT, Tokenizer
+from bpe import EOT, MAX_VOCAB, Tokenizer
 from configurator import configure
 from runtime.errors import BadInput, one_line_errors
-from runtime.files import atomic_write, make_folder, read_json, sha256_of
+from runtime.files import atomic_write, make_folder, open_to_read, read_json, sha256_of
 from runtime.parallel import ordered_map
 
 DEFAULTS = {
@@ -42,10 +45,11 @@ DEFAULTS = {
 
 MAGIC, VERSION, HEADER_INTS = 20240520, 1, 256
 HEADER_BYTES = 4 * HEADER_INTS
-SHARD_TOKENS = 100_000_000
+SHARD_TOKENS, MAX_SHARD_TOKENS = 100_000_000, 2**31 - 1  # the header's number has 32 bits
 SHARD_NAME = re.compile(r'(?:^|_)(train|val)(?:_\d+)?\.bin$')
 SCAN_LIMIT = 2**28  # up to this many tokens, ids are checked when a split is opened, not only as they are used
-OPEN_SHARDS = 128   # memory maps kept open by one loader: each holds a file descriptor, and macOS allows 256
+READ_TOKENS = 1 << 20  # at a time, where all are read
+OPEN_FILES = 128    # kept open by one loader: macOS allows a process 256
 GPT2_META = {'tokenizer': 'gpt2', 'tokenizer_sha256': None, 'vocab_size': 50257, 'eot': 50256,
              'document_separator': EOT, 'source': 'unknown', 'shards': {}}
 
@@ -83,7 +87,16 @@ def mask_path(path):
 
 
 def read_mask(path: str, entry: dict | None = None) -> np.ndarray | None:
-    """The mask of a shard as a read-only memory map of bytes, 8 tokens in each, or None if all of its tokens count.
+    """The mask of a shard as bytes, 8 tokens in each, or None if all of its tokens count. Raises BadInput as find_mask."""
+    mask = find_mask(path, entry)
+    if mask is None:
+        return None
+    with open_to_read(mask, buffering=0) as file:
+        return read_bytes(file, 0, os.path.getsize(mask))
+
+
+def find_mask(path, entry=None):
+    """The path of a shard's mask, or None if all of its tokens count.
 
     entry: what meta.json says of the shard. Raises BadInput when it names a mask that is missing, and when there is
     a mask of another length than the shard's.
@@ -98,7 +111,7 @@ def read_mask(path: str, entry: dict | None = None) -> np.ndarray | None:
     if os.path.getsize(mask) != n_bytes:
         raise BadInput(f'{mask} is cut short or of another shard: {os.path.getsize(mask):,} bytes, where '
                        f'{os.path.basename(path)} needs {n_bytes:,}; make the data again')
-    return np.memmap(mask, dtype=np.uint8, mode='r')
+    return mask
 
 
 def read_shard(path: str) -> np.ndarray:
@@ -109,18 +122,34 @@ def read_shard(path: str) -> np.ndarray:
     size = shard_size(path)
     if size == 0:
         return np.empty(0, dtype='<u2')
-    has_header = 2 * size != os.path.getsize(path)
-    return np.memmap(path, dtype='<u2', mode='r', offset=HEADER_BYTES if has_header else 0, shape=(size,))
+    return np.memmap(path, dtype='<u2', mode='r', offset=os.path.getsize(path) - 2 * size, shape=(size,))
+
+
+def read_tokens(path, begin, end):
+    """The tokens `begin` to `end` - 1 of a shard, (n,) uint16."""
+    offset = os.path.getsize(path) - 2 * shard_size(path)
+    with open_to_read(path, buffering=0) as file:
+        return read_bytes(file, offset + 2 * begin, 2 * (end - begin)).view('<u2')
+
+
+def read_bytes(file, start, n_bytes):
+    """n_bytes from `start` on of a file that was opened without a buffer, (n_bytes,) uint8."""
+    data = np.empty(n_bytes, dtype=np.uint8)
+    try:
+        file.seek(start)
+        n_read = file.readinto(data)
+    except OSError as error:
+        raise BadInput(f'{file.name} cannot be read any more: {error.strerror}') from error
+    if n_read != n_bytes:
+        raise BadInput(f'{file.name} was cut short while it was read; put the right file back, or make the data again')
+    return data
 
 
 def shard_size(path: str) -> int:
     """The number of tokens in a shard, after its header has been checked against the file's size."""
-    try:
-        n_bytes = os.path.getsize(path)
-        with open(path, 'rb') as file:
-            header = np.frombuffer(file.read(HEADER_BYTES)[:n_bytes // 4 * 4], dtype='<i4')
-    except OSError as error:
-        raise BadInput(f'{path}: {error.strerror}') from error
+    with open_to_read(path) as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        header = np.frombuffer(file.read(HEADER_BYTES)[:n_bytes // 4 * 4], dtype='<i4')
     if len(header) == 0 or header[0] != MAGIC:
         if os.path.basename(path) in ('train.bin', 'val.bin') and n_bytes % 2 == 0:
             return n_bytes // 2  # nanoGPT's: nothing but tokens
@@ -220,6 +249,8 @@ def load_meta(data_dir: str, quiet: bool = False) -> dict:
     """
     path = os.path.join(data_dir, 'meta.json')
     parts = {part: read_json(part) for part in sorted(glob.glob(os.path.join(glob.escape(data_dir), '*_progress.json')))}
+    for part, progress in parts.items():
+        check_progress(part, progress)
     if os.path.exists(path):
         meta = read_json(path)
     elif parts:
@@ -231,15 +262,58 @@ def load_meta(data_dir: str, quiet: bool = False) -> dict:
         meta = GPT2_META
         if not quiet:
             print(f"{data_dir} has no meta.json: its tokens are taken for GPT-2's", file=sys.stderr)
-    for key in ('tokenizer', 'vocab_size', 'eot'):
-        if key not in meta:
-            raise BadInput(f'{path} lacks {key!r}; make the data again')
+    check_meta(path, meta)
     entries = dict(meta.get('shards', {}))
     for part, progress in parts.items():
         if progress['meta'].get('tokenizer_sha256') != meta.get('tokenizer_sha256'):
             raise BadInput(f'{part} was made with another tokenizer than {path}; one folder takes one tokenizer')
         entries |= shard_entries(progress)
     return {**meta, 'shards': dict(sorted(entries.items()))}
+
+
+def check_meta(path, meta):
+    """Raises BadInput for a value of meta.json that no script here writes."""
+    for key in ('tokenizer', 'vocab_size', 'eot'):
+        if key not in meta:
+            raise BadInput(f'{path} lacks {key!r}; make the data again')
+    entries = meta.get('shards', {})
+    sizes = [meta.get(f'{split}_{what}', 0) for split in ('train', 'val') for what in ('documents', 'bytes')]
+    wrong = {
+        'tokenizer': not isinstance(meta['tokenizer'], str),
+        'tokenizer_sha256': not isinstance(meta.get('tokenizer_sha256'), (str, type(None))),
+        'vocab_size': not is_int(meta['vocab_size'], 1, MAX_VOCAB),
+        'eot': not is_int(meta['eot'], 0, meta['vocab_size'] - 1 if is_int(meta['vocab_size'], 1) else MAX_VOCAB),
+        'settings': not isinstance(meta.get('settings', {}), dict),
+        'val_xz_bits_per_byte': type(meta.get('val_xz_bits_per_byte')) not in (int, float, type(None)),
+        'shards': not isinstance(entries, dict) or not all(map(is_entry, entries.values())),
+        'documents or bytes': not all(is_int(size) for size in sizes),
+    }
+    if any(wrong.values()):
+        keys = ', '.join(key for key, is_so in wrong.items() if is_so)
+        raise BadInput(f'{path} has a value for {keys} that cannot be; make the data again')
+
+
+def check_progress(path, progress):
+    """Raises BadInput for a NAME_progress.json, or NAME_unfinished.json, that no script here writes."""
+    written = progress.get('shards')
+    is_right = (isinstance(progress.get('meta'), dict) and isinstance(progress.get('complete'), bool) and
+                isinstance(written, list) and all(map(is_entry, written)) and
+                all(isinstance(shard.get('file'), str) and os.path.basename(shard['file']) == shard['file'] and
+                    is_int(shard.get('documents')) and isinstance(shard.get('next'), dict) and
+                    all(map(is_int, shard['next'].values())) for shard in written))
+    if not is_right:
+        raise BadInput(f'{path} is damaged or not of this version; delete it and make the data again')
+    check_meta(path, progress['meta'])
+
+
+def is_entry(entry):
+    """Whether a value is what meta.json says of a shard."""
+    return (isinstance(entry, dict) and is_int(entry.get('tokens')) and
+            all(isinstance(entry.get(key, ''), str) for key in ('sha256', 'mask_sha256')))
+
+
+def is_int(value, low=0, high=2**63):
+    return type(value) is int and low <= value <= high
 
 
 def shard_entries(progress):
@@ -252,17 +326,19 @@ def load_tokenizer(data_dir: str, meta: dict | None = None) -> Tokenizer:
     """The Tokenizer that made a folder's shards. Raises BadInput when tokenizer.json is missing or another one."""
     meta = meta or load_meta(data_dir, quiet=True)
     if meta['tokenizer'] == 'gpt2':
-        return Tokenizer.gpt2()
-    path = os.path.join(data_dir, os.path.basename(meta['tokenizer']))
-    if not os.path.exists(path):
-        raise BadInput(f'{path} is missing, and the shards beside it cannot be read without it; make the data again')
-    if sha256_of(path) != meta['tokenizer_sha256']:
-        raise BadInput(f'{path} is not the tokenizer that the shards beside it were made with (its sha256 differs '
-                       'from the one in meta.json); put the right one back, or make the data again')
-    tokenizer = Tokenizer.load(path)
-    if tokenizer.vocab_size != meta['vocab_size']:
-        raise BadInput(f"{data_dir}: meta.json says that the vocabulary has {meta['vocab_size']} entries, its tokenizer has "
-                       f'{tokenizer.vocab_size}; make the data again')
+        tokenizer = Tokenizer.gpt2()
+    else:
+        path = os.path.join(data_dir, os.path.basename(meta['tokenizer']))
+        if not os.path.exists(path):
+            raise BadInput(f'{path} is missing, and the shards beside it cannot be read without it; make the data again')
+        if sha256_of(path) != meta.get('tokenizer_sha256'):
+            raise BadInput(f'{path} is not the tokenizer that the shards beside it were made with (its sha256 differs '
+                           'from the one in meta.json); put the right one back, or make the data again')
+        tokenizer = Tokenizer.load(path)
+    for key in ('vocab_size', 'eot'):
+        if getattr(tokenizer, key) != meta[key]:
+            raise BadInput(f'{data_dir}: meta.json says that {key} is {meta[key]}, but of its tokenizer it is '
+                           f'{getattr(tokenizer, key)}; make the data again')
     return tokenizer
 
 
@@ -283,17 +359,30 @@ class BatchLoader:
     n_tokens, n_sequences: tokens of the split, and windows in one epoch. Tokens at the stream's end that fill
     no window are left out of the epoch; the next epoch's offset leaves out others.
     masked: whether there are tokens that do not count as targets; `count_targets` says how many do.
-    Raises BadInput on a folder, a shard or a token id that cannot be used.
+    Raises BadInput on a folder, a shard or a token id that cannot be used, and when a file is no longer what it was when
+    the loader was made: at the next batch from it if it was changed in place, at the next epoch if another has its name.
     """
 
     def __init__(self, data_dir: str, split: str, block_size: int, batch_size: int, seed: int, rank: int = 0,
                  world_size: int = 1, meta: dict | None = None):
         """meta: what load_meta(data_dir) gives, if it has been read already."""
+        if block_size < 1:
+            raise BadInput(f'block_size={block_size} should be at least 1')
         meta = meta or load_meta(data_dir, quiet=True)
         self.split, self.block_size, self.batch_size, self.seed = split, block_size, batch_size, seed
         self.rank, self.world_size, self.vocab_size = rank, world_size, meta['vocab_size']
         self.paths = find_shards(data_dir, split)
-        self.starts = np.cumsum([0] + [shard_size(path) for path in self.paths])  # (n_shards + 1,) in the stream
+        entries = {path: meta['shards'].get(os.path.basename(path), {}) for path in self.paths}
+        self.masks = {path: find_mask(path, entry) for path, entry in entries.items()}  # None where all tokens count
+        self.masked = any(self.masks.values())
+        self.sha256 = {path: entry.get('sha256') for path, entry in entries.items()}
+        self.sha256 |= {self.masks[path]: entry.get('mask_sha256') for path, entry in entries.items() if self.masks[path]}
+        self.seen = {path: signature(os.stat(path)) for path in self.sha256}
+        sizes = {path: shard_size(path) for path in self.paths}
+        for path, entry in entries.items():
+            check_entry(path, sizes[path], entry)
+        self.offsets = {path: self.seen[path][0] - 2 * sizes[path] for path in self.paths}  # bytes before the first token
+        self.starts = np.cumsum([0, *sizes.values()])  # (n_shards + 1,) in the stream
         self.n_tokens = int(self.starts[-1])
         if self.n_tokens < block_size + 1:
             raise BadInput(f'the {split} split in {data_dir} has {self.n_tokens:,} tokens, too few for one block of '
@@ -301,14 +390,11 @@ class BatchLoader:
         # 'train' gives up a window, so that every epoch has as many, whatever its offset
         self.n_sequences = ((self.n_tokens - 1) // block_size if split == 'val' else
                             max(1, (self.n_tokens - block_size) // block_size))
-        self.open_shard = functools.lru_cache(maxsize=OPEN_SHARDS)(lambda path: np.asarray(read_shard(path)))
-        self.open_mask = functools.lru_cache(maxsize=OPEN_SHARDS)(
-            lambda path: read_mask(path, meta['shards'].get(os.path.basename(path))))
-        self.masked = sum(self.open_mask(path) is not None for path in self.paths) > 0  # looks at all: none may be missing
-        self.sequence_index = 0
+        self.open_file = functools.lru_cache(maxsize=OPEN_FILES)(functools.partial(open_to_read, buffering=0))
+        self.sequence_index, self.checked_epoch = 0, 0
         if self.n_tokens <= SCAN_LIMIT:
-            for path in self.paths:
-                check_ids(self.open_shard(path), self.vocab_size, path)
+            for start in range(0, self.n_tokens, READ_TOKENS):
+                self.read(start, min(READ_TOKENS, self.n_tokens - start))
 
     @property
     def epoch(self):
@@ -317,9 +403,13 @@ class BatchLoader:
     def seek(self, sequence_index: int):
         """Goes to where sequence_index sequences have been taken."""
         self.sequence_index = sequence_index
+        if sequence_index == 0:  # as before each validation, which is an epoch of its own
+            self.checked_epoch = None
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The next (x, y), int64 tensors of shape (batch_size, block_size); y is x one token later, -1 where masked."""
+        if self.epoch != self.checked_epoch:
+            self.check_all_unchanged()
         first = self.sequence_index + self.rank * self.batch_size
         starts = self.window_starts(np.arange(first, first + self.batch_size))
         batch = np.empty((2, self.batch_size, self.block_size), dtype=np.int64)  # (2, B, T)
@@ -356,21 +446,45 @@ class BatchLoader:
         """`length` tokens of the stream from `start` on; they may lie in several shards."""
         pieces = []
         for path, begin, end in self.places(start, length):
-            pieces.append(self.open_shard(path)[begin:end])
+            pieces.append(self.read_bytes(path, self.offsets[path] + 2 * begin, 2 * (end - begin)).view('<u2'))
             check_ids(pieces[-1], self.vocab_size, path, begin)
-        return np.concatenate(pieces)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def read_counted(self, start, length):
         """For the same tokens, whether each counts as a target: (length,) bool."""
         pieces = []
         for path, begin, end in self.places(start, length):
-            mask = self.open_mask(path)
-            if mask is None:
+            if self.masks[path] is None:
                 pieces.append(np.ones(end - begin, dtype=bool))
             else:
-                bits = np.unpackbits(mask[begin // 8:-(-end // 8)], bitorder='little')
-                pieces.append(bits[begin % 8:begin % 8 + end - begin].view(bool))
-        return np.concatenate(pieces)
+                packed = self.read_bytes(self.masks[path], begin // 8, -(-end // 8) - begin // 8)
+                pieces.append(np.unpackbits(packed, bitorder='little')[begin % 8:begin % 8 + end - begin].view(bool))
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def read_bytes(self, path, start, n_bytes):
+        file = self.open_file(path)
+        self.check_unchanged(path, os.fstat(file.fileno()))
+        return read_bytes(file, start, n_bytes)
+
+    def check_unchanged(self, path, status):
+        """Raises BadInput if a file has changed. A new time of change alone, as `touch` leaves it, is no change."""
+        if signature(status) == self.seen[path]:
+            return
+        if status.st_size == self.seen[path][0] and self.sha256[path] == sha256_of(path):
+            self.seen[path] = signature(status)
+            return
+        raise BadInput(f'{path} has changed since this run began to read it; put the right file back, or make the data again, '
+                       'and start the run again')
+
+    def check_all_unchanged(self):
+        """Looks at all files by their names, since an open file stays what it was when another takes its name."""
+        for path in self.seen:
+            try:
+                self.check_unchanged(path, os.stat(path))
+            except OSError as error:
+                raise BadInput(f'{path} is gone since this run began to read it ({error.strerror}); put it back and start the '
+                               'run again') from error
+        self.checked_epoch = self.epoch
 
     def places(self, start, length):
         """Yields where `length` tokens of the stream from `start` on lie: (path, first, end) in each shard."""
@@ -380,6 +494,11 @@ class BatchLoader:
             end = min(inside + length, int(self.starts[shard + 1] - self.starts[shard]))
             yield self.paths[shard], inside, end
             start, length, shard = start + end - inside, length - (end - inside), shard + 1
+
+
+def signature(status):
+    """(bytes, time of the last change in ns) of a file: another one means another content."""
+    return status.st_size, status.st_mtime_ns
 
 
 def shuffled(places, n, keys):
@@ -404,6 +523,13 @@ def shuffled(places, n, keys):
         values[outside] = left << half | right
         outside = values >= n
     return values.astype(np.int64)
+
+
+def check_entry(path, n_tokens, entry):
+    """Raises BadInput if meta.json's entry of a shard, {} if it has none, is of another one."""
+    if entry and entry['tokens'] != n_tokens:
+        raise BadInput(f'{path} holds {n_tokens:,} tokens, but meta.json says {entry["tokens"]:,}; put the right file back, '
+                       'or make the data again')
 
 
 def check_ids(tokens, vocab_size, path, position=0):
@@ -445,14 +571,15 @@ def check_folder(data_dir: str) -> str:
 
 def examine_shard(path, meta):
     """(how often each id occurs, how many tokens count as targets): (vocab_size,) int64, int."""
-    entry, tokens = meta['shards'].get(os.path.basename(path), {}), read_shard(path)
+    entry, n_tokens = meta['shards'].get(os.path.basename(path), {}), shard_size(path)
+    check_entry(path, n_tokens, entry)
     counts = np.zeros(meta['vocab_size'], dtype=np.int64)
-    for start in range(0, len(tokens), 1 << 20):
-        piece = np.asarray(tokens[start:start + (1 << 20)])
+    for start in range(0, n_tokens, READ_TOKENS):
+        piece = read_tokens(path, start, min(start + READ_TOKENS, n_tokens))
         check_ids(piece, meta['vocab_size'], path, start)
         counts += np.bincount(piece, minlength=meta['vocab_size'])
     mask = read_mask(path, entry)
-    n_targets = len(tokens) if mask is None else int(np.unpackbits(mask, count=len(tokens), bitorder='little').sum())
+    n_targets = n_tokens if mask is None else int(np.unpackbits(mask, count=n_tokens, bitorder='little').sum())
     for file, sha256 in ((path, entry.get('sha256')), (mask_path(path), entry.get('mask_sha256'))):
         if sha256 and sha256_of(file) != sha256:
             raise BadInput(f'{file} has changed since it was written: its sha256 is not the recorded one. Delete it and run '
@@ -462,12 +589,14 @@ def examine_shard(path, meta):
 
 def random_document(path, tokenizer, eot, n_characters=200):
     """(where it stands, its first characters) of a document in a shard."""
-    tokens = read_shard(path)
+    n_tokens = shard_size(path)
+    first = random.randrange(max(1, n_tokens - READ_TOKENS))
+    tokens = read_tokens(path, first, min(first + READ_TOKENS, n_tokens))
     heads = np.flatnonzero(tokens == eot)
     start = int(random.choice(heads)) + 1 if len(heads) else 0
     beginning = tokens[start:start + n_characters * 4]  # a character has up to 4 bytes, each perhaps a token
     text = tokenizer.decode(itertools.takewhile(lambda token: token != eot, beginning))
-    return f'the document at token {start:,} of {os.path.basename(path)}:', text[:n_characters]
+    return f'the document at token {first + start:,} of {os.path.basename(path)}:', text[:n_characters]
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 `find_source` finds the files of a --source, `read_documents` yields their documents in a fixed order. What a document is,
 the help of corpus.py says. This module knows nothing of tokens and shards.
 """
-import io
+import codecs
 import itertools
 import json
 import lzma
@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from bpe import EOT
+from configurator import shorten
 from runtime.errors import BadInput, first_line
-from runtime.files import find_files, is_binary, open_to_read, read_text
+from runtime.files import COMPRESSED, READ_BYTES, find_files, is_binary, open_to_read, read_text
 from runtime.parallel import ordered_map
 
 SYNTH = 'PleIAs/SYNTH'
@@ -28,8 +29,13 @@ COMPRESSIONS = {'.gz': 'gzip', '.bz2': 'bz2', '.zst': 'zstd'}
 TABLE_NAME = re.compile(r'\.(parquet|jsonl|ndjson|json)(\.gz|\.bz2|\.xz|\.zst)?$')
 FILE_NAME = re.compile(TABLE_NAME.pattern + r'|\.(txt|md|csv|tsv|gz|zip|py|html)$')
 DATASET_NAME = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
+SPACE, LIST_SIGN = re.compile(r'\s*'), re.compile(r'\s*([],])')
 BLOCK_CHARACTERS = (256, 8192)
 ROWS_AT_ONCE = 512
+ROW_BYTES = 64 << 20            # the most that one row of a table may have, or that is made of its rows at once
+EXPANDS_FREELY = 32 << 20       # bytes that any compressed file may become
+MAX_EXPANSION = 100             # times its size that a larger one may become; text that people wrote becomes 3 to 10 times
+MAY_REPEAT = 16 << 20           # bytes; parquet files below that are read so that a text many rows share is in memory once
 LARGE_GROUP, GROUPS_FETCHED_AT_ONCE = 64 << 20, 8  # bytes of a row group; row groups, over the network
 WIKITEXT_SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}  # our names: the hub's
 
@@ -116,13 +122,16 @@ def ask_hub(name: str):
 # ---- documents --------------------------------------------------------------------------------------
 
 
-def read_documents(source: Source, text_column: str = 'text', separator: str | None = None, limit: int = 0) -> Iterator[str]:
+def read_documents(source: Source, text_column: str = 'text', separator: str | None = None, limit: int = 0,
+                   max_expansion: int = MAX_EXPANSION) -> Iterator[str]:
     r"""Yields the text of every document of a source in a fixed order; empty ones are left out.
 
     separator: cuts text files into documents; \n and \t may be written as two characters. limit: 0 for all documents.
+    max_expansion: as in `read_table`.
     """
     if source.is_table:
-        documents = (text for path in source.files for _, texts, _ in read_table(path, text_column) for text in texts)
+        documents = (text for path in source.files
+                     for _, texts, _ in read_table(path, text_column, max_expansion=max_expansion) for text in texts)
     elif separator or len(source.files) == 1:
         documents = (text for path in source.files for text in cut_file(path, separator))
     else:
@@ -140,11 +149,17 @@ def cut_file(path, separator=None):
     else:
         yield from cut_into_blocks(read_text(path), os.path.getsize(path) // 100)
         return
-    rest = ''
+    begun, end = [], ''  # of a document: what is certainly in it, and where a separator may have begun
     for piece in read_text(path):
-        *whole, rest = (rest + piece).split(separator)
-        yield from whole
-    yield rest
+        *whole, rest = (end + piece).split(separator)
+        if whole:
+            yield ''.join([*begun, whole[0]])
+            yield from whole[1:]
+            begun = []
+        place = max(0, len(rest) - len(separator) + 1)
+        begun.append(rest[:place])
+        end = rest[place:]
+    yield ''.join([*begun, end])
 
 
 def cut_into_blocks(pieces, size):
@@ -174,27 +189,44 @@ def cut_into_blocks(pieces, size):
 # ---- tables -----------------------------------------------------------------------------------------
 
 
-def read_table(path: str, column: str, first_row: int = 0, share: tuple[int, int, int] = (0, 1, 1)) -> Iterator[tuple]:
+def read_table(path: str, column: str, first_row: int = 0, share: tuple[int, int, int] = (0, 1, 1),
+               max_expansion: int = MAX_EXPANSION) -> Iterator[tuple]:
     """Yields (row numbers, their texts, share of the file read so far) of a parquet or json-lines file, in order.
 
     column:    where the text is. A table without it that has SYNTH's columns gives SYNTH's documents.
     first_row: rows before this one are left out.
     share:     (low, high, n): only the rows from the low-th to the high-th n-th of the file; of json-lines, which do
                not say how many they are, those with low <= row % n < high.
-    A row without text is '' in the list. Raises BadInput on a damaged file, and on a missing column with the names of
-    those that are there.
+    max_expansion: how many times its size a compressed file may become, if that is more than 32 MB; 0: any.
+    A row without text is '' in the list. Raises BadInput on a damaged file, on one that expands too much, and on a missing
+    column with the names of those that are there.
     """
     read = read_parquet if '.parquet' in TABLE_NAME.search(path)[0] else read_json_lines
-    yield from read(path, column, first_row, share)
+    yield from read(path, column, first_row, share, max_expansion)
 
 
-def read_parquet(path, column, first_row, share):
+def n_bytes_of(file):
+    n_bytes = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return n_bytes
+
+
+def check_expansion(path, n_bytes, n_packed, max_expansion):
+    """Raises BadInput if n_packed bytes of a file have become too many."""
+    if max_expansion and n_bytes > max(EXPANDS_FREELY, max_expansion * n_packed):
+        raise BadInput(f'{path} becomes {n_bytes // max(1, n_packed):,} times its size when it is unpacked, far more than text '
+                       f'would; if that is right, allow it with a larger --max_expansion than {max_expansion} (0: any)')
+
+
+def read_parquet(path, column, first_row, share, max_expansion):
     import pyarrow
     import pyarrow.parquet
     low, high, n = share
     try:
         with open_anywhere(path) as file:
+            size, n_bytes = n_bytes_of(file), 0
             table = pyarrow.parquet.ParquetFile(file)
+            check_expansion(path, table.metadata.num_rows, size, max_expansion)
             columns = pick_columns(table.schema_arrow.names, column, path)
             kinds = {str(table.schema_arrow.field(name).type) for name in columns}
             if not kinds <= {'string', 'large_string', 'string_view'}:
@@ -204,17 +236,42 @@ def read_parquet(path, column, first_row, share):
             begin = max(first, first_row)
             ends = list(itertools.accumulate(table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)))
             groups = [i for i, (start, end) in enumerate(zip([0, *ends], ends)) if start < last and end > begin]
+            n_unpacked = sum(table.metadata.row_group(group).total_byte_size for group in groups)
+            check_expansion(path, n_unpacked, size, max_expansion)
+            if size < MAY_REPEAT:
+                table = pyarrow.parquet.ParquetFile(file, metadata=table.metadata, read_dictionary=list(columns))
             for group, batches in zip(groups, read_groups(path, table, groups, list(columns))):
                 row = ends[group - 1] if group else 0
-                for batch in batches:
+                for batch in itertools.chain.from_iterable(map(small_batches, batches)):
+                    n_bytes += sum(map(text_bytes, batch.columns))
+                    check_expansion(path, n_bytes, size, max_expansion)
+                    if len(batch) == 1 and n_bytes > ROW_BYTES and sum(map(text_bytes, batch.columns)) > ROW_BYTES:
+                        raise BadInput(f'{path}: row {row} has more than {ROW_BYTES >> 20} MB; cut it into documents first')
                     start, stop = max(row, begin), min(row + len(batch), last)
                     if start < stop:
                         values = batch.slice(start - row, stop - start).to_pydict()
                         texts = [format_row(row_values) for row_values in zip(*(values[name] for name in columns))]
                         yield range(start, stop), texts, (stop - first) / (last - first)
                     row += len(batch)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise BadInput(f'{path} is not a readable parquet file: {first_line(error)}') from error
+
+
+def small_batches(batch):
+    """An arrow batch in parts whose texts are at most 64 MB, or one row."""
+    if len(batch) <= 1 or sum(map(text_bytes, batch.columns)) <= ROW_BYTES:
+        return [batch]
+    half = len(batch) // 2
+    return itertools.chain(small_batches(batch.slice(0, half)), small_batches(batch.slice(half)))
+
+
+def text_bytes(column):
+    """How many bytes the texts of an arrow column have; its dictionary may hold one text for many rows."""
+    import pyarrow
+    import pyarrow.compute
+    lengths = (pyarrow.compute.binary_length(column.dictionary).take(column.indices)
+               if isinstance(column, pyarrow.DictionaryArray) else pyarrow.compute.binary_length(column))
+    return pyarrow.compute.sum(lengths).as_py() or 0
 
 
 def read_groups(path, table, groups, columns):
@@ -238,12 +295,11 @@ def read_groups(path, table, groups, columns):
     return (batches(table, group) for group in groups)
 
 
-def read_json_lines(path, column, first_row, share):
+def read_json_lines(path, column, first_row, share, max_expansion):
     low, high, n = share
     with open_anywhere(path) as file:
-        size = file.seek(0, os.SEEK_END) or 1
-        file.seek(0)
-        lines = enumerate(json_lines(file, path))
+        size = n_bytes_of(file) or 1
+        lines = enumerate(json_lines(unpacked(file, path, max_expansion), path))
         while batch := list(itertools.islice(lines, ROWS_AT_ONCE)):
             batch = [(row, line) for row, line in batch if row >= first_row and low <= row % n < high]
             if batch:
@@ -252,22 +308,85 @@ def read_json_lines(path, column, first_row, share):
                 yield [row for row, _ in batch], texts, done
 
 
-def json_lines(file, path):
-    """The lines of a json-lines file as bytes; a file that is one JSON list gives its elements."""
-    ending = os.path.splitext(path)[1]
-    if ending in COMPRESSIONS:
-        import pyarrow
-        file = io.BufferedReader(pyarrow.CompressedInputStream(file, COMPRESSIONS[ending]))
-    elif ending == '.xz':
-        file = lzma.open(file)
+def unpacked(file, path, max_expansion=MAX_EXPANSION):
+    """Yields what is in a file, decompressed if its name says so, in pieces."""
+    ending, size, n_bytes, content = os.path.splitext(path)[1], n_bytes_of(file), 0, file
     try:
-        head = file.readline()
-        if head.lstrip().startswith(b'['):
-            yield from (json.dumps(row).encode() for row in json.loads(head + file.read()))
-        elif head:
-            yield from itertools.chain([head], file)
-    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+        if ending in COMPRESSIONS:
+            import pyarrow
+            content = pyarrow.CompressedInputStream(file, COMPRESSIONS[ending])
+        elif ending == '.xz':
+            content = lzma.open(file)
+        while piece := content.read(READ_BYTES):
+            n_bytes += len(piece)
+            if ending in COMPRESSED:
+                check_expansion(path, n_bytes, size if file.closed else file.tell(), max_expansion)
+            yield piece
+    except (OSError, EOFError, lzma.LZMAError) as error:
         raise BadInput(f'{path} is cut short or damaged: {first_line(error)}') from error
+
+
+def json_lines(pieces, path):
+    """The lines of a json-lines file as bytes; a file that is one JSON list gives its elements."""
+    first = next(pieces, b'').removeprefix(codecs.BOM_UTF8)
+    pieces = itertools.chain([first], pieces)
+    return list_elements(pieces, path) if first.lstrip().startswith(b'[') else cut_at_lines(pieces, path)
+
+
+def cut_at_lines(pieces, path):
+    """Yields the lines of a file that comes in pieces, without their ends."""
+    begun, size = [], 0
+    for piece in pieces:
+        *lines, rest = piece.split(b'\n')
+        if lines:
+            yield b''.join([*begun, lines[0]])
+            yield from lines[1:]
+            begun, size = [], 0
+        begun.append(rest)
+        size += len(rest)
+        if size > ROW_BYTES:
+            raise BadInput(f'{path} has a line of more than {ROW_BYTES >> 20} MB; each line should be a document')
+    if size:
+        yield b''.join(begun)
+
+
+def list_elements(pieces, path):
+    """Yields the elements of a JSON list that comes in pieces, each as JSON again, without all of it in memory."""
+    decode, decoder = codecs.getincrementaldecoder('utf-8')('replace').decode, json.JSONDecoder()
+    text, at_end = decode(next(pieces)), False
+    place = text.index('[') + 1
+    while True:
+        begin = SPACE.match(text, place).end()
+        try:
+            value, end = decoder.raw_decode(text, begin)
+            sign = LIST_SIGN.match(text, end)
+            if end - begin > ROW_BYTES:
+                sign, at_end = None, True
+        except RecursionError as error:
+            raise BadInput(f'{path} is not a list of objects: {first_line(error)}') from error
+        except ValueError:
+            sign = None
+        if sign:
+            yield json.dumps(value).encode()
+            place = sign.end()
+        elif text[begin:begin + 1] == ']':
+            place = begin + 1
+        if text[place - 1:place] == ']':
+            if text[place:].strip() or any(piece.strip() for piece in pieces):
+                raise BadInput(f'{path} goes on behind its JSON list; a file is one list, or an object on each line')
+            return
+        if sign:
+            continue
+        if at_end or len(text) - place > ROW_BYTES:
+            raise BadInput(f'{path} is cut short or damaged: it is no JSON list whose elements have at most '
+                           f'{ROW_BYTES >> 20} MB')
+        wanted, read = len(text) - place, [text[place:]]  # as much again is read, so that no part is looked at often
+        while wanted >= 0 and not at_end:
+            piece = next(pieces, b'')
+            at_end = not piece
+            read.append(decode(piece, final=at_end))
+            wanted -= len(piece)
+        text, place = ''.join(read), 0
 
 
 def json_text(line, column, where):
@@ -276,7 +395,7 @@ def json_text(line, column, where):
         return ''
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f'{where}: not JSON: {first_line(error)}') from error
     if not isinstance(row, dict):
         raise BadInput(f'{where}: should be an object with a key {column!r}')
@@ -292,7 +411,8 @@ def pick_columns(names, column, where):
         return (column,)
     if column == 'text' and all(name in names for name in SYNTH_COLUMNS):
         return SYNTH_COLUMNS
-    raise BadInput(f'{where} has no column {column!r}; name one of these with --text_column: {", ".join(names)}')
+    raise BadInput(f'{where} has no column {column!r}; name one of these with --text_column: '
+                   f'{shorten(", ".join(names))}')
 
 
 def format_row(values):
@@ -355,13 +475,15 @@ def read_split(paths: Iterable[str]) -> Iterator[str]:
 
 def read_rows(path: str) -> Iterator[tuple[str, object]]:
     """Yields (place, value) of each line of a .jsonl file that is not blank; a message about a value names its place."""
-    for number, line in enumerate(''.join(read_text(path)).split('\n'), 1):
-        if line.strip():
-            place = f'{path}, line {number}'
-            try:
-                yield place, json.loads(line)
-            except (ValueError, RecursionError):
-                raise BadInput(f'{place} is not JSON, as every line of a .jsonl file should be') from None
+    with open_to_read(path) as file:
+        for number, line in enumerate(cut_at_lines(unpacked(file, path), path), 1):
+            if line.strip():
+                place = f'{path}, line {number}'
+                try:
+                    value = json.loads(line)
+                except (ValueError, RecursionError):
+                    raise BadInput(f'{place} is not JSON, as every line of a .jsonl file should be') from None
+                yield place, value
 
 
 def hub_rows(name: str, dataset_config: str | None, dataset_split: str) -> Iterator[tuple[str, dict]]:

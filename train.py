@@ -29,7 +29,7 @@ import pretrained
 import resume
 import shards
 from bpe import Tokenizer
-from configurator import choice, configure, optional
+from configurator import check_bounds, choice, configure, optional
 from inference.engine import generate
 from model import GPT, trains_in_blocks
 from optim import Optimizers
@@ -40,7 +40,7 @@ from runtime.errors import BadInput, Diverged, one_line_errors
 from runtime.files import atomic_write, copy_file, make_folder, warn_if_unwritable
 from runtime.lock import FolderLock
 from runtime.metrics import Metrics, best_row, read_metrics
-from runtime.micro_batch import choose_micro_batch, describe_units, out_of_memory_hint, sequences_per_process
+from runtime.micro_batch import check_model_fits, choose_micro_batch, describe_units, out_of_memory_hint, sequences_per_process
 from runtime.process import Process
 from runtime.stop import Stopped, StopSignals
 from runtime.tree_sum import TreeSum
@@ -123,6 +123,7 @@ def run(config, process, lock):
     mapped = process.device.type == 'cuda'  # where all tensors are copied anyway: no need for a copy of each process before
     found = checkpoint.list_checkpoints(config['out_dir'])
     saved = resume.find(config, text, mapped)  # the dict of a checkpoint, or None for a fresh run
+    check_model_fits(config, process)
     compiled = hardware.may_compile(config['compile'], process.device, process.print0)
     raw_model, config = build_model(config, data.meta, saved, process, compiled)
     model = wrap(raw_model, process, compiled, config['reproducible'])
@@ -158,13 +159,12 @@ def check_config(config):
     for key in ('tensorboard', 'wandb'):
         if config[key] and importlib.util.find_spec(key) is None:
             raise BadInput(f'{key}=True needs a package that is not here: pip install {key}')
-    for key in ('learning_rate', 'muon_lr', 'max_steps', 'timeout_s'):
-        if config[key] <= 0:
-            raise BadInput(f'{key}={config[key]} should be above 0')
-    for key in ('min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'eval_interval', 'checkpoint_interval',
-                'sample_interval'):
-        if config[key] < 0:
-            raise BadInput(f'{key}={config[key]} should be 0 or more')
+    check_bounds(config, 'learning_rate', 'muon_lr', above=0)
+    check_bounds(config, 'max_steps', 'eval_tokens', 'hellaswag_examples', 'log_interval', 'timeout_s', at_least=1)
+    check_bounds(config, 'min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'eval_interval', 'checkpoint_interval',
+                 'sample_interval', 'sample_tokens', 'hellaswag_interval', 'patience', at_least=0)
+    check_bounds(config, 'beta1', 'beta2', at_least=0, below=1)
+    check_bounds(config, 'wsd_decay', at_least=0, at_most=1)
     if config['hellaswag_interval'] and (config['eval_interval'] < 1 or config['hellaswag_interval'] % config['eval_interval']):
         raise BadInput(f'hellaswag_interval={config["hellaswag_interval"]} should be a multiple of '
                        f'eval_interval={config["eval_interval"]}')

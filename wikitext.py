@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 import shards
 from configurator import choice, configure, optional
-from data_folder import check_vocabulary_settings, fingerprint, is_made, make_data_folder, name_and_folder
+from data_folder import check_data_settings, fingerprint, is_made, make_data_folder, name_and_folder
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write
 from sources import read_split, wikitext_files
@@ -31,11 +31,11 @@ DEFAULTS = {
     'workers': 0,                         # threads that tokenize; 0 = all cores
 }
 
-ARTICLE_BEGINS = re.compile(r'^(?= = [^=\s].* = \n)', re.MULTILINE)
+HEADING = re.compile(r' = [^=\s].* = \n')
 
 
 def main(config):
-    check_vocabulary_settings(config)
+    check_data_settings(config)
     name, out_dir = name_and_folder(config['out_dir'], f"wikitext-{config['size']}")
     files = wikitext_files(config['size'], source=config['source'])
     settings = {key: config[key] for key in ('size', 'source', 'tokenizer', 'vocab_size', 'shard_tokens')}
@@ -58,17 +58,28 @@ def main(config):
 
 def articles(pieces: Iterable[str]) -> Iterator[str]:
     """Yields the articles of a text that comes in pieces; joined together they are the text."""
-    blank, rest = '', ''
+    article = []
+    for line in whole_lines(pieces):
+        if HEADING.fullmatch(line) and any(map(str.strip, article)):  # what is blank before the first one belongs to it
+            yield ''.join(article)
+            article = []
+        article.append(line)
+    if any(map(str.strip, article)):
+        yield ''.join(article)
+
+
+def whole_lines(pieces):
+    """Yields the lines of a text that comes in pieces, each with its end."""
+    begun = []
     for piece in pieces:
-        *whole, rest = ARTICLE_BEGINS.split(rest + piece)
-        for article in whole:
-            if article.strip():
-                yield blank + article
-                blank = ''
-            else:
-                blank += article  # the line before the first heading
-    if rest.strip():
-        yield blank + rest
+        *lines, rest = piece.split('\n')
+        if lines:
+            yield ''.join([*begun, lines[0], '\n'])
+            yield from (f'{line}\n' for line in lines[1:])
+            begun = []
+        begun.append(rest)
+    if any(begun):
+        yield ''.join(begun)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@
     python -m bench data                               # documents to shards
     python -m bench step                               # without a GPU: what a training step is computed to take on an H100
     python -m bench bpe --json=bpe.json                # training and encoding against Hugging Face's tokenizers; as JSON too
-    python -m bench soak                               # not part of all: an hour, whether memory, files and threads of training and serving grow
+    python -m bench soak                               # not part of all, an hour: do memory, files or threads grow
     python -m bench reproducible --steps=200           # not part of all: the same bits on any number of processes, and its cost
 
 What is compared takes turns on the same data, so that a busy machine slows all of it. A figure is the median of the
@@ -27,7 +27,7 @@ from bench.sample import measure_generation
 from bench.soak import measure_soak
 from bench.step import measure_step
 from bench.train import measure_training
-from configurator import choice, configure, optional
+from configurator import check_bounds, choice, configure, optional
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
 
@@ -76,8 +76,7 @@ def main(argv):
     if parts[0] not in PARTS:
         raise BadInput(f'no part {parts[0]!r}; `python -m bench PART` measures one of {", ".join(PARTS)}; without PART most')
     config = configure(DEFAULTS, argv[1:] if is_named else argv)
-    if config['turns'] < 1:
-        raise BadInput(f'turns={config["turns"]} should be at least 1')
+    check_bounds(config, 'turns', at_least=1)
     measure_parts(parts, config, argv)
 
 

@@ -42,7 +42,7 @@ def measure_soak(config):
         data_dir = config['data_dir'] or make_data(folder)
         out_dir = os.path.join(folder, 'out')
         samples, elapsed_s = soak_training(config, data_dir, out_dir, folder)
-        title = f'Training, {config["steps"]:,} steps in {elapsed_s:.0f} s, {len(samples)} looks at it; {RULE}'
+        title = f'Training, {config["soak_steps"]:,} steps in {elapsed_s:.0f} s, {len(samples)} looks at it; {RULE}'
         yield title, summarize(samples)
         samples, counts = soak_server(config, out_dir, folder)
         yield f'Serving for {config["minutes"]:g} minutes, {len(samples)} looks at it; {RULE}', summarize(samples)
@@ -63,7 +63,8 @@ def soak_training(config, data_dir, out_dir, folder):
     often = max(10, config['soak_steps'] // 100)
     started = time.perf_counter()
     samples = run_to_end(['train.py', *MODEL, f'--data_dir={data_dir}', f'--out_dir={out_dir}', f'--device={config["device"]}',
-                          f'--max_steps={config["steps"]}', '--warmup_steps=10', '--eval_tokens=2048', '--sample_tokens=20',
+                          f'--max_steps={config["soak_steps"]}', '--warmup_steps=10',
+                          '--eval_tokens=2048', '--sample_tokens=20',
                           f'--eval_interval={often}', f'--sample_interval={often}', f'--checkpoint_interval={often}'],
                          os.path.join(folder, 'train.log'), config['every_s'])
     return samples, time.perf_counter() - started

@@ -26,12 +26,10 @@ def one_line_errors():
     """Ends the program with one line on stderr and exit code 2 on BadInput, 1 on Diverged or ProcessesLost, 130 on Ctrl-C."""
     try:
         yield
-    except BadInput as error:
-        print(f'{program_name()}: {error}', file=sys.stderr)
-        sys.exit(2)
-    except (Diverged, ProcessesLost) as error:
-        print(f'{program_name()}: {error}', file=sys.stderr)
-        sys.exit(1)
+    except (BadInput, Diverged, ProcessesLost) as error:
+        line = ' '.join(str(error).splitlines())  # a name that the user gave may have line ends
+        print(f'{program_name()}: {line}', file=sys.stderr)
+        sys.exit(2 if isinstance(error, BadInput) else 1)
     except KeyboardInterrupt:
         print(f'{program_name()}: interrupted', file=sys.stderr)
         sys.exit(130)

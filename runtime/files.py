@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 
@@ -18,7 +19,9 @@ from tqdm import tqdm
 
 from runtime.errors import BadInput, first_line, warn_once
 
-READ_BYTES = 1 << 20  # at a time
+READ_BYTES = 1 << 20        # at a time
+JSON_BYTES = 32 << 20       # the most that is read as one JSON value: as Python objects it takes up to 24 times as much
+COMPRESSED = '.gz', '.bz2', '.xz', '.zst'
 
 
 @contextlib.contextmanager
@@ -26,7 +29,7 @@ def atomic_write(path, writer=''):
     """A binary file to write that takes the name `path` once it is complete and on the disk.
 
     A kill leaves at most PATH.tmp, which the next writer replaces. Jobs that may write the same path at once name
-    themselves as `writer`: PATH.WRITER.tmp. Raises BadInput if the disk is full or the folder cannot be written to.
+    themselves as `writer`: PATH.WRITER.tmp. Raises BadInput if the disk is full or the file cannot be written.
     """
     unfinished = f'{path}.{writer}.tmp' if writer else f'{path}.tmp'
     try:
@@ -47,6 +50,8 @@ def atomic_write(path, writer=''):
             folder = os.path.dirname(path) or '.'
             raise BadInput(f'the disk is full: {path} could not be written. What stands in {folder} is whole; '
                            'free some space and run again to resume') from error
+        if isinstance(error, OSError):
+            raise BadInput(f'{path} cannot be written: {error.strerror or error}') from error
         raise
 
 
@@ -87,7 +92,7 @@ def sync_folder(folder):
 
 def copy_file(source, target):
     """A copy of a file, written atomically."""
-    with open(source, 'rb') as original, atomic_write(target) as copy:
+    with open_to_read(source) as original, atomic_write(target) as copy:
         shutil.copyfileobj(original, copy)
 
 
@@ -97,22 +102,30 @@ def write_json(path, value, writer=''):
 
 
 def read_json(path, advice='delete it and make the data again'):
-    """The object in a JSON file. Raises BadInput, with what to do, if it is missing or is no JSON object."""
+    """The object in a JSON file. Raises BadInput, with what to do, if it is missing, huge or no JSON object."""
+    if not os.path.exists(path):
+        raise BadInput(f'no file {path}; {advice}')
+    with open_to_read(path) as file:
+        text = file.read(JSON_BYTES + 1)
+    if len(text) > JSON_BYTES:
+        raise BadInput(f'{path} is larger than the {JSON_BYTES >> 20} MB that are read of a JSON file; {advice}')
     try:
-        with open(path, encoding='utf-8') as file:
-            value = json.load(file)
-    except FileNotFoundError:
-        raise BadInput(f'no file {path}; {advice}') from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f'{path} is not JSON ({error}); {advice}') from error
+        value = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:  # deep nesting
+        raise BadInput(f'{path} is not JSON ({first_line(error)}); {advice}') from error
     if not isinstance(value, dict):
         raise BadInput(f'{path} should hold a JSON object; {advice}')
     return value
 
 
+def size_of(path):
+    with open_to_read(path) as file:
+        return os.fstat(file.fileno()).st_size
+
+
 def sha256_of(path):
     digest = hashlib.sha256()
-    with open(path, 'rb') as file:
+    with open_to_read(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
@@ -147,6 +160,8 @@ def read_text(path: str) -> Iterator[str]:
     """Yields a text file in pieces. Bytes that are not UTF-8 become U+FFFD, which a line on stderr says at the end."""
     decoder = codecs.getincrementaldecoder('utf-8-sig')(errors='replace')
     replaced, block = 0, None
+    if str(path).endswith(COMPRESSED):
+        raise BadInput(f'{path} is compressed; unpack it first (only tables, such as .jsonl.gz, are read as they are)')
     with open_to_read(path) as file:
         while block != b'':
             block = file.read(READ_BYTES)
@@ -157,8 +172,14 @@ def read_text(path: str) -> Iterator[str]:
         tqdm.write(f'{path}: {replaced} places are not UTF-8 and became U+FFFD', file=sys.stderr)
 
 
-def open_to_read(path):
+def open_to_read(path, buffering=-1):
+    """A file opened for reading bytes. Raises BadInput, also for a pipe or a device: opening one may wait without end."""
     try:
-        return open(path, 'rb')
-    except OSError as error:
-        raise BadInput(f'{path} cannot be read: {error.strerror}') from error
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # open() has its own words for a folder
+            raise BadInput(f'{path} cannot be read: it is not a file')
+        return open(path, 'rb', buffering)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f'{path} cannot be read: {error.strerror if isinstance(error, OSError) else error}') from error

@@ -4,6 +4,7 @@ What is chosen here is what the keys device, dtype and compile mean by auto. Kno
 """
 import contextlib
 import ctypes
+import math
 import os
 import platform
 import re
@@ -29,11 +30,12 @@ def pick_device(name: str = 'auto', local_rank: int = 0) -> torch.device:
             raise BadInput(f'{reason}; --device=cpu runs on the CPU')
     if name == 'cuda':
         name = f'cuda:{local_rank}'
-    if not re.fullmatch(r'cpu|mps|cuda:\d+', name):
+    if not re.fullmatch(r'cpu|mps|cuda:\d{1,9}', name):
         raise BadInput(f'device={name} should be auto, cpu, cuda, cuda:N or mps')
-    device = torch.device(name)
-    if device.type == 'cuda' and device.index >= torch.cuda.device_count():
+    # torch.device would take cuda:999 for another number, since it keeps 8 bits of it
+    if name.startswith('cuda:') and int(name.removeprefix('cuda:')) >= torch.cuda.device_count():
         raise BadInput(f'device={name}, but there are {torch.cuda.device_count()} CUDA devices here')
+    device = torch.device(name)
     if device.type == 'mps' and not torch.backends.mps.is_available():
         raise BadInput('device=mps, but this is no Mac with Metal')
     return device
@@ -173,6 +175,15 @@ def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         synchronize(device)
         best = max(best, 2 * n ** 3 / (time.perf_counter() - started))
     return best
+
+
+def total_memory(device: torch.device) -> float:
+    """Bytes of a GPU's memory, or of main memory; infinity where it is not known."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_properties(device).total_memory
+    if 'SC_PHYS_PAGES' not in getattr(os, 'sysconf_names', ()):
+        return math.inf
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
 def peak_memory(device: torch.device) -> int:

@@ -6,10 +6,21 @@ import contextlib
 
 import torch
 
+from runtime import hardware
 from runtime.errors import BadInput
 
 CPU_MICRO_BATCH_TOKENS = 8192  # what a CPU's caches and threads are fastest with
 NCCL_BYTES = 2**31  # what the exchange of gradients may take of a GPU's memory, beside PyTorch's own
+
+
+def check_model_fits(config: dict, process):
+    """Raises BadInput for a model whose weights and gradients alone, 8 bytes a parameter, are more than the memory."""
+    n_embd = config['n_embd']
+    n_params = n_embd * (12 * n_embd * config['n_layer'] + config['vocab_size'] + config['block_size'])
+    memory = hardware.total_memory(process.device)
+    if 8 * n_params > memory:
+        raise BadInput(f'n_layer={config["n_layer"]}, n_embd={n_embd} and block_size={config["block_size"]} make a model of '
+                       f'{n_params / 1e9:,.1f} billion parameters, too large for the {memory / 1e9:,.1f} GB of memory here')
 
 
 def choose_micro_batch(forward, config: dict, process) -> int:

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 import pretrained
 from bpe import Tokenizer
+from configurator import check_bounds
 from model import GPT
 from runtime import hardware
-from runtime.errors import BadInput
 from runtime.process import Process
 
 HEAD_ROWS = 1024  # hidden states whose logits are in memory at once: 200 MB with GPT-2's vocabulary, and as much for the loss
@@ -26,8 +26,7 @@ HEAD_ROWS = 1024  # hidden states whose logits are in memory at once: 200 MB wit
 def open_for_evaluation(config: dict) -> tuple[GPT, Tokenizer, Process]:
     """(model, tokenizer, process) by the keys init_from, out_dir, batch_size, device and dtype, after a line that says what
     runs."""
-    if config['batch_size'] < 1:
-        raise BadInput(f'batch_size={config["batch_size"]} should be at least 1')
+    check_bounds(config, 'batch_size', at_least=1)
     process = Process(config, float32_precision='highest')
     model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'],
                                                kernels='torch', attention='auto', dropout=0.0)

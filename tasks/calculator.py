@@ -40,6 +40,7 @@ MAX_PLACES = 12         # a result with more decimals is written as a fraction
 MAX_RESULT = 60         # characters of a result
 
 TOKEN = re.compile(r'([0-9]+(?:\.[0-9]*)?|\.[0-9]+|\*\*|[-+*/%()=,]|[A-Za-z]+)')
+NUMBER = re.compile(r'[-+]?(?:[0-9]+(?:/0*[1-9][0-9]*|\.[0-9]*)?|\.[0-9]+)')
 NUMBER_START = frozenset('0123456789.')
 OPERATORS = {'+': operator.add, '-': operator.sub, '*': operator.mul, '/': operator.truediv, '%': operator.mod}
 
@@ -252,7 +253,7 @@ def roots_of(value):
     return roots
 
 
-# ---------------------------------------------------------------------------- number to text
+# ---------------------------------------------------------------------------- number to text and back
 
 def format_number(value):
     """A Fraction as text: 24, -0.75 or 1/3."""
@@ -263,6 +264,13 @@ def format_number(value):
     if len(text) > MAX_RESULT:
         raise ValueError(f'a result of more than {MAX_RESULT} characters')
     return text
+
+
+def parse_number(text: str) -> Fraction:
+    """The number that a text such as -12, 0.5 or 1/3 is. Raises ValueError for others, also for long ones and 1e999999999."""
+    if len(text) > MAX_RESULT or not NUMBER.fullmatch(text):
+        raise ValueError(f'{text[:MAX_RESULT]!r} is not a number')
+    return Fraction(text)
 
 
 def main(arguments):

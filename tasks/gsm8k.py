@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from runtime.errors import BadInput
 from sources import hub_rows, read_rows
+from tasks.calculator import parse_number
 from tasks.tool_use import CALL, check_call
 from tasks.word_problems import generate_problems
 
@@ -61,8 +62,8 @@ def answer_of(solution: str) -> Fraction | None:
     """The number behind the last #### of a solution, or None."""
     answer = (ANSWER.findall(solution) or [''])[-1]
     try:
-        return Fraction(answer.strip().rstrip('.').replace(',', '').replace('$', ''))
-    except (ValueError, ZeroDivisionError):
+        return parse_number(answer.strip().rstrip('.').replace(',', '').replace('$', ''))
+    except ValueError:
         return None
 
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 import data_folder
 import shards
-from bpe import Tokenizer
-from configurator import configure, optional
+from bpe import MAX_VOCAB, Tokenizer
+from configurator import check_bounds, configure, optional
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
 from tasks.gsm8k import check_calls, read_problems
@@ -36,9 +36,9 @@ NUMBERS = re.compile(r'[0-9]+')
 
 
 def main(config):
-    for key in ('n_problems', 'n_val'):
-        if config[key] < 1:
-            raise BadInput(f'{key}={config[key]} should be at least 1')
+    check_bounds(config, 'n_problems', 'n_val', at_least=1, at_most=10**8)
+    check_bounds(config, 'seed', at_least=0)
+    check_bounds(config, 'vocab_size', at_least=257, at_most=MAX_VOCAB)
     name, out_dir = data_folder.name_and_folder(config['out_dir'], 'math')
     settings = {key: value for key, value in config.items() if key != 'out_dir'}
     if data_folder.is_made(out_dir, settings):

@@ -8,7 +8,7 @@ coloured. tasks/solve_rate.py counts how many of many problems come out right.
 import codecs
 import sys
 
-from configurator import choice, configure, optional
+from configurator import check_bounds, choice, configure, optional
 from inference import open_model
 from inference.engine import Engine, Request
 from runtime.errors import BadInput, one_line_errors
@@ -28,8 +28,7 @@ DEFAULTS = {
 
 
 def main(config):
-    if config['max_new_tokens'] < 1:
-        raise BadInput(f'max_new_tokens={config["max_new_tokens"]} should be at least 1')
+    check_bounds(config, 'max_new_tokens', at_least=1)
     question = config['question'] or sys.stdin.read()
     if not question.strip():
         raise BadInput('which problem? --question="Tom has 48 pens. ..."')

@@ -13,10 +13,10 @@ import operator
 
 from tqdm import tqdm
 
-from configurator import choice, configure, optional
+from configurator import check_bounds, choice, configure, optional
 from inference import open_model
 from inference.engine import Engine, Request
-from runtime.errors import BadInput, one_line_errors
+from runtime.errors import one_line_errors
 from runtime.files import atomic_write
 from runtime.tables import table
 from tasks.gsm8k import answer_of, read_problems
@@ -41,9 +41,11 @@ FAILURES = ('wrong number', 'bad call', 'no answer')
 
 
 def main(config):
-    for key, least in (('max_new_tokens', 1), ('limit', 0), ('votes', 0), ('batch_size', 1)):
-        if config[key] < least:
-            raise BadInput(f'{key}={config[key]} should be at least {least}')
+    check_bounds(config, 'max_new_tokens', at_least=1)
+    check_bounds(config, 'limit', at_least=0, at_most=10**8)
+    check_bounds(config, 'votes', at_least=0, at_most=10_000)
+    check_bounds(config, 'batch_size', at_least=1, at_most=10_000)
+    check_bounds(config, 'temperature', 'seed', at_least=0)
     problems = []
     for source in config['source'].split(','):
         problems += read_problems(source, 'test', config['limit'] or 500, config['seed'])[:config['limit'] or None]

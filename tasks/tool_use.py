@@ -13,11 +13,10 @@ token, and a model that has learned to write it would be past the `=` before the
 This file does not know where problems come from, nor how a model is trained.
 """
 import re
-from fractions import Fraction
 
 import numpy as np
 
-from tasks.calculator import MAX_CHARACTERS, calculate
+from tasks.calculator import MAX_CHARACTERS, calculate, parse_number
 
 CALL = re.compile(r'<<([^<>]*)=([^<>=]*)>>')  # the expression is all that comes before the last =
 
@@ -84,6 +83,6 @@ def check_call(expression: str, written: str) -> tuple[bool, str]:
     """(whether the calculator confirms the written result of an expression, what the calculator says)."""
     try:
         result = calculate(expression)
-        return result == written or Fraction(result) == Fraction(written), result
+        return result == written or parse_number(result) == parse_number(written), result
     except ValueError as error:
         return False, str(error)

@@ -23,7 +23,7 @@ import string
 from collections.abc import Iterator
 from fractions import Fraction
 
-from configurator import choice, configure
+from configurator import check_bounds, choice, configure
 from runtime.errors import one_line_errors
 from tasks.calculator import calculate
 
@@ -55,6 +55,7 @@ NUMERAL = re.compile(r'\d+(?:\.\d+)?')
 
 
 def main(config):
+    check_bounds(config, 'n', at_least=1)
     for _, problem in zip(range(config['n']), generate_problems(config['split'], config['seed'])):
         print(f'[{problem["kind"]}] {problem["question"]}\n{problem["answer"]}\n')
 

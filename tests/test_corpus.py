@@ -335,7 +335,7 @@ def test_a_kill_and_then_other_settings_or_losses_change_no_byte(tmp_path, kill_
 def test_progress_of_another_version_is_one_clear_error(tmp_path):
     (tmp_path / 'x').mkdir()
     (tmp_path / 'x' / 'x_unfinished.json').write_text('{"shards": {}}')
-    with pytest.raises(BadInput, match='x_unfinished.json is not of this version; delete it'):
+    with pytest.raises(BadInput, match='x_unfinished.json is damaged or not of this version; delete it'):
         run(write_folder(tmp_path / 'in', TEXTS), tmp_path / 'x')
 
 

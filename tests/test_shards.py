@@ -263,7 +263,7 @@ def test_batches_are_contiguous_int64_and_y_is_x_one_token_later(tmp_path):
 def test_more_shards_than_may_be_open_are_read(tmp_path, monkeypatch):
     tokens = list(range(3000))
     few = BatchLoader(make_folder(tmp_path / 'few', tokens), 'train', 16, 4, seed=3)
-    monkeypatch.setattr(shards, 'OPEN_SHARDS', 2)
+    monkeypatch.setattr(shards, 'OPEN_FILES', 2)
     many = BatchLoader(make_folder(tmp_path / 'many', tokens, n_shards=40), 'train', 16, 4, seed=3)
     assert sequences(few, 400) == sequences(many, 400)
 
@@ -315,8 +315,10 @@ def test_progress_files_of_several_jobs_add_up_to_one_data_set(tmp_path):
     meta = {'tokenizer': 'gpt2', 'tokenizer_sha256': None, 'vocab_size': 300, 'eot': 299}
     for part in (1, 2):
         (tmp_path / f'x_part{part}of2_train_000001.bin').write_bytes(llmc_file(range(100 * part, 100 * part + 50)))
-        shard = {'file': f'x_part{part}of2_train_000001.bin', 'tokens': 50, 'sha256': str(part), 'mask_sha256': 'm', 'next': {}}
-        (tmp_path / f'x_part{part}of2_progress.json').write_text(json.dumps({'meta': meta, 'shards': [shard]}))
+        shard = {'file': f'x_part{part}of2_train_000001.bin', 'tokens': 50, 'sha256': str(part), 'mask_sha256': 'm', 'next': {},
+                 'documents': 1}
+        progress = {'meta': meta, 'shards': [shard], 'complete': True}
+        (tmp_path / f'x_part{part}of2_progress.json').write_text(json.dumps(progress))
     assert load_meta(str(tmp_path))['shards'] == {f'x_part{part}of2_train_000001.bin': {
         'tokens': 50, 'sha256': str(part), 'mask_sha256': 'm'} for part in (1, 2)}
     for part in (1, 2):
@@ -445,6 +447,7 @@ def test_targets_that_a_mask_leaves_out_are_minus_one(masked, split):
 def test_without_masks_every_target_counts(masked):
     data_dir, tokens, _ = masked
     with_masks = BatchLoader(data_dir, 'train', 16, 3, seed=1)
+    x_masked, y_masked = with_masks.next()
     for name in os.listdir(data_dir):
         if name.endswith('.mask'):
             os.remove(os.path.join(data_dir, name))
@@ -454,7 +457,7 @@ def test_without_masks_every_target_counts(masked):
         json.dump(meta, file)
     loader = BatchLoader(data_dir, 'train', 16, 3, seed=1)
     assert with_masks.masked and not loader.masked and loader.count_targets(5) == 80
-    (x, y), (x_masked, y_masked) = loader.next(), with_masks.next()
+    x, y = loader.next()
     assert (x == x_masked).all() and (y != -1).all() and (y_masked[y_masked != -1] == y[y_masked != -1]).all()
 
 

@@ -167,7 +167,7 @@ def load(path: str, mapped: bool = False) -> dict:
     """
     state = read_archive(path, mapped)
     for key, kind in {'model': dict, 'config': dict, 'step': int}.items():
-        if type(state.get(key)) is not kind:
+        if not isinstance(state.get(key), kind) or state[key] is True:
             raise BadInput(f'{path} is not a checkpoint of train.py: {key} should be a {kind.__name__} in it')
     if any(type(value) not in PLAIN for value in state['config'].values()):
         raise BadInput(f'{path} is not a checkpoint of train.py: its config has more than numbers and words')

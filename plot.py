@@ -17,6 +17,7 @@ from runtime.files import atomic_write
 from runtime.metrics import best_row, read_metrics
 from runtime.tables import table
 
+POINTS = 4000  # the most of a curve that are read: a picture shows no more
 DEFAULTS = {
     'out_dir': 'out',  # folder of the run, or several separated by commas
     'to': '',  # the picture; empty: loss.png in the folder of the first run
@@ -87,7 +88,7 @@ def compare(folders: list[str]) -> str:
 
 def read_run(folder):
     """(all rows of a run's metrics, those of training, those of validation)"""
-    rows = read_metrics(folder)
+    rows = read_metrics(folder, POINTS)
     if not rows:
         raise BadInput(f'{folder} has no metrics.jsonl with a row in it; a run of train.py writes one')
     return rows, [row for row in rows if 'loss' in row], [row for row in rows if 'val_loss' in row]

@@ -12,7 +12,7 @@ continues; /help lists the commands there, such as /temperature 0.7. Ctrl-C stop
 import sys
 import time
 
-from configurator import choice, configure, optional, plain, read_flag
+from configurator import check_bounds, choice, configure, optional, plain, read_flag
 from inference import may_compile, open_model
 from inference.engine import Engine, Request
 from inference.text import TextStream
@@ -87,9 +87,7 @@ def unescape(config):
 
 
 def check(config):
-    for key in ('num_samples', 'max_batch', 'max_new_tokens'):
-        if config[key] < 1:
-            raise BadInput(f'{key}={config[key]} should be at least 1')
+    check_bounds(config, 'num_samples', 'max_batch', 'max_new_tokens', at_least=1)
     if '{}' not in config['template']:
         raise BadInput(f'template={config["template"]!r} should have {{}} where the line goes')
     if config['stop'] == '':

@@ -23,7 +23,6 @@ import hashlib
 import ipaddress
 import os
 import re
-import resource
 import socket
 import sys
 import time
@@ -45,7 +44,7 @@ except ModuleNotFoundError as error:
     print(f'serve.py: {error.name} is missing; pip install -r cloud/requirements.txt', file=sys.stderr)
     sys.exit(2)
 
-from configurator import choice, configure, optional
+from configurator import check_bounds, choice, configure, optional
 from inference import may_compile, open_model
 from inference.engine import Engine
 from inference.http_gate import Gate
@@ -119,13 +118,10 @@ def main(config):
 
 
 def check(config):
-    for key, least in (('max_batch', 1), ('max_waiting', 1), ('max_new_tokens', 1), ('max_body_bytes', 1),
-                       ('max_prompt_tokens', 1), ('max_connections', 1), ('header_timeout_s', 0), ('body_timeout_s', 0),
-                       ('timeout_s', 0), ('write_timeout_s', 0), ('grace_s', 0)):
-        if config[key] is not None and config[key] < least:
-            raise BadInput(f'{key}={config[key]} should be at least {least}')
-    if not 0 <= config['port'] <= 65535:
-        raise BadInput(f'port={config["port"]} should be between 0 and 65535')
+    check_bounds(config, 'max_batch', 'max_waiting', 'max_new_tokens', 'max_body_bytes', 'max_prompt_tokens',
+                 'max_connections', at_least=1)
+    check_bounds(config, 'header_timeout_s', 'body_timeout_s', 'timeout_s', 'write_timeout_s', 'grace_s', at_least=0)
+    check_bounds(config, 'port', at_least=0, at_most=65535)
 
 
 def read_key():
@@ -147,6 +143,9 @@ def bind(host, port):
 
 def room_for_connections(wanted):
     """How many connections the limit of open files allows, after raising that as far as it goes."""
+    if sys.platform == 'win32':
+        return wanted
+    import resource
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = hard if hard != resource.RLIM_INFINITY else max(soft, 65536)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

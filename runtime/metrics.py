@@ -32,7 +32,7 @@ class Metrics:
         if not is_first:
             return
         self.path, self.board, self.wandb = metrics_path(out_dir), None, None
-        rows, self.is_damaged = parse(self.path)
+        rows, self.is_damaged = parse(self.path, math.inf)
         earlier = {(row['step'], 'val_loss' in row): row for row in rows if row['step'] < from_step + ('loss' in row)}
         self.earlier = [earlier[key] for key in sorted(earlier)]  # None: they are in the file
         self.waiting, self.whole_bytes = [], None  # lines; the file's size without what a failed write has left of them
@@ -94,26 +94,50 @@ def to_line(row):
     return json.dumps(row) + '\n'
 
 
-def read_metrics(out_dir: str) -> list[dict]:
-    """The rows of a run's metrics; [] where there are none. Warns of lines that are no rows, and leaves them out."""
-    return parse(metrics_path(out_dir))[0]
+def read_metrics(out_dir: str, most: float = math.inf) -> list[dict]:
+    """The rows of a run's metrics; [] where there are none. Warns of lines that are no rows, and leaves them out.
+
+    most: of training rows; of more, every second one is left out, of the rest again, and so on. So a picture of a long run
+    takes no more memory than that of a short one.
+    """
+    return parse(metrics_path(out_dir), most)[0]
 
 
-def parse(path):
+def parse(path, most):
     """(rows, whether there are lines that are none). A last line that was cut short by a kill does not count."""
+    rows, damaged, n_trained, step = [], [], 0, 1
     try:
         with open(path, 'rb') as file:
-            lines = file.read().split(b'\n')[:-1]
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b'\n'):
+                    break
+                row = parse_row(line)
+                if row is None:
+                    damaged.append(number)
+                elif 'loss' not in row:
+                    rows.append(row)
+                else:
+                    n_trained += 1
+                    if n_trained % step == 0:
+                        rows.append(row)
+                    if n_trained >= 2 * step * most:
+                        step *= 2
+                        rows = thin_out(rows)
     except FileNotFoundError:
         return [], False
     except OSError as error:
         warn_once(f'{path} cannot be read: {first_line(error)}')
         return [], False
-    rows = [parse_row(line) for line in lines]
-    damaged = [number for number, row in enumerate(rows, 1) if row is None]
     if damaged:
         warn_once(f'{path}: {len(damaged)} lines are no rows of metrics and are left out, the first is line {damaged[0]}')
-    return [row for row in rows if row is not None], bool(damaged)
+    return rows, bool(damaged)
+
+
+def thin_out(rows):
+    """Without every other training row, beginning with the first."""
+    trained = [i for i, row in enumerate(rows) if 'loss' in row]
+    left_out = set(trained[::2])
+    return [row for i, row in enumerate(rows) if i not in left_out]
 
 
 def parse_row(line):

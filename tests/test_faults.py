@@ -470,3 +470,16 @@ def test_the_best_checkpoint_is_found_by_the_metrics_where_best_json_is_wrong(tm
     best = checkpoint.read_best(folder)
     (tmp_path / 'a' / 'best.json').write_text('{"step": 7, "val_loss": 0.1}')
     assert resume.find_best(folder) == best
+
+
+@pytest.mark.parametrize('n_rows', [1, 99, 200, 1000, 4321])
+def test_a_long_run_is_read_in_few_rows_evenly_spaced_with_all_validations(tmp_path, n_rows):
+    metrics = Metrics({'out_dir': str(tmp_path), 'tensorboard': False, 'wandb': False}, 0)
+    metrics.waiting = [json.dumps({'step': i, 'val_loss' if i % 100 == 0 else 'loss': 1.0}) + '\n' for i in range(n_rows)]
+    metrics.write()
+    rows = read_metrics(str(tmp_path), most=50)
+    steps = [row['step'] for row in rows if 'loss' in row]
+    assert [row['step'] for row in rows if 'val_loss' in row] == list(range(0, n_rows, 100))
+    assert min(n_rows - 1, 50) <= len(steps) <= 100 and steps == sorted(steps)
+    gaps = {b - a for a, b in zip(steps, steps[1:])}
+    assert not gaps or max(gaps) <= 2 * n_rows / len(steps)

@@ -607,7 +607,7 @@ def test_the_limit_of_open_files_is_raised_and_one_that_is_too_low_is_said(hard,
 
 @pytest.mark.parametrize('flags, environment, message', [
     (['--max_batch=0'], {}, 'max_batch=0 should be at least 1'),
-    (['--port=70000'], {}, 'port=70000 should be between 0 and 65535'),
+    (['--port=70000'], {}, 'port=70000 should be at least 0 and at most 65535'),
     (['--host=no.such.host.invalid'], {}, 'cannot listen'),
     ([], {'SCRATCHGPT_API_KEY': ''}, 'SCRATCHGPT_API_KEY is empty'),
 ])

@@ -206,9 +206,9 @@ def test_the_server_answers_calls_of_requests_that_ask_for_it(model, tokenizer):
 
     async def write():
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            worker = Worker(Engine(model, 4), tokenizer, asyncio.get_running_loop(), pool)
             jobs = [job for tools in ('calculator', None) for job in serve.make_jobs(service, serve.CompletionRequest(
-                prompt=ids, max_tokens=30, temperature=0, logprobs=1, tools=tools))]
+                prompt=ids, max_tokens=30, temperature=0, logprobs=1, tools=tools), 'a client')]
+            worker = Worker(Engine(model, 4), tokenizer, asyncio.get_running_loop(), pool)
             worker.submit(jobs)
             while not all(job.finished for job in jobs):
                 await asyncio.sleep(0.01)

@@ -355,7 +355,7 @@ def test_bad_input_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, d
         'resume': (['--init_from=resume'], ['no checkpoint']),
         'weights': (['--init_from=nothing-like-it'], ['nothing-like-it']),
         'device': (['--device=tpu'], ['device=tpu']),
-        'warm-up': (['--warmup_steps=-5'], ['warmup_steps=-5', '0 or more']),
+        'warm-up': (['--warmup_steps=-5'], ['warmup_steps=-5', 'at least 0']),
         'block': (['--block_size=100_000', '--total_batch_tokens=100_000', '--micro_batch=1'], ['--block_size=']),
     }[case]
     settings = {**TINY, 'data_dir': data_dir, 'out_dir': str(out_dir)}

@@ -15,6 +15,8 @@ import time
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+SEND_BUFFER = 1 << 16  # bytes that the system keeps of what was written
+
 
 class Connection(H11Protocol):
     """waits_since: when it began to wait for its client, by time.monotonic"""
@@ -41,6 +43,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport):
         super().connection_made(transport)
+        # So that a slow client is seen to take something before the deadline: the system reports space in steps of a third.
+        transport.get_extra_info('socket').setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if len(self.connections) > self.most:
             others = [other for other in self.connections if not other.is_awaited and other is not self]
             if others:  # if there are none, uvicorn answers with 503: see limit_concurrency

@@ -1,4 +1,5 @@
 import itertools
+import math
 import os
 import pathlib
 import runpy
@@ -54,7 +55,8 @@ def merged_metrics(out_dir):
         assert steps == sorted(set(steps)), f'a row with {kind} twice, or out of order'
     merged = {}
     for row in rows:
-        merged.setdefault(row['step'], {}).update({key: value for key, value in row.items() if key not in CLOCK})
+        merged.setdefault(row['step'], {}).update({key: value if math.isfinite(value) else None
+                                                   for key, value in row.items() if key not in CLOCK})
     return list(merged.values())
 
 

@@ -194,7 +194,7 @@ def digest(out_dir):
 def test_weights_states_and_metrics_have_the_same_bits_on_1_2_and_4_processes(folder_of, variant):
     one, two, four = (folder_of(variant, n) for n in (1, 2, 4))
     assert merged_metrics(one) == merged_metrics(two) == merged_metrics(four)
-    assert (merged_metrics(one)[5]['grad_norm'] in (math.inf, None)) == ('poisoned_step' in VARIANTS[variant])
+    assert (merged_metrics(one)[5]['grad_norm'] is None) == ('poisoned_step' in VARIANTS[variant])
     assert digest(one) == digest(two) == digest(four)
     samples = [[path.read_text() for path in sorted((folder / 'samples').iterdir())] for folder in (one, two, four)]
     assert samples[0] == samples[1] == samples[2] != []

@@ -597,8 +597,8 @@ def test_sigterm_finishes_what_runs_and_refuses_what_is_new(folder):
 @pytest.mark.parametrize('hard, room, says', [(20_000, 20_000 - 576, ''), (1024, 448, 'lowered to 448'), (-1, 65536 - 576, '')])
 def test_the_limit_of_open_files_is_raised_and_one_that_is_too_low_is_said(hard, room, says, monkeypatch, capsys):
     now = []
-    monkeypatch.setattr(serve.resource, 'getrlimit', lambda _: (256, hard))
-    monkeypatch.setattr(serve.resource, 'setrlimit', lambda _, limits: now.extend(limits))
+    monkeypatch.setattr('resource.getrlimit', lambda _: (256, hard))
+    monkeypatch.setattr('resource.setrlimit', lambda _, limits: now.extend(limits))
     assert serve.room_for_connections(2048) == room
     assert now == [65536 if hard == -1 else hard, hard]
     err = capsys.readouterr().err

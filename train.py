@@ -36,7 +36,7 @@ from optim import Optimizers
 from resume import Progress
 from runtime import hardware, report
 from runtime.batches import DeviceBatches
-from runtime.errors import BadInput, Diverged, one_line_errors
+from runtime.errors import BadInput, Diverged, one_line_errors, unwritable_output_is_dropped
 from runtime.files import atomic_write, copy_file, make_folder, warn_if_unwritable
 from runtime.lock import FolderLock
 from runtime.metrics import Metrics, best_row, read_metrics
@@ -146,10 +146,11 @@ def run(config, process, lock):
         del saved  # frees the memory of its tensors
     # Nothing is written before everything is checked.
     process.on_first(lambda: prepare_out_dir(config, data.meta, progress.step, process, lock, found))
-    train(config, process, model, raw_model, optimizers, data, text, progress)
-    is_whole_text = n_val_tokens + config['block_size'] >= data.val.n_tokens
-    report.summarize(config, process, progress, is_done(config, progress, process),
-                     data.meta.get('val_xz_bits_per_byte') if is_whole_text else None)
+    with unwritable_output_is_dropped():
+        train(config, process, model, raw_model, optimizers, data, text, progress)
+        is_whole_text = n_val_tokens + config['block_size'] >= data.val.n_tokens
+        report.summarize(config, process, progress, is_done(config, progress, process),
+                         data.meta.get('val_xz_bits_per_byte') if is_whole_text else None)
 
 
 def check_config(config):

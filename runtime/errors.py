@@ -38,6 +38,44 @@ def one_line_errors():
         sys.exit(141)
 
 
+class LossyStream:
+    """A text stream that drops what cannot be written, instead of raising an error."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: a signal came while Python was writing to it
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self):
+        with contextlib.suppress(OSError, RuntimeError):
+            self.stream.flush()
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def unwritable_output_is_dropped():
+    """Inside, nothing that is printed can end the program: its reader may be gone, its disk full, its terminal closed.
+
+    Ctrl-C in `train.py 2>&1 | tee log` ends tee, too, and often before the run has saved.
+    """
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(LossyStream, streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        for stream in streams:
+            try:
+                stream.flush()
+            except OSError:  # Python would try again at its end, and then exit with a code of its own
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def program_name() -> str:
     """What was started: `train.py`, or `python -m bench` for a module."""
     spec = getattr(sys.modules['__main__'], '__spec__', None)

@@ -5,6 +5,8 @@ import os
 import pathlib
 import pickle
 import shutil
+import signal
+import sys
 
 import pytest
 import torch
@@ -287,6 +289,34 @@ def test_trouble_with_files_beside_the_checkpoints_never_ends_a_run(name, folder
     for name, tensor in weights(folders['adamw', STEPS]).items():
         assert torch.equal(tensor, weights(tmp_path / 'a')[name]), name
     assert rows[-5:] == merged_metrics(folders['adamw', STEPS])[-5:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [None, signal.SIGINT, signal.SIGTERM])
+def test_no_step_is_lost_where_the_reader_of_the_output_is_gone(folders, tmp_path, run, monkeypatch, number):
+    """As Ctrl-C does in `train.py 2>&1 | tee log`, which ends tee before the run."""
+    reader, writer = os.pipe()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with monkeypatch.context() as patch, open(writer, 'w', buffering=1) as output:
+        patch.setattr(sys, 'stdout', output)
+        patch.setattr(sys, 'stderr', output)
+        during(patch, 6, lambda: (os.close(reader), number and os.kill(os.getpid(), number)))
+        run('a', max_steps=STEPS)
+        assert sys.stdout is output
+    for known, handler in handlers.items():
+        signal.signal(known, handler)
+    assert checkpoint.step_of(checkpoint.list_checkpoints(str(tmp_path / 'a'))[0]) == (6 if number else STEPS)
+    monkeypatch.setattr(plot, 'draw', lambda *arguments: None)
+    assert run('a', max_steps=STEPS) == merged_metrics(folders['adamw', STEPS])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['stdout', 'stderr'])
+def test_a_full_disk_under_the_log_ends_no_run(folders, tmp_path, run, monkeypatch, name):
+    with open(tmp_path / 'log', 'w', buffering=1) as log, open('/dev/full', 'w') as full, monkeypatch.context() as patch:
+        patch.setattr(sys, name, log)
+        during(patch, 6, lambda: os.dup2(full.fileno(), log.fileno()))
+        assert run('a', max_steps=STEPS) == merged_metrics(folders['adamw', STEPS])
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from runtime.metrics import best_row, read_metrics
 from runtime.tables import table
 
 POINTS = 4000  # the most of a curve that are read: a picture shows no more
+LARGEST = 1e100  # beyond it, sums and scales overflow
 DEFAULTS = {
     'out_dir': 'out',  # folder of the run, or several separated by commas
     'to': '',  # the picture; empty: loss.png in the folder of the first run
@@ -49,6 +50,9 @@ def draw(folders: list[str], path: str):
     """Writes the picture of the runs in `folders`. Raises BadInput where a folder has no metrics."""
     from matplotlib.figure import Figure
     figure = Figure(figsize=(10, 7.5), layout='constrained')
+    kind, kinds = os.path.splitext(path)[1].lstrip('.') or 'png', figure.canvas.get_supported_filetypes()
+    if kind.lower() not in kinds:
+        raise BadInput(f'{path} should end in one of .{", .".join(kinds)}')
     axes = figure.subplot_mosaic([['loss', 'loss'], ['rate', 'speed']], height_ratios=(2, 1))
     for i, folder in enumerate(folders):
         name, style = os.path.basename(os.path.normpath(folder)), {'color': f'C{i}', 'linewidth': 1}
@@ -70,7 +74,7 @@ def draw(folders: list[str], path: str):
         axes[key].grid(alpha=0.3)
         axes[key].spines[['top', 'right']].set_visible(False)
     with atomic_write(path) as file:
-        figure.savefig(file, format=os.path.splitext(path)[1].lstrip('.') or 'png', dpi=120)
+        figure.savefig(file, format=kind, dpi=120)
 
 
 def compare(folders: list[str]) -> str:
@@ -95,8 +99,8 @@ def read_run(folder):
 
 
 def column(rows, key, unit=1):
-    """NaN where a row has no such number."""
-    return [row.get(key, math.nan) / unit for row in rows]
+    """NaN where a row has no such number, or one that is too large to be drawn."""
+    return [value / unit if abs(value) < LARGEST else math.nan for value in (row.get(key, math.nan) for row in rows)]
 
 
 def smooth(values, reach=20):

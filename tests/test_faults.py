@@ -10,14 +10,14 @@ import sys
 
 import pytest
 import torch
-from conftest import merged_metrics
+from conftest import merged_metrics, run_script
 
 import checkpoint
 import plot
 import resume
 import train
 from configurator import configure
-from runtime.errors import BadInput, warn_once
+from runtime.errors import BadInput, Diverged, warn_once
 from runtime.files import make_folder
 from runtime.lock import FolderLock
 from runtime.metrics import Metrics, read_metrics
@@ -500,6 +500,20 @@ def test_the_best_checkpoint_is_found_by_the_metrics_where_best_json_is_wrong(tm
     best = checkpoint.read_best(folder)
     (tmp_path / 'a' / 'best.json').write_text('{"step": 7, "val_loss": 0.1}')
     assert resume.find_best(folder) == best
+
+
+@pytest.mark.parametrize('row', [{'loss': 10 ** 400}, {'loss': 1e308}, {'tokens': 10 ** 400, 'loss': 1.0}])
+def test_a_number_too_large_to_be_drawn_is_left_out_of_the_plot(tmp_path, row):
+    rows = [{'step': 1, 'tokens': 5, 'loss': 1.0}] * 50 + [{'step': 2, 'tokens': 6, **row}] * 2
+    (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    assert run_script('plot.py', f'--out_dir={tmp_path}') == 0
+    assert (tmp_path / 'loss.png').stat().st_size > 1000
+
+
+def test_a_picture_of_no_known_kind_is_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "tokens": 5, "loss": 1.0}\n')
+    assert run_script('plot.py', f'--out_dir={tmp_path}', f'--to={tmp_path}/a.xyz') == 2
+    assert 'a.xyz should end in one of .' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('n_rows', [1, 99, 200, 1000, 4321])

@@ -346,6 +346,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
     bar.close()
     writer.wait()
     process.on_first(writer.raise_if_unsaved)
+    process.on_first(metrics.raise_if_unsaved)
 
 
 def is_due(step, interval):

@@ -14,7 +14,7 @@ import math
 import os
 import re
 
-from runtime.errors import first_line, warn_once
+from runtime.errors import BadInput, first_line, warn_once
 from runtime.files import atomic_write, copy_file, warn_if_unwritable
 
 
@@ -63,6 +63,13 @@ class Metrics:
         """Brings the rows to the disk, so that a power cut leaves them: called with every checkpoint."""
         if self.writes:
             self.write(sync=True)
+
+    def raise_if_unsaved(self):
+        """Raises BadInput at the end of a run whose last rows could not be written."""
+        self.sync()
+        if self.waiting:
+            raise BadInput(f'the last {len(self.waiting)} rows of metrics could not be written to {self.path}; '
+                           f'the run is over and they are lost')
 
     def write(self, sync=False):
         with warn_if_unwritable(self.path):

@@ -335,6 +335,21 @@ def test_rows_wait_in_memory_while_their_file_cannot_be_written(folders, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_run_whose_last_rows_cannot_be_written_says_so_and_fails(tmp_path, run, monkeypatch):
+    real, fails = open, []
+
+    def failing_open(path, mode='r', *arguments, **settings):
+        if str(path).endswith('metrics.jsonl') and mode == 'ab' and fails:
+            raise OSError(30, 'Read-only file system')
+        return real(path, mode, *arguments, **settings)
+    monkeypatch.setattr('builtins.open', failing_open)
+    during(monkeypatch, 8, lambda: fails.append(True))
+    with pytest.raises(BadInput, match='last 2 rows of metrics could not be written'):
+        run('a')
+    assert checkpoint.load_newest(str(tmp_path / 'a'))[1]['step'] == 8
+
+
+@pytest.mark.slow
 def test_a_run_whose_last_checkpoint_cannot_be_written_says_so_and_fails(tmp_path, run, monkeypatch):
     during(monkeypatch, 10, lambda: (tmp_path / 'a' / 'ckpt_0000010.pt.tmp').mkdir())
     with pytest.raises(BadInput, match='step 10 was not written'):

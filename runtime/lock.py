@@ -12,6 +12,7 @@ import platform
 import time
 
 from runtime.errors import BadInput, first_line, warn_once
+from runtime.files import warn_if_unwritable
 
 try:
     import fcntl
@@ -42,7 +43,7 @@ class FolderLock:
         if self.file:
             return
         try:
-            self.file = open(self.path, 'a+', encoding='utf-8', errors='replace')
+            self.file = open(self.path, 'a+b', buffering=0)  # so that closing it writes nothing
         except OSError as error:
             raise BadInput(f'{self.path} cannot be written ({error.strerror}); name a folder that can be') from None
         try:
@@ -51,10 +52,11 @@ class FolderLock:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.file.seek(0)
-            holder = self.file.readline(200).strip() or 'another run'
+            holder = self.file.readline(200).decode(errors='replace').strip() or 'another run'
             raise BadInput(f'{self.folder} is in use by {holder}; stop that one, or start with another --out_dir') from None
         except OSError as error:
             warn_once(f'{self.folder} cannot be locked ({first_line(error)}): make sure that no other run uses it')
-        self.file.truncate(0)
-        self.file.write(f'process {os.getpid()} on {platform.node()}, started {time.strftime("%Y-%m-%d %H:%M:%S %Z")}\n')
-        self.file.flush()
+        holder = f'process {os.getpid()} on {platform.node()}, started {time.strftime("%Y-%m-%d %H:%M:%S %Z")}\n'
+        with warn_if_unwritable(self.path):
+            self.file.truncate(0)
+            self.file.write(holder.encode())

@@ -389,6 +389,15 @@ def test_of_two_runs_that_start_at_once_in_a_new_folder_one_is_refused(tmp_path,
     assert checkpoint.load_newest(str(tmp_path / 'a'))[1]['step'] == 8
 
 
+def test_a_holder_whose_name_finds_no_room_on_the_disk_has_the_lock_all_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('runtime.lock.open', lambda path, *arguments, **settings: open('/dev/full', *arguments, **settings), raising=False)
+    with FolderLock(str(tmp_path)) as lock:
+        lock.take()
+        assert 'lock was not written' in capsys.readouterr().err
+        with pytest.raises(BadInput, match='in use'), FolderLock(str(tmp_path)) as another:
+            another.take()
+
+
 def test_a_folder_that_cannot_be_locked_is_said(tmp_path, run, monkeypatch, capsys):
     def flock(*_):
         raise OSError(37, 'No locks available')

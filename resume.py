@@ -68,7 +68,7 @@ def find(config: dict, text: dict, mapped: bool = False, before: float = math.in
     problem = what_is_missing(state)
     if problem:
         return find(config, text, mapped, before=damaged(path, problem, state))
-    saved, before = state['config'], state['text']
+    saved, before, config = state['config'], state['text'], with_sizes_of_weights(config, state['config'])
     restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0  # by torchrun, after a worker died
     if not (restarted or init_from in ('auto', 'resume') or init_from == saved['init_from'] != 'scratch'):
         raise BadInput(f'{out_dir} already holds {os.path.basename(path)}; --init_from=resume resumes it, '
@@ -86,6 +86,16 @@ def find(config: dict, text: dict, mapped: bool = False, before: float = math.in
     if before['val_sha256'] != text['val_sha256']:
         raise BadInput(f'{path} was validated on another text than that of {config["data_dir"]}; {another}')
     return state
+
+
+def with_sizes_of_weights(config: dict, saved: dict) -> dict:
+    """The config of a run that init_from gives its weights, with their sizes as its checkpoint has them; others as they are.
+
+    The first start had the sizes from the weights, whatever its settings were, and the same command has to resume it.
+    """
+    if config['init_from'] in ('auto', 'scratch', 'resume') or config['init_from'] != saved['init_from']:
+        return config
+    return {**config, **{key: saved[key] for key in ('n_layer', 'n_head', 'n_embd', 'bias')}}
 
 
 def what_is_missing(state):

@@ -123,6 +123,7 @@ def run(config, process, lock):
     mapped = process.device.type == 'cuda'  # where all tensors are copied anyway: no need for a copy of each process before
     found = checkpoint.list_checkpoints(config['out_dir'])
     saved = resume.find(config, text, mapped)  # the dict of a checkpoint, or None for a fresh run
+    config = resume.with_sizes_of_weights(config, saved['config']) if saved else config
     check_model_fits(config, process)
     compiled = hardware.may_compile(config['compile'], process.device, process.print0)
     raw_model, config = build_model(config, data.meta, saved, process, compiled)

@@ -445,6 +445,36 @@ def test_two_validation_texts_are_not_mixed_in_one_curve(tmp_path, run, capsys):
         run('a', max_steps=STEPS, eval_tokens=128)
 
 
+@pytest.mark.slow
+def test_the_same_command_resumes_a_run_that_began_with_weights_of_other_sizes(tmp_path, run, monkeypatch):
+    run('weights')
+    settings = {'init_from': str(tmp_path / 'weights'), 'n_layer': 3, 'n_head': 2, 'n_embd': 32, 'bias': False}
+    whole = run('whole', **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, 'train_step', stopping_at(5))
+        run('a', **settings)
+    assert run('a', **settings) == whole
+    with pytest.raises(BadInput, match='was trained with n_layer=1, not 3'):
+        run('a', **{**settings, 'init_from': 'resume'})
+
+
+@pytest.mark.slow
+def test_weights_that_fail_push_no_good_checkpoint_out_of_the_folder(tmp_path, run, monkeypatch):
+    real, steps = train.train_step, []
+
+    def train_step(model, raw_model, *arguments):
+        row = real(model, raw_model, *arguments)
+        steps.append(row)
+        if len(steps) == 6:
+            with torch.no_grad():
+                raw_model.transformer.wte.weight.fill_(math.nan)
+        return row
+    monkeypatch.setattr(train, 'train_step', train_step)
+    with pytest.raises(Diverged, match='last good checkpoint is .*ckpt_0000005.pt'):
+        run('a', max_steps=30, checkpoint_interval=1, eval_interval=0)
+    assert [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(str(tmp_path / 'a'))] == [6, 5, 4]
+
+
 def test_json_never_has_nan_and_a_row_with_it_is_read_as_one(tmp_path):
     metrics = Metrics({'out_dir': str(tmp_path), 'tensorboard': False, 'wandb': False}, 0)
     metrics.log(step=1, tokens=5, loss=math.nan, grad_norm=math.inf)

@@ -300,7 +300,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
     try:
         while True:
             step, last = progress.step, progress.step >= config['max_steps']
-            if last or is_due(step, config['checkpoint_interval']):
+            if last or is_due(step, config['checkpoint_interval']) and not n_skipped:  # its weights may be no good any more
                 watch.begin(f'the checkpoint of step {step:,}')
                 save_now()
             if last or is_due(step, config['eval_interval']):
@@ -335,7 +335,8 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
             n_skipped = n_skipped + 1 if 'skipped' in row and not may_be_the_scale else 0
             if n_skipped == MAX_SKIPPED_STEPS:
                 writer.wait()
-                good = checkpoint.list_checkpoints(config['out_dir'])
+                good = [path for path in checkpoint.list_checkpoints(config['out_dir'])
+                        if checkpoint.step_of(path) < progress.step - n_skipped]  # of that step are the weights that failed
                 raise Diverged(f'{n_skipped} steps in a row without a finite loss and gradient; the last good checkpoint is '
                                f'{good[0] if good else "none"}. Try a lower --learning_rate or --dtype=float32')
             stop.raise_if_noticed()

@@ -17,6 +17,14 @@ if 'SCRATCHGPT_TEST_DATA' in os.environ:
     os.environ.setdefault('TIKTOKEN_CACHE_DIR', os.path.join(os.environ['SCRATCHGPT_TEST_DATA'], 'tiktoken_cache'))
 
 
+LONGEST_FIRST = 'test_notebook.py', 'test_two_hosts.py', 'test_bench_step.py', 'test_gpu_run.py', 'test_interruptions.py'
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests begin first, so that no worker still has minutes before it when the others have nothing left."""
+    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else len(LONGEST_FIRST))
+
+
 def run_script(script, *arguments, folder=ROOT):
     """The exit code of `python SCRIPT ARGUMENTS` in a folder, run in this process: importing torch anew takes seconds.
 

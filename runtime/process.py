@@ -78,13 +78,15 @@ class Process:
                            f'out_dir must be a folder that all machines share')
 
     def on_first(self, work):
-        """Calls work() on the first process alone. A BadInput of it is raised on all, so that none waits for the others."""
+        """Calls work() on the first process alone. If it fails, all raise BadInput, so that none waits for the others."""
         problem = None
         if self.is_first:
             try:
                 work()
             except BadInput as error:
                 problem = str(error)
+            except OSError as error:
+                problem = first_line(error)
         if self.world_size > 1:
             shared = [problem]
             dist.broadcast_object_list(shared, src=0)

@@ -1,4 +1,4 @@
-"""Stopping on Ctrl-C and SIGTERM: every process notices in the same place, as one exception.
+"""Stopping on Ctrl-C, SIGTERM and SIGHUP: every process notices in the same place, as one exception.
 
     stop = StopSignals(process)
     try:
@@ -20,12 +20,14 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """The first SIGTERM or Ctrl-C makes `check` raise; another one, FORCE_QUIT_AFTER_S later, ends the process at once."""
+    """The first signal makes `check` raise; another one, FORCE_QUIT_AFTER_S later, ends the process at once."""
 
     def __init__(self, process):
         self.process, self.first_at, self.noticed = process, None, False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.handle)
+        if hasattr(signal, 'SIGHUP') and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(signal.SIGHUP, self.handle)
 
     @property
     def requested(self):

@@ -31,7 +31,7 @@ def run_script(script, *arguments, folder=ROOT):
     script: a path such as train.py, or the name of a module such as tasks.solve for `python -m tasks.solve`.
     """
     import torch
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     argv, path, before, precision = sys.argv, list(sys.path), os.getcwd(), torch.get_float32_matmul_precision()
     sys.argv = [script, *arguments]
     os.chdir(folder)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -163,12 +164,12 @@ def test_a_run_goes_on_on_another_number_of_processes(spawn, whole_run, data_dir
     assert_same_run(tmp_path, whole_run(2), exactly=False)
 
 
-@pytest.mark.parametrize('world_size', [1, 2])
-def test_sigterm_to_one_process_saves_the_step_and_ends_all_with_exit_code_0(spawn, data_dir, tmp_path, world_size):
+@pytest.mark.parametrize('world_size, number', [(1, signal.SIGTERM), (1, signal.SIGHUP), (2, signal.SIGTERM)])
+def test_a_signal_to_one_process_saves_the_step_and_ends_all_with_exit_code_0(spawn, data_dir, tmp_path, world_size, number):
     processes = spawn(world_size, {**SMALL, 'max_steps': 100_000, 'checkpoint_interval': 100_000, 'eval_interval': 100_000,
                                    'data_dir': data_dir, 'out_dir': tmp_path})
     wait_for_step(tmp_path, 5, processes)
-    processes[-1].terminate()
+    os.kill(processes[-1].pid, number)
     last_before = read_metrics(str(tmp_path))[-1]['step']
     finish(processes)
     path, state = checkpoint.load_newest(str(tmp_path))

@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # no test reaches for the network
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # models here are tiny: threads would only wait for each other
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # and where a test has several, they leave the cores to other tests meanwhile
 if 'SCRATCHGPT_TEST_DATA' in os.environ:
     os.environ.setdefault('TIKTOKEN_CACHE_DIR', os.path.join(os.environ['SCRATCHGPT_TEST_DATA'], 'tiktoken_cache'))
 

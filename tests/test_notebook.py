@@ -18,7 +18,6 @@ import pretrained
 import shards
 from configurator import configure
 from runtime.metrics import read_metrics
-from runtime.parallel import available_cores
 
 pytestmark = pytest.mark.slow
 
@@ -49,12 +48,12 @@ def load_tour():
 
 
 def execute(notebook, folder, monkeypatch, scratch, **settings):
-    """Runs a notebook in a fresh kernel that starts in `folder` and has the cores that this machine has."""
+    """Runs a notebook in a fresh kernel that starts in `folder`."""
     nbclient = pytest.importorskip('nbclient', reason='needs nbclient: pip install -r requirements-dev.txt')
     pytest.importorskip('ipykernel', reason='needs ipykernel: pip install -r requirements-dev.txt')
     (scratch / 'guard').mkdir()
     (scratch / 'guard' / 'sitecustomize.py').write_text(NO_NETWORK)
-    settings |= {'OMP_NUM_THREADS': str(available_cores()), 'PYTHONPATH': str(scratch / 'guard'),
+    settings |= {'PYTHONPATH': str(scratch / 'guard'),
                  'IPYTHONDIR': str(scratch / 'ipython'), 'JUPYTER_RUNTIME_DIR': str(scratch / 'jupyter')}
     for key, value in settings.items():
         monkeypatch.setenv(key, value)

@@ -166,11 +166,13 @@ def load(path: str, mapped: bool = False) -> dict:
     mapped: the tensors stay in the file, which the processes of a machine share in memory, until they are copied.
     """
     state = read_archive(path, mapped)
-    for key, kind in {'model': dict, 'config': dict, 'step': int}.items():
+    for key, kind in {'model': dict, 'config': dict, 'step': int, 'architecture': list}.items():
         if not isinstance(state.get(key), kind) or state[key] is True:
             raise BadInput(f'{path} is not a checkpoint of train.py: {key} should be a {kind.__name__} in it')
     if any(type(value) not in PLAIN for value in state['config'].values()):
         raise BadInput(f'{path} is not a checkpoint of train.py: its config has more than numbers and words')
+    if any(type(number) is not float for number in state['architecture']):
+        raise BadInput(f'{path} is not a checkpoint of train.py: its architecture should be numbers')
     for key in FIXED_BY_WEIGHTS:
         if type(state['config'].get(key)) is not (bool if key == 'bias' else int):
             raise BadInput(f'{path} is not a checkpoint of train.py: its config has no {key}')

@@ -12,6 +12,7 @@ generation_config.json.
 import os
 import sys
 
+import architecture
 import checkpoint
 import pretrained
 from bpe import EOT
@@ -35,7 +36,7 @@ def main(config):
         raise BadInput(f'--to={config["to"]} is a file; it should be a folder, new or to be written over')
     if os.path.isdir(config['to']) and checkpoint.list_checkpoints(config['to']):
         raise BadInput(f'--to={config["to"]} is the folder of a run; name another one')
-    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
+    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'], strict=True)
     export(model, tokenizer, config['to'], hardware.DTYPES[config['dtype']])
     print(f'{source}: {model.n_params():,} parameters -> {config["to"]}', file=sys.stderr)
     print(f"try it: python -c \"from transformers import pipeline; "
@@ -46,6 +47,9 @@ def export(model, tokenizer, folder, dtype=None):
     """Writes everything that a program needs to load and run the model; each file is written atomically."""
     if model.config.n_layer == 0:
         raise BadInput('a model without layers has no counterpart in transformers, whose GPT-2 adds positions')
+    if not architecture.is_gpt2(model.config):
+        raise BadInput('model.py does not compute GPT-2 any more, and this format has no words for what it computes; '
+                       'sample.py, serve.py and evaluate.py run the changed model from its checkpoint')
     pretrained.save(model, folder, eot=tokenizer.eot, dtype=dtype)
     tokenizer.save(os.path.join(folder, 'tokenizer.json'))
     write_json(os.path.join(folder, 'tokenizer_config.json'), {

@@ -14,11 +14,12 @@ import os
 import torch
 import torch.nn as nn
 
+import architecture
 import checkpoint
 from bpe import Tokenizer
 from configurator import shown
 from model import GPT, GPTConfig
-from runtime.errors import BadInput, first_line
+from runtime.errors import BadInput, first_line, warn
 from runtime.files import atomic_write, make_folder, open_to_read, read_json, sha256_of, write_json
 
 PUBLISHED_SIZES = {  # (n_layer, n_head, n_embd), from table 2 of the paper; block_size 1024 and 50,257 tokens for all
@@ -26,26 +27,29 @@ PUBLISHED_SIZES = {  # (n_layer, n_head, n_embd), from table 2 of the paper; blo
 FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
 MAX_SIZE, MAX_LAYERS = 1 << 24, 10_000  # of a model: more is a mistake, which would take hours to fail
 MAX_PADDING = 1024  # rows that other programs add to an embedding for the sake of the hardware
+CHOSEN_BY_RUN = 'dropout', 'kernels', 'attention'  # fields of GPTConfig that go with any weights
 NANOGPT_FIELDS = ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd', 'bias')
 
 
-def load(path: str, **overrides) -> tuple[GPT, Tokenizer, str]:
+def load(path: str, *, strict: bool = False, **overrides) -> tuple[GPT, Tokenizer, str]:
     """(model, tokenizer, source) of a run's folder, a checkpoint file, a folder in Hugging Face's layout or a GPT-2 name.
 
     A checkpoint is train.py's, or nanoGPT's, whose files hold `model_args`. Embedding rows beyond the tokenizer's
     vocabulary are padding and are dropped. overrides: fields of GPTConfig that hold no weights. source: what was loaded.
+    strict: refuse weights that were trained with another architecture than model.py has now, instead of warning.
     """
     if is_huggingface(path):
-        model, tokenizer = load_huggingface(path, **overrides), load_tokenizer(path)
+        model, tokenizer = load_huggingface(path, strict=strict, **overrides), load_tokenizer(path)
     elif os.path.exists(path) and not os.path.isdir(path) and 'model_args' in (state := checkpoint.read_archive(path)):
-        model, tokenizer = from_nanogpt(state, path, overrides), load_tokenizer(os.path.dirname(path))
+        model, tokenizer = from_nanogpt(state, path, overrides, strict), load_tokenizer(os.path.dirname(path))
     elif os.path.isdir(path) and not checkpoint.list_checkpoints(path):
         raise BadInput(f'{path} has neither a checkpoint such as ckpt_0001000.pt, as train.py writes them, nor a config.json')
     else:
         path, state = checkpoint.find(path)
         if not isinstance(state['config'], dict) or not isinstance(state['model'], dict):
             raise BadInput(f'{path}: model and config should be dicts, as train.py writes them')
-        model = make_model({**state['config'], 'kernels': 'torch', **overrides}, state['model'], path)
+        config = {**state['config'], 'kernels': 'torch', **overrides}
+        model = make_model(config, state['model'], path, state['architecture'], strict)
         tokenizer = load_tokenizer(os.path.dirname(path))
     return fit_vocabulary(model, tokenizer, path), tokenizer, path
 
@@ -55,7 +59,7 @@ def load_to_train(config: dict, meta: dict) -> GPT:
 
     config: of the run; meta: of its data.
     """
-    model, _, source = load(config['init_from'], **{key: config[key] for key in ('dropout', 'kernels', 'attention')})
+    model, _, source = load(config['init_from'], **{key: config[key] for key in CHOSEN_BY_RUN})
     if tokenizer_sha256(source) != meta['tokenizer_sha256'] or model.config.vocab_size != meta['vocab_size']:
         raise BadInput(f'{source} has another tokenizer than the data in {config["data_dir"]}; '
                        f'tokenize the text with its own (corpus.py --tokenizer=...)')
@@ -107,7 +111,7 @@ def tokenizer_sha256(path):
     return sha256_of(file) if os.path.exists(file) else None
 
 
-def from_nanogpt(state, path, overrides):
+def from_nanogpt(state, path, overrides, strict):
     """The GPT of a checkpoint of nanoGPT. Its linear layers are stored as ours; names may have torch.compile's prefix."""
     arguments, weights = state['model_args'], state.get('model')
     if not isinstance(arguments, dict) or not isinstance(weights, dict):
@@ -116,14 +120,15 @@ def from_nanogpt(state, path, overrides):
         if type(arguments.get(key)) is not int:
             raise BadInput(f'{path}: its model_args have no whole number for {key}')
     weights = {str(name).removeprefix('_orig_mod.'): tensor for name, tensor in weights.items()}
-    return make_model({**{key: arguments[key] for key in NANOGPT_FIELDS if key in arguments}, **overrides}, weights, path)
+    config = {**{key: arguments[key] for key in NANOGPT_FIELDS if key in arguments}, **overrides}
+    return make_model(config, weights, path, strict=strict)
 
 
-def make_model(config, state, source):
+def make_model(config, state, source, trained_as=architecture.GPT2, strict=False):
     """The GPT of a config dict with the tensors of a state dict. Takes no memory before everything has been checked.
 
     Leaves out what is no weight of its own: the head, which is the embedding, and the masks of attention. Raises BadInput
-    naming what does not fit, or is no number.
+    naming what does not fit, or is no number. trained_as: the fingerprint of the architecture that the weights are of.
     """
     state = {name: tensor for name, tensor in state.items()
              if name != 'lm_head.weight' and not str(name).endswith(('.attn.bias', '.attn.masked_bias'))}
@@ -133,13 +138,25 @@ def make_model(config, state, source):
         raise BadInput(f'{source}: {error}') from None
     if config.n_layer > len(state):
         raise BadInput(f'{source} lacks the tensors of {config.n_layer} layers; it has {len(state)} tensors in all')
+    check_architecture(config, source, trained_as, strict)
     with torch.device('meta'):
         model = GPT(config)
     check_weights(model, state, source)
-    model.to_empty(device='cpu')
+    # A table that the constructor computes, such as one of rotary positions, is in no file. Random weights take time.
+    model = GPT(config) if list(model.buffers()) else model.to_empty(device='cpu')
     model.load_state_dict(state)
     check_finite(model, source)
     return model
+
+
+def check_architecture(config, source, trained_as, strict):
+    """Warns, or raises BadInput if strict, where model.py has another architecture than the weights were trained with."""
+    if not architecture.same(architecture.fingerprint(config), trained_as):
+        before = "GPT-2's" if architecture.same(trained_as, architecture.GPT2) else 'another'
+        problem = f'{source} was trained with {before} architecture, and model.py has been changed since'
+        if strict:
+            raise BadInput(f'{problem}; restore model.py, or train anew')
+        warn(f'{problem}: its weights give other results here than they did there')
 
 
 def check_weights(model, state, source):
@@ -192,13 +209,13 @@ def crop_block_size(model, block_size):
 
 # ---------------------------------------------------------------------------- Hugging Face's layout
 
-def load_huggingface(path: str, **overrides) -> GPT:
+def load_huggingface(path: str, *, strict: bool = False, **overrides) -> GPT:
     """The model of a folder with config.json and model.safetensors, or a published one by its name ('gpt2', 'gpt2-xl', ...).
 
-    Files are mapped into memory, so that the weights are in memory once.
+    Files are mapped into memory, so that the weights are in memory once. strict: as in `load`.
     """
     folder = path if os.path.isdir(path) else download(path)
-    return make_model(read_config(os.path.join(folder, 'config.json'), overrides), read_weights(folder), folder)
+    return make_model(read_config(os.path.join(folder, 'config.json'), overrides), read_weights(folder), folder, strict=strict)
 
 
 def download(name):
@@ -271,7 +288,10 @@ def save(model: GPT, folder: str, eot: int | None = None, dtype: torch.dtype | N
     """Writes config.json and model.safetensors as transformers.GPT2LMHeadModel reads them.
 
     eot: id of the token that ends a document, for transformers to start and stop at. dtype: of the weights in the file.
+    Warns if model.py does not compute GPT-2, which is all that transformers computes with these files.
     """
+    if not architecture.is_gpt2(model.config):
+        warn(f'model.py does not compute GPT-2 any more, but transformers will compute GPT-2 with {folder}')
     from safetensors.torch import save_file
     make_folder(folder)
     tensors = {}

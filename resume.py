@@ -14,7 +14,10 @@ import math
 import os
 from dataclasses import dataclass
 
+import architecture
 import checkpoint
+import pretrained
+from model import GPTConfig
 from runtime.errors import BadInput, warn
 from runtime.metrics import best_row, read_metrics
 
@@ -80,6 +83,9 @@ def find(config: dict, text: dict, mapped: bool = False, before: float = math.in
         if config[key] != saved[key]:
             raise BadInput(f'{path} was trained with {key}={saved[key]}, not {config[key]}; '
                            f'start with the same settings, or with another --out_dir')
+    if not architecture.same(state['architecture'], architecture.fingerprint(pretrained.model_config(config))):
+        raise BadInput(f'{path} was trained with another architecture than model.py has now, and one curve cannot show two; '
+                       f'start with another --out_dir, or restore model.py')
     if before['val_tokens'] != text['val_tokens']:
         raise BadInput(f'{path} was validated on {before["val_tokens"]} tokens, not {text["val_tokens"]}, which one curve '
                        f'cannot show; --eval_tokens={before["val_tokens"]}, or another --out_dir')
@@ -89,13 +95,14 @@ def find(config: dict, text: dict, mapped: bool = False, before: float = math.in
 
 
 def with_sizes_of_weights(config: dict, saved: dict) -> dict:
-    """The config of a run that init_from gives its weights, with their sizes as its checkpoint has them; others as they are.
+    """The config of a run that init_from gives its weights, with their model as its checkpoint has it; others as they are.
 
-    The first start had the sizes from the weights, whatever its settings were, and the same command has to resume it.
+    The first start had the model from the weights, whatever its settings were, and the same command has to resume it.
     """
     if config['init_from'] in ('auto', 'scratch', 'resume') or config['init_from'] != saved['init_from']:
         return config
-    return {**config, **{key: saved[key] for key in ('n_layer', 'n_head', 'n_embd', 'bias')}}
+    chosen = *pretrained.CHOSEN_BY_RUN, 'block_size', 'vocab_size'
+    return {**config, **{key: saved[key] for key in GPTConfig.__dataclass_fields__ if key in saved and key not in chosen}}
 
 
 def what_is_missing(state):

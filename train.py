@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+import architecture
 import checkpoint
 import hellaswag
 import kernels
@@ -200,7 +201,7 @@ def build_model(config, meta, saved, process, compiled):
     chosen = {**config, 'kernels': kernels.choose(config['kernels'], process.device, compiled)}
     if saved is None and config['init_from'] not in ('auto', 'scratch'):
         model = pretrained.load_to_train(chosen, meta)
-        config = {**config, **{key: getattr(model.config, key) for key in checkpoint.FIXED_BY_WEIGHTS}}
+        config = {**config, **{key: value for key, value in vars(model.config).items() if key not in pretrained.CHOSEN_BY_RUN}}
     else:
         torch.manual_seed(config['seed'])
         model = GPT(pretrained.model_config(chosen))
@@ -519,7 +520,8 @@ def save(writer, raw_model, optimizers, config, text, progress, process):
     writer.step = progress.step
     states = optimizers.state_dict()  # on all processes: under ZeRO each has a share of it
     if process.is_first:
-        writer.save({'model': raw_model.state_dict(), **states, 'config': config, 'text': text, **vars(progress)})
+        writer.save({'model': raw_model.state_dict(), **states, 'config': config, 'text': text, **vars(progress),
+                     'architecture': architecture.fingerprint(raw_model.config)})
 
 
 if __name__ == '__main__':

@@ -77,7 +77,7 @@ def check(config):
 
 def pack(config, folder):
     """Path of model.tar.gz in `folder`: the model as export.py writes it, without optimizer states."""
-    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
+    model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'], strict=True)
     exported = os.path.join(folder, 'model')
     export.export(model, tokenizer, exported, export.hardware.DTYPES[config['dtype']])
     archive = os.path.join(folder, 'model.tar.gz')

@@ -272,7 +272,8 @@ def test_runs_with_other_weights_than_on_one_process_are_marked(tmp_path, monkey
         out_dir = tmp_path / name
         out_dir.mkdir(exist_ok=True)
         changed, config = changes.get(name), {**dict.fromkeys(checkpoint.FIXED_BY_WEIGHTS, 2), 'bias': True}
-        checkpoint.save(str(out_dir), {'step': 8, 'config': config, 'model': {'w': torch.tensor([1.0 + (changed == 'weights')])}})
+        weights = {'w': torch.tensor([1.0 + (changed == 'weights')])}
+        checkpoint.save(str(out_dir), {'step': 8, 'config': config, 'model': weights, 'architecture': []})
         row = {'step': 8, 'loss': 2.0 + (changed == 'loss'), 'tokens_per_s': 100.0 * n}
         (out_dir / 'metrics.jsonl').write_text(json.dumps(row) + '\n')
         return str(out_dir)

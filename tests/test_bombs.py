@@ -19,7 +19,6 @@ import pyarrow.parquet
 import pytest
 import torch
 
-import export
 import pretrained
 import sources
 import wikitext
@@ -226,7 +225,8 @@ def sound(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp('sound')
     torch.manual_seed(0)
     model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=16, vocab_size=300))
-    export.export(model, tokenizer, str(folder / 'huggingface'))
+    pretrained.save(model, str(folder / 'huggingface'), eot=tokenizer.eot)
+    tokenizer.save(folder / 'huggingface' / 'tokenizer.json')
     (folder / 'nanogpt').mkdir()
     shutil.copy(folder / 'huggingface' / 'tokenizer.json', folder / 'nanogpt')
     sizes = {key: getattr(model.config, key) for key in pretrained.NANOGPT_FIELDS}

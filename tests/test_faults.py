@@ -130,7 +130,8 @@ DEEP = b'[' * 100_000
 EDITS = {
     **{f'a checkpoint without {key}': without(key) for key in (
         'model', 'config', 'step', 'optimizers', 'scaler', 'text', 'sequence_index', 'tokens', 'elapsed_s', 'train_s',
-        'best_val_loss', 'best_step')},
+        'best_val_loss', 'best_step', 'architecture')},
+    'an architecture in words': with_(['GPT-2'], 'architecture'),
     'a step that is a word': with_('x', 'step'),
     'a step below 0': with_(-1, 'step'),
     'a step of another file': with_(99, 'step'),

@@ -167,7 +167,7 @@ def test_a_deterministic_run_refuses_what_is_not_and_trains_the_same(tmp_path, d
 def test_a_checkpoint_can_be_mapped_and_is_still_checked(tmp_path):
     tensor = torch.arange(100_000.0)
     config = {**dict.fromkeys(checkpoint.FIXED_BY_WEIGHTS, 2), 'bias': True}
-    path = checkpoint.save(str(tmp_path), {'model': {'w': tensor}, 'config': config, 'step': 3})
+    path = checkpoint.save(str(tmp_path), {'model': {'w': tensor}, 'config': config, 'step': 3, 'architecture': []})
     state = checkpoint.load(path, mapped=True)
     assert torch.equal(state['model']['w'], tensor)
     pages = [line for line in open('/proc/self/maps') if path in line] if sys.platform == 'linux' else ['']

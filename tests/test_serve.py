@@ -17,7 +17,6 @@ import torch
 from conftest import ROOT
 from hypothesis import HealthCheck, Phase, given, settings, strategies
 
-import export
 import pretrained
 import serve
 from configurator import configure
@@ -49,7 +48,8 @@ def export_model(folder, data_dir, scale):
         model.transformer.wte.weight.mul_(8)
         model.transformer.ln_f.bias.fill_(0.5)
         model.transformer.wte.weight[tokenizer.eot] = -2.0
-    export.export(model, tokenizer, str(folder))
+    pretrained.save(model, str(folder), eot=tokenizer.eot)
+    tokenizer.save(os.path.join(folder, 'tokenizer.json'))
     return str(folder)
 
 

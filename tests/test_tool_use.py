@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import architecture
 import checkpoint
 import pretrained
 import sample
@@ -67,7 +68,8 @@ def run_folder(tmp_path_factory, tokenizer):
     config = {**train.DEFAULTS, 'block_size': 64, 'vocab_size': tokenizer.vocab_size, 'n_layer': 2, 'n_head': 2, 'n_embd': 64,
               'kernels': 'torch', 'attention': 'auto', 'optimizer': 'adamw', 'device': 'cpu'}
     config = {key: value for key, value in config.items() if isinstance(value, (int, float, str, bool))}
-    torch.save({'model': model.state_dict(), 'config': config, 'step': 1}, checkpoint.checkpoint_path(str(folder), 1))
+    state = {'model': model.state_dict(), 'config': config, 'step': 1, 'architecture': architecture.GPT2}
+    torch.save(state, checkpoint.checkpoint_path(str(folder), 1))
     tokenizer.save(folder / 'tokenizer.json')
     return str(folder)
 

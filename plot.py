@@ -19,6 +19,7 @@ from runtime.tables import table
 
 POINTS = 4000  # the most of a curve that are read: a picture shows no more
 LARGEST = 1e100  # beyond it, sums and scales overflow
+IN_EVERY_VALIDATION = {'step', 'tokens', 'val_loss', 'val_ppl', 'val_bpb'}
 DEFAULTS = {
     'out_dir': 'out',  # folder of the run, or several separated by commas
     'to': '',  # the picture; empty: loss.png in the folder of the first run
@@ -78,15 +79,17 @@ def draw(folders: list[str], path: str):
 
 
 def compare(folders: list[str]) -> str:
-    """The runs side by side in text: where they ended, how good they were, how fast."""
-    lines = [('run', 'steps', 'tokens', 'last validation', 'best', 'bits per byte', 'tokens/s')]
-    for folder in folders:
-        rows, trained, validated = read_run(folder)
+    """The runs side by side in text: where they ended, how good they were, how fast, and what else was validated."""
+    runs = [(folder, *read_run(folder)) for folder in folders]
+    others = sorted({key for *_, validated in runs for row in validated for key in row} - IN_EVERY_VALIDATION)
+    lines = [('run', 'steps', 'tokens', 'last validation', 'best', 'bits per byte', 'tokens/s', *others)]
+    for folder, rows, trained, validated in runs:
         losses, bits = column(validated, 'val_loss') or [math.nan], column(validated, 'val_bpb') or [math.nan]
         best = best_row(validated) or {'val_loss': math.nan}
         speed, tokens = statistics.median(column(trained, 'tokens_per_s') or [math.nan]), column(rows, 'tokens')
+        last = [(column(validated, key) or [math.nan])[-1] for key in others]
         lines.append((folder, f'{rows[-1]["step"]:,}', f'{tokens[-1]:,.0f}', f'{losses[-1]:.4f}', f'{best["val_loss"]:.4f}',
-                      f'{bits[-1]:.4f}', f'{speed:,.0f}'))
+                      f'{bits[-1]:.4f}', f'{speed:,.0f}', *(f'{score:.4f}' for score in last)))
     return table(lines)
 
 

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_model import make_model, uncached
 
+import architecture
 from inference import sampling
 from inference.cpu_layout import can_pack
 from inference.engine import Engine, Request, Sequence, generate, window_start
 from inference.sampling import Settings, numbers_of, penalize, sample, way_of
+from model import GPT, GPTConfig
 from runtime import hardware
 from runtime.errors import BadInput
 
@@ -216,6 +218,16 @@ def test_logprobs_are_log_softmax_of_the_models_own_logits():
         assert logprob == pytest.approx(row[token].item(), abs=1e-4)
         assert [id for id, _ in top] == row.topk(4).indices.tolist()
         assert [value for _, value in top] == pytest.approx(row.topk(4).values.tolist(), abs=1e-4)
+
+
+@torch.no_grad()
+def test_with_weights_that_make_every_part_of_the_model_show_generation_computes_what_the_model_does():
+    model = GPT(GPTConfig(**{**architecture.TINY, 'block_size': 64})).eval()
+    architecture.fill(model)
+    sequence = write_alone(model, Request([0, 1, 4, 9], 40, seed=1, logprobs=0, echo_logprobs=True))
+    expected = model(torch.tensor([sequence.ids[:-1]]))[0].log_softmax(dim=-1)
+    reported = [logprob for logprob, _ in (sequence.prompt_logprobs + sequence.logprobs)[1:]]
+    assert reported == pytest.approx([row[token].item() for row, token in zip(expected, sequence.ids[1:])], abs=1e-4)
 
 
 def test_a_prompts_logprobs_come_without_any_new_token():

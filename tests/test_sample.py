@@ -41,13 +41,13 @@ def run_sample(folder, *flags, **how):
 
 
 def expected_texts(folder, prompt, n, seed, max_new_tokens=12, **how):
-    """What the engine writes, one text at a time, up to the end of the document."""
+    """What the engine writes, one text at a time, up to the end of the document, with line ends as `run_sample` reads them."""
     model, tokenizer = pretrained.load_huggingface(str(folder)), Tokenizer.load(folder / 'tokenizer.json')
     texts = []
     for i in range(n):
         idx = torch.tensor([tokenizer.encode(prompt)])
         new = generate(model, idx, max_new_tokens, seed=seed + i, stop_tokens=(tokenizer.eot,), **how)[0].tolist()
-        texts.append(tokenizer.decode([token for token in new if token != tokenizer.eot]))
+        texts.append(re.sub(r'\r\n?', '\n', tokenizer.decode([token for token in new if token != tokenizer.eot])))
     return texts
 
 

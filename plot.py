@@ -3,13 +3,14 @@
     python plot.py --out_dir=out/demo                                   # writes out/demo/loss.png
     python plot.py --out_dir=out/adamw,out/muon --to=comparison.png     # one colour a run
 
-train.py does the first by itself at every validation where matplotlib is installed. This file knows nothing of
+train.py does the first by itself, each minute and at its end, where matplotlib is installed. This file knows nothing of
 training but the names in metrics.jsonl.
 """
 import importlib.util
 import math
 import os
 import statistics
+import time
 
 from configurator import configure
 from runtime.errors import BadInput, first_line, one_line_errors, warn_once
@@ -37,13 +38,26 @@ def main(config):
     print(path)
 
 
-def draw_if_possible(out_dir: str):
-    """OUT_DIR/loss.png, where matplotlib is installed. A picture ends no run: whatever goes wrong becomes a warning."""
-    if importlib.util.find_spec('matplotlib'):
+class LossCurve:
+    """OUT_DIR/loss.png while its run goes on: drawn when a minute has passed, since nothing trains while it is drawn."""
+
+    def __init__(self, out_dir, is_first=True, every_s=60):
+        self.out_dir, self.every_s, self.drawn_at = out_dir, every_s, time.monotonic()
+        self.draws = is_first and importlib.util.find_spec('matplotlib')  # on the first process, where there is matplotlib
+
+    def draw_if_due(self):
+        if time.monotonic() - self.drawn_at >= self.every_s:
+            self.draw()
+
+    def draw(self):
+        """Draws it. A picture ends no run: whatever goes wrong becomes a warning."""
+        if not self.draws:
+            return
         try:
-            draw([out_dir], os.path.join(out_dir, 'loss.png'))
+            draw([self.out_dir], os.path.join(self.out_dir, 'loss.png'))
         except Exception as error:  # matplotlib meets fonts, caches and settings of the user, and raises what it likes
             warn_once(f'the plot was not drawn: {first_line(error)}; the run goes on')
+        self.drawn_at = time.monotonic()
 
 
 def draw(folders: list[str], path: str):

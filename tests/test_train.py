@@ -428,6 +428,18 @@ def test_sampling_from_bad_input_gives_one_line(run, tmp_path, flags, word):
 
 
 @pytest.mark.slow
+def test_the_loss_curve_is_drawn_again_when_a_minute_has_passed(run, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(train.plot, 'draw', lambda *_: drawn.append(clock[0]))
+    clock = [0.0]
+    monkeypatch.setattr(train.plot.time, 'monotonic', lambda: clock[0])
+    curve = train.plot.LossCurve(str(tmp_path))
+    for seconds in range(0, 200, 7):
+        clock[0] = seconds
+        curve.draw_if_due()
+    assert drawn == [63, 126, 189]
+
+
 def test_plots_of_several_runs_go_into_one_picture(run, tmp_path):
     run('a')
     run('b', learning_rate=1e-3)

@@ -10,6 +10,8 @@ import importlib.util
 import math
 import os
 import statistics
+import subprocess
+import sys
 import time
 
 from configurator import configure
@@ -18,6 +20,7 @@ from runtime.files import atomic_write
 from runtime.metrics import best_row, read_metrics
 from runtime.tables import table
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 POINTS = 4000  # the most of a curve that are read: a picture shows no more
 LARGEST = 1e100  # beyond it, sums and scales overflow
 DEFAULTS = {
@@ -39,25 +42,54 @@ def main(config):
 
 
 class LossCurve:
-    """OUT_DIR/loss.png while its run goes on: drawn when a minute has passed, since nothing trains while it is drawn."""
+    """OUT_DIR/loss.png of a run that goes on. A picture ends no run: whatever goes wrong with it becomes a warning.
+
+    Each minute it is drawn by a process of its own, so that training neither waits for it nor keeps the memory that it takes.
+    """
 
     def __init__(self, out_dir, is_first=True, every_s=60):
-        self.out_dir, self.every_s, self.drawn_at = out_dir, every_s, time.monotonic()
+        self.folders, self.path, self.every_s = [out_dir], os.path.join(out_dir, 'loss.png'), every_s
         self.draws = is_first and importlib.util.find_spec('matplotlib')  # on the first process, where there is matplotlib
+        self.background, self.begun_at = None, time.monotonic()
 
     def draw_if_due(self):
-        if time.monotonic() - self.drawn_at >= self.every_s:
-            self.draw()
+        if not self.draws or time.monotonic() - self.begun_at < self.every_s:
+            return
+        self.end_background()
+        code = f'import sys; sys.path.insert(0, {HERE!r}); import plot; plot.draw([sys.argv[1]], sys.argv[2])'
+        try:
+            self.background = subprocess.Popen([sys.executable, '-c', code, *self.folders, self.path], stdout=subprocess.DEVNULL,
+                                               stderr=subprocess.PIPE, start_new_session=True)  # which Ctrl-C does not reach
+        except OSError as error:
+            self.warn(error)
+        self.begun_at = time.monotonic()
 
-    def draw(self):
-        """Draws it. A picture ends no run: whatever goes wrong becomes a warning."""
-        if not self.draws:
+    def end_background(self):
+        """Ends the process that draws, which has had a minute, and warns if it has not drawn."""
+        if self.background is None:
             return
         try:
-            draw([self.out_dir], os.path.join(self.out_dir, 'loss.png'))
+            _, errors = self.background.communicate(timeout=10)
+            if self.background.returncode:
+                self.warn(errors.decode(errors='replace').strip().rpartition('\n')[2])
+        except subprocess.TimeoutExpired:
+            self.background.kill()
+            self.background.communicate()
+            self.warn('drawing takes too long')
+        self.background = None
+
+    def draw(self):
+        """Draws it here, at the run's end."""
+        if not self.draws:
+            return
+        self.end_background()
+        try:
+            draw(self.folders, self.path)
         except Exception as error:  # matplotlib meets fonts, caches and settings of the user, and raises what it likes
-            warn_once(f'the plot was not drawn: {first_line(error)}; the run goes on')
-        self.drawn_at = time.monotonic()
+            self.warn(first_line(error))
+
+    def warn(self, reason):
+        warn_once(f'the plot was not drawn: {reason}; the run goes on')
 
 
 def draw(folders: list[str], path: str):

@@ -3,13 +3,16 @@
     python plot.py --out_dir=out/demo                                   # writes out/demo/loss.png
     python plot.py --out_dir=out/adamw,out/muon --to=comparison.png     # one colour a run
 
-train.py does the first by itself at every validation where matplotlib is installed. This file knows nothing of
+train.py does the first by itself, each minute and at its end, where matplotlib is installed. This file knows nothing of
 training but the names in metrics.jsonl.
 """
 import importlib.util
 import math
 import os
 import statistics
+import subprocess
+import sys
+import time
 
 from configurator import configure
 from runtime.errors import BadInput, first_line, one_line_errors, warn_once
@@ -17,6 +20,7 @@ from runtime.files import atomic_write
 from runtime.metrics import best_row, read_metrics
 from runtime.tables import table
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 POINTS = 4000  # the most of a curve that are read: a picture shows no more
 LARGEST = 1e100  # beyond it, sums and scales overflow
 IN_EVERY_VALIDATION = {'step', 'tokens', 'val_loss', 'val_ppl', 'val_bpb'}
@@ -38,13 +42,55 @@ def main(config):
     print(path)
 
 
-def draw_if_possible(out_dir: str):
-    """OUT_DIR/loss.png, where matplotlib is installed. A picture ends no run: whatever goes wrong becomes a warning."""
-    if importlib.util.find_spec('matplotlib'):
+class LossCurve:
+    """OUT_DIR/loss.png of a run that goes on. A picture ends no run: whatever goes wrong with it becomes a warning.
+
+    Each minute it is drawn by a process of its own, so that training neither waits for it nor keeps the memory that it takes.
+    """
+
+    def __init__(self, out_dir, is_first=True, every_s=60):
+        self.folders, self.path, self.every_s = [out_dir], os.path.join(out_dir, 'loss.png'), every_s
+        self.draws = is_first and importlib.util.find_spec('matplotlib')  # on the first process, where there is matplotlib
+        self.background, self.begun_at = None, time.monotonic()
+
+    def draw_if_due(self):
+        if not self.draws or time.monotonic() - self.begun_at < self.every_s:
+            return
+        self.end_background()
+        code = f'import sys; sys.path.insert(0, {HERE!r}); import plot; plot.draw([sys.argv[1]], sys.argv[2])'
         try:
-            draw([out_dir], os.path.join(out_dir, 'loss.png'))
+            self.background = subprocess.Popen([sys.executable, '-c', code, *self.folders, self.path], stdout=subprocess.DEVNULL,
+                                               stderr=subprocess.PIPE, start_new_session=True)  # which Ctrl-C does not reach
+        except OSError as error:
+            self.warn(error)
+        self.begun_at = time.monotonic()
+
+    def end_background(self):
+        """Ends the process that draws, which has had a minute, and warns if it has not drawn."""
+        if self.background is None:
+            return
+        try:
+            _, errors = self.background.communicate(timeout=10)
+            if self.background.returncode:
+                self.warn(errors.decode(errors='replace').strip().rpartition('\n')[2])
+        except subprocess.TimeoutExpired:
+            self.background.kill()
+            self.background.communicate()
+            self.warn('drawing takes too long')
+        self.background = None
+
+    def draw(self):
+        """Draws it here, at the run's end."""
+        if not self.draws:
+            return
+        self.end_background()
+        try:
+            draw(self.folders, self.path)
         except Exception as error:  # matplotlib meets fonts, caches and settings of the user, and raises what it likes
-            warn_once(f'the plot was not drawn: {first_line(error)}; the run goes on')
+            self.warn(first_line(error))
+
+    def warn(self, reason):
+        warn_once(f'the plot was not drawn: {reason}; the run goes on')
 
 
 def draw(folders: list[str], path: str):

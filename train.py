@@ -294,6 +294,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
     rates = report.peak_rates(process)
     flops_per_token = raw_model.flops_per_token()
     report.warn_if_slow(config, process, flops_per_token, rates['mfu'])
+    curve = plot.LossCurve(config['out_dir'], process.is_first)
     bar = tqdm(total=config['max_steps'], initial=progress.step, unit='step', dynamic_ncols=True,
                disable=not process.is_first, mininterval=0.2 if sys.stderr.isatty() else 15)
     run_started = time.perf_counter() - progress.elapsed_s
@@ -309,7 +310,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
                 scores = evaluate(model, raw_model, data, config, process, stop, step, last)
                 metrics.log(step=step, tokens=progress.tokens, **scores)
                 report.print_scores(scores, step, process)
-                draw_curves(config, process)
+                curve.draw_if_due()
                 update_best(scores['val_loss'], progress, writer, process)
                 if out_of_patience(step, progress.best_step, config):
                     save_now()
@@ -335,6 +336,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
             may_be_the_scale = math.isfinite(row['loss']) and optimizers.scales_up
             n_skipped = n_skipped + 1 if 'skipped' in row and not may_be_the_scale else 0
             if n_skipped == MAX_SKIPPED_STEPS:
+                curve.draw()
                 writer.wait()
                 good = [path for path in checkpoint.list_checkpoints(config['out_dir'])
                         if checkpoint.step_of(path) < progress.step - n_skipped]  # of that step are the weights that failed
@@ -348,6 +350,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
     watch.end()
     bar.close()
     writer.wait()
+    curve.draw()
     process.on_first(writer.raise_if_unsaved)
     process.on_first(metrics.raise_if_unsaved)
 
@@ -483,11 +486,6 @@ def validation_loss(model, data, config, process, stop):
     nats = math.fsum(nats)
     loss = nats / max(1, n_tokens)
     return {'val_loss': loss, 'val_ppl': math.exp(min(loss, 700)), 'val_bpb': nats / math.log(2) / max(1, n_bytes)}
-
-
-def draw_curves(config, process):
-    if process.is_first:
-        plot.draw_if_possible(config['out_dir'])
 
 
 def update_best(val_loss, progress, writer, process):

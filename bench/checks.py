@@ -82,14 +82,17 @@ class Runs:
 
     def start(self, name, launcher=(), environment=None, **settings):
         """Starts train.py with its out_dir of that name. launcher: what stands before the script, as for torchrun."""
-        data_dir = self.out_dir('data')
-        if not os.path.exists(data_dir):
-            self.launch('corpus', 'corpus.py', '--source=stdlib', '--vocab_size=512', '--num_samples=150',
-                        f'--out_dir={data_dir}')
-            self.finish('corpus')
-        settings = {**SHAPES[self.device], **SETTINGS, 'device': self.device, **settings, 'data_dir': data_dir,
+        settings = {**SHAPES[self.device], **SETTINGS, 'device': self.device, **settings, 'data_dir': self.data_dir(),
                     'out_dir': self.out_dir(name)}
         self.launch(name, *launcher, 'train.py', *(f'--{key}={value}' for key, value in settings.items()), **environment or {})
+
+    def data_dir(self):
+        """The folder of data, which the first run makes."""
+        folder = self.out_dir('data')
+        if not os.path.exists(folder):
+            self.launch('corpus', 'corpus.py', '--source=stdlib', '--vocab_size=512', '--num_samples=150', f'--out_dir={folder}')
+            self.finish('corpus')
+        return folder
 
     def finish(self, name):
         """Waits for it. Raises BadInput with the reason if it failed."""

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, run_script
 
 import bench.gpu
+from bench import checks
 from bench.checks import CHECKS, Runs
 from bench.gpu import Part, run_parts
 from bench.report import error_line
@@ -165,15 +166,15 @@ def test_two_curves_that_differ_are_told_apart(tmp_path):
 
 def test_a_check_that_measures_more_than_is_allowed_fails(monkeypatch, capsys):
     monkeypatch.setitem(CHECKS, 'losses', (lambda device: [{'what': 'distance', 'measured': 0.5, 'allowed': 0.1}], 1))
-    from bench import checks
     with pytest.raises(BadInput, match='distance: 0.5, allowed 0.1'):
         checks.main(['losses', '--device=cpu'])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('check', ['losses', 'samples', 'generation', 'processes'])
-def test_every_check_passes_on_a_cpu(check, capfd):
-    assert run_script('bench.checks', check, '--device=cpu') == 0
+def test_every_check_passes_on_a_cpu(check, capfd, data_dir, monkeypatch):
+    monkeypatch.setattr(Runs, 'data_dir', lambda runs: data_dir)
+    checks.main([check, '--device=cpu'])
     assert '| measured' in capfd.readouterr().out
 
 

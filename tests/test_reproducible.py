@@ -109,7 +109,7 @@ def train_in_child(rank, world_size, ports, runs):
     torch.set_num_threads(3 - world_size % 3)  # unlike: the runs must choose their own number
     sys.stdout = sys.stderr = open(f'{runs[0]["out_dir"]}.{rank}.log', 'a')
     train.hardware.measure_peak_flops = lambda device, dtype: 1e9  # these take long beside such small runs
-    train.plot.draw_if_possible = train.report.write_run_info = lambda *_: None
+    train.plot.LossCurve.draw = train.report.write_run_info = lambda *_: None
     finish_tree = TreeSum.finish
     for port, settings in zip(ports, runs, strict=True):
         if world_size > 1:

@@ -428,6 +428,28 @@ def test_sampling_from_bad_input_gives_one_line(run, tmp_path, flags, word):
 
 
 @pytest.mark.slow
+def test_the_loss_curve_is_drawn_each_minute_by_another_process(run, tmp_path, monkeypatch):
+    run('a')
+    picture = tmp_path / 'a' / 'loss.png'
+    picture.unlink()
+    clock, curve = [0.0], plot.LossCurve(str(tmp_path / 'a'))
+    monkeypatch.setattr(plot.time, 'monotonic', lambda: curve.begun_at + clock[0])
+    clock[0] = 59
+    curve.draw_if_due()
+    assert curve.background is None
+    clock[0] = 61
+    curve.draw_if_due()
+    curve.end_background()
+    assert picture.read_bytes().startswith(b'\x89PNG')
+
+
+def test_whatever_goes_wrong_with_drawing_is_a_warning(tmp_path, capsys):
+    curve = plot.LossCurve(str(tmp_path), every_s=0)  # where there are no metrics
+    curve.draw_if_due()
+    curve.end_background()
+    assert 'the plot was not drawn: ' in (err := capsys.readouterr().err) and 'no metrics.jsonl' in err and err.count('\n') == 1
+
+
 def test_plots_of_several_runs_go_into_one_picture(run, tmp_path):
     run('a')
     run('b', learning_rate=1e-3)

@@ -59,8 +59,9 @@ class LossCurve:
         self.end_background()
         code = f'import sys; sys.path.insert(0, {HERE!r}); import plot; plot.draw([sys.argv[1]], sys.argv[2])'
         try:
-            self.background = subprocess.Popen([sys.executable, '-c', code, *self.folders, self.path], stdout=subprocess.DEVNULL,
-                                               stderr=subprocess.PIPE, start_new_session=True)  # which Ctrl-C does not reach
+            self.background = subprocess.Popen([sys.executable, '-c', code, *self.folders, self.path],
+                                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                               start_new_session=True)  # which Ctrl-C does not reach
         except OSError as error:
             self.warn(error)
         self.begun_at = time.monotonic()

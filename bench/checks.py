@@ -90,7 +90,8 @@ class Runs:
         """The folder of data, which the first run makes."""
         folder = self.out_dir('data')
         if not os.path.exists(folder):
-            self.launch('corpus', 'corpus.py', '--source=stdlib', '--vocab_size=512', '--num_samples=150', f'--out_dir={folder}')
+            self.launch('corpus', 'corpus.py', '--source=stdlib', '--vocab_size=512', '--num_samples=150',
+                        f'--out_dir={folder}')
             self.finish('corpus')
         return folder
 

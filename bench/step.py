@@ -139,7 +139,7 @@ def count_graphs():
     from torch._dynamo.utils import counters
 
     from inference.engine import generate
-    torch.compile = functools.partial(torch.compile, backend='eager')  # in this process: what becomes of a graph does not matter here
+    torch.compile = functools.partial(torch.compile, backend='eager')  # what becomes of a graph does not matter here
     total = 2 * SMALL['batch_size'] * SMALL['block_size']  # two micro-batches
     run = build_run(SMALL, torch.device('cpu'), compile=True, total_batch_tokens=total)
 

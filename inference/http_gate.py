@@ -3,9 +3,9 @@
 An ASGI middleware. It counts all answers, and knows nothing of what they are about.
 
 A page that a browser shows may send requests to this machine. The browser keeps the answers from a page of another site
-that serve.py's cors_origin does not name, unless the site's name was made to point here (DNS rebinding): then the requests name that site as their host, so only
-`hosts` are answered. And without asking first, a page of another site can send no body of type application/json, so no
-other is accepted.
+that serve.py's cors_origin does not name, unless the site's name was made to point here (DNS rebinding): then the requests
+name that site as their host, so only `hosts` are answered. And without asking first, a page of another site can send no
+body of type application/json, so no other is accepted.
 """
 import asyncio
 import hmac

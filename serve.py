@@ -7,8 +7,9 @@
     client = OpenAI(base_url='http://127.0.0.1:8000/v1', api_key='secret')
     client.completions.create(model='gpt2', prompt='Once upon a time', max_tokens=50).choices[0].text
 
-    POST /v1/completions   prompt (text, token ids, or a list of either), n, max_tokens, temperature, top_p, top_k, stop,
-                           seed, logprobs, echo, stream, repetition_penalty, tools ("calculator")
+    POST /v1/completions   prompt (text, token ids, or a list of either), n, max_tokens, temperature, top_p, top_k, stop, seed,
+                           logprobs, echo, stream, repetition_penalty, truncate_prompt_tokens, tools ("calculator")
+    POST /tokenize         prompt (text)
     GET  /v1/models        POST /invocations, GET /ping (SageMaker)        GET /healthz, /metrics, /openapi.json, /
 
 Requests run as one batch, which they join between two tokens; clients share it fairly (inference/worker.py). What is accepted
@@ -37,8 +38,9 @@ try:
     from fastapi.responses import HTMLResponse, PlainTextResponse, Response
     from fastapi.security import HTTPBearer
     from starlette.exceptions import HTTPException
+    from starlette.middleware.cors import CORSMiddleware
 
-    from inference.completions import Stream, answer_whole, make_jobs, unknown_model
+    from inference.completions import Stream, answer_whole, count_tokens, make_jobs, unknown_model
     from inference.connections import Connection, close_late
 except ModuleNotFoundError as error:
     print(f'serve.py: {error.name} is missing; pip install -r cloud/requirements.txt', file=sys.stderr)
@@ -57,6 +59,8 @@ from inference.http_types import (
     Model,
     Models,
     Status,
+    TokenizeRequest,
+    Tokens,
     json_response,
     validation_error,
 )
@@ -78,6 +82,7 @@ DEFAULTS = {
     'port': 8000,  # 0: any that is free
     'hosts': optional(str),  # names it is asked under, with commas; None: any, or localhost alone on a loopback address
     'proxies': optional(str),  # addresses of proxies, with commas, that tell whom they ask for in X-Forwarded-For
+    'cors_origin': optional(str),  # pages of other sites that may ask it: http://localhost:5173, several with commas, or *
     # limits
     'max_batch': 16,  # texts that are written at once
     'max_waiting': 128,  # texts that wait for a slot; then the answer is 429, twice as late for a client with none waiting
@@ -122,6 +127,16 @@ def check(config):
                  'max_connections', at_least=1)
     check_bounds(config, 'header_timeout_s', 'body_timeout_s', 'timeout_s', 'write_timeout_s', 'grace_s', at_least=0)
     check_bounds(config, 'port', at_least=0, at_most=65535)
+    read_origins(config)
+
+
+def read_origins(config):
+    """The sites whose pages may ask: none but the server's own, if the list is empty, or all, if '*' is in it."""
+    origins = [origin.strip().lower() for origin in (config['cors_origin'] or '').split(',') if origin.strip()]
+    wrong = next((origin for origin in origins if not re.fullmatch(r'\*|[a-z][a-z0-9+.-]*://[^/\s]+', origin)), None)
+    if wrong is not None:
+        raise BadInput(f'cors_origin={wrong} should be a site such as http://localhost:5173, without a path, or *')
+    return origins
 
 
 def read_key():
@@ -197,6 +212,10 @@ class Service:
         self.calculator, self.metrics = Calculator(self.tokenizer), Metrics()
         self.worker = None  # is made when there is an event loop
 
+    def turn_of(self, client):
+        """The lock that a client holds while a text of its own is tokenized."""
+        return self.turns.setdefault(client, asyncio.Lock())
+
     def status(self):
         worker = self.worker
         return 'draining' if worker.draining else 'failing' if worker.failing or worker.work.done() else 'ok'
@@ -217,17 +236,20 @@ def make_app(service):
                   responses={'4XX': {'model': ErrorBody}, '5XX': {'model': ErrorBody}})
     app.add_middleware(Gate, key=service.key, hosts=service.hosts, max_body_bytes=service.config['max_body_bytes'],
                        body_timeout_s=service.config['body_timeout_s'], metrics=service.metrics)
+    if origins := read_origins(service.config):  # around the gate: a page has to be let read what the gate refuses
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=['GET', 'HEAD', 'POST'], allow_headers=['*'],
+                           expose_headers=['Retry-After'])
     add_error_handlers(app)
     completion = {200: {'model': Completion, 'content': {'text/event-stream': {'schema': {'type': 'string'}}}}}
 
     @app.post('/v1/completions', response_model=None, responses=completion)
     @app.post('/invocations', response_model=None, responses=completion)
     async def complete(request: Request, body: CompletionRequest) -> Response:
-        client = request.client.host if request.client else ''  # it has already gone
+        client = name_of_client(request)
         try:
-            async with service.turns.setdefault(client, asyncio.Lock()):
+            async with service.turn_of(client):
                 service.worker.check_open()
-                jobs = await asyncio.get_running_loop().run_in_executor(service.tokenizing, make_jobs, service, body, client)
+                jobs = await in_thread(service.tokenizing, make_jobs, service, body, client)
             service.worker.submit(jobs)
         except Busy as busy:
             raise ApiError(429, f'too many requests are waiting; try again in {busy} s', code='queue_full',
@@ -239,6 +261,11 @@ def make_app(service):
         if body.stream:
             return Stream(service, body, jobs, identity)
         return await answer_whole(service, request, jobs, identity)
+
+    @app.post('/tokenize', response_model=None, responses={200: {'model': Tokens}})
+    async def tokenize(request: Request, body: TokenizeRequest) -> Response:
+        async with service.turn_of(name_of_client(request)):
+            return json_response(await in_thread(service.tokenizing, count_tokens, service, body))
 
     model = {'id': service.name, 'object': 'model', 'created': service.created, 'owned_by': 'scratchgpt',
              'max_prompt_tokens': service.max_prompt_tokens, 'max_new_tokens': service.config['max_new_tokens'],
@@ -271,6 +298,14 @@ def make_app(service):
         return HTMLResponse(page, headers=page_headers)
 
     return app
+
+
+def name_of_client(request):
+    return request.client.host if request.client else ''  # it has already gone
+
+
+async def in_thread(pool, function, *arguments):
+    return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
 def read_page():

@@ -11,14 +11,20 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from inference.engine import Request
-from inference.http_types import ApiError, CompletionRequest
+from inference.http_types import ApiError, CompletionRequest, TokenizeRequest
 from inference.worker import Job
+
+
+def count_tokens(service, body: TokenizeRequest) -> dict:
+    """A text's tokens, as vLLM's /tokenize answers. Raises ApiError."""
+    check_model(service, body.model)
+    ids = encode_text(service, body.prompt)
+    return {'count': len(ids), 'max_model_len': service.max_prompt_tokens, 'tokens': ids}
 
 
 def make_jobs(service, body: CompletionRequest, client: str) -> list[Job]:
     """The jobs of a client's request, one for each prompt. Raises ApiError for what the types do not rule out."""
-    if body.model is not None and body.model != service.name:
-        raise unknown_model(service, body.model)
+    check_model(service, body.model)
     if body.n > service.max_n:
         raise ApiError(400, f'n={body.n}: at most {service.max_n} texts of a prompt fit here', 'n')
     limit = service.config['max_new_tokens']
@@ -37,7 +43,7 @@ def make_jobs(service, body: CompletionRequest, client: str) -> list[Job]:
         raise ApiError(400, f'{len(prompts)} prompts with n={body.n}: at most {limit} in one request', 'prompt')
     wake, eot, jobs = asyncio.Event(), service.tokenizer.eot, []
     for prompt in prompts:
-        ids = encode_prompt(service, prompt)
+        ids = encode_prompt(service, prompt, body.truncate_prompt_tokens)
         request = Request(
             ids or [eot], max_tokens, body.temperature, body.top_k, body.top_p, body.seed, (eot,), body.repetition_penalty,
             body.logprobs, echo_logprobs=body.echo and body.logprobs is not None,
@@ -47,30 +53,44 @@ def make_jobs(service, body: CompletionRequest, client: str) -> list[Job]:
     return jobs
 
 
+def check_model(service, name: str | None):
+    if name is not None and name != service.name:
+        raise unknown_model(service, name)
+
+
 def unknown_model(service, name):
     return ApiError(404, f'there is no model {name!r}; this server has {service.name!r}', 'model', 'model_not_found')
 
 
-def encode_prompt(service, prompt: str | list[int]) -> list[int]:
-    """Token ids of a prompt. One that is certain to be too long is refused without being encoded."""
-    limit, tokenizer = service.max_prompt_tokens, service.tokenizer
-    too_long = ApiError(400, f'the prompt has more than {limit:,} tokens, the most that is taken', 'prompt',
-                        'context_length_exceeded')
-    if isinstance(prompt, str):
-        try:
-            size = len(prompt.encode())
-        except UnicodeEncodeError as error:
-            message = f'the prompt is not Unicode text: character {error.start} is half of a pair'
-            raise ApiError(400, message, 'prompt') from None
-        if size > limit * service.longest_token:
-            raise too_long
-        prompt = tokenizer.encode(prompt)
-    wrong = next((i for i in prompt if not 0 <= i < tokenizer.vocab_size), None)
+def encode_prompt(service, prompt: str | list[int], truncate: int | None) -> list[int]:
+    """Token ids of a prompt. truncate: how many of the last to keep at most, -1 for as many as fit, None for all."""
+    ids = encode_text(service, prompt) if isinstance(prompt, str) else prompt
+    limit, vocab_size = service.max_prompt_tokens, service.tokenizer.vocab_size
+    wrong = next((i for i in ids if not 0 <= i < vocab_size), None)
     if wrong is not None:
-        raise ApiError(400, f'token id {wrong} is not in the vocabulary of {tokenizer.vocab_size}', 'prompt')
-    if len(prompt) > limit:
-        raise too_long
-    return prompt
+        raise ApiError(400, f'token id {wrong} is not in the vocabulary of {vocab_size}', 'prompt')
+    if truncate is not None:
+        ids = ids[-(limit if truncate == -1 else min(truncate, limit)):]
+    if len(ids) > limit:
+        raise too_long(service, f'{len(ids):,} tokens')
+    return ids
+
+
+def encode_text(service, text: str) -> list[int]:
+    """Token ids of a text. One that is certain to be too long for a prompt is refused without being encoded."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        message = f'the prompt is not Unicode text: character {error.start} is half of a pair'
+        raise ApiError(400, message, 'prompt') from None
+    if size > service.max_prompt_tokens * service.longest_token:
+        raise too_long(service, f'{size:,} bytes')
+    return service.tokenizer.encode(text)
+
+
+def too_long(service, size):
+    return ApiError(400, f'the prompt has {size}, more than the {service.max_prompt_tokens:,} tokens that are taken at most',
+                    'prompt', 'context_length_exceeded')
 
 
 async def updates(service, jobs):

@@ -2,10 +2,10 @@
 
 An ASGI middleware. It counts all answers, and knows nothing of what they are about.
 
-A page that a browser shows may send requests to this machine. The browser keeps the answers from a page of another site,
-unless the site's name was made to point here (DNS rebinding): then the requests name that site as their host, so only
-`hosts` are answered. And without asking first, a page of another site can send no body of type application/json, so no
-other is accepted.
+A page that a browser shows may send requests to this machine. The browser keeps the answers from a page of another site
+that serve.py's cors_origin does not name, unless the site's name was made to point here (DNS rebinding): then the requests
+name that site as their host, so only `hosts` are answered. And without asking first, a page of another site can send no
+body of type application/json, so no other is accepted.
 """
 import asyncio
 import hmac
@@ -42,7 +42,8 @@ class Gate:
             self.check_host(headers)
             self.check_key(scope['path'], headers)
             check_type(scope['method'], headers)
-            await self.app(scope, self.limit(receive), send_counted)
+            asked = {**scope, 'method': 'GET'} if scope['method'] == 'HEAD' else scope  # uvicorn leaves the body out
+            await self.app(asked, self.limit(receive), send_counted)
         except ApiError as error:
             await error.response()(scope, receive, send_counted)
         finally:

@@ -1,8 +1,10 @@
 """What clients of the server send and get, as types, and errors in OpenAI's shape."""
+import difflib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -13,45 +15,89 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra='forbid', allow_inf_nan=False)
 
 
+# Fields of OpenAI's that are accepted where they change nothing, and why they are refused where they would.
+NOT_HERE = {
+    'suffix': 'the model only writes on from a prompt, it fills no gaps',
+    'logit_bias': 'tokens get no bias here',
+    'presence_penalty': 'only 0 is; repetition_penalty is what this server has',
+    'frequency_penalty': 'only 0 is; repetition_penalty is what this server has',
+}
+# What other servers and routes call the fields.
+OTHER_NAMES = {'n_predict': 'max_tokens', 'max_new_tokens': 'max_tokens', 'max_completion_tokens': 'max_tokens',
+               'repeat_penalty': 'repetition_penalty', 'n_probs': 'logprobs', 'messages': 'prompt', 'content': 'prompt'}
+
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 
 class StreamOptions(Strict):
     include_usage: bool | None = False
+    include_obfuscation: Literal[False] | None = False
 
 
 class CompletionRequest(Strict):
-    """OpenAI's legacy completions, with top_k, repetition_penalty and tools besides. null stands for the default."""
+    """OpenAI's legacy completions, with vLLM's top_k, repetition_penalty and truncate_prompt_tokens, and with tools.
+
+    null stands for the default.
+    """
     model: str | None = None
     prompt: str | list[str] | list[int] | list[list[int]]
     n: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = 1
     max_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description='of each text; 16, or the limit if that is less')
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
-    top_k: Annotated[int, Field(ge=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = Field(None, description='0 and -1: all tokens')
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = 1.0
     tools: Literal['calculator'] | None = Field(None, description='puts the result behind every <<48/2= in the text')
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
-    seed: Annotated[int, Field(ge=-2 ** 63, lt=2 ** 63)] | None = None
+    seed: Annotated[int, Field(ge=-2 ** 63, lt=2 ** 63)] | None = Field(None, description='-1: another text each time')
+    truncate_prompt_tokens: Literal[-1] | Annotated[int, Field(ge=1)] | None = Field(
+        None, description='only so many of the last tokens of a prompt are taken; -1: as many as fit')
     logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
     echo: bool | None = False
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     user: str | None = None
-    # what OpenAI has besides is accepted where it changes nothing
+    # see NOT_HERE
     best_of: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
     suffix: Literal[''] | None = None
     presence_penalty: Literal[0] | None = 0
     frequency_penalty: Literal[0] | None = 0
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
 
+    @field_validator('stop', mode='before')
+    @classmethod
+    def explain_stop(cls, stop):
+        """Checks what the type says too, since an error of a type with two forms tells of the wrong one."""
+        texts = [stop] if isinstance(stop, str) else [] if stop is None else stop
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise PydanticCustomError('stop', 'stop should be a text or a list of texts')
+        if len(texts) > MAX_STOPS:
+            raise PydanticCustomError('stop', f'stop has {len(texts):,} texts; at most {MAX_STOPS} are possible')
+        if '' in texts:
+            raise PydanticCustomError('stop', 'stop has an empty text, before which every answer would end; leave it out')
+        if (longest := max(map(len, texts), default=0)) > MAX_STOP_LENGTH:
+            message = f'stop has a text of {longest:,} characters; at most {MAX_STOP_LENGTH:,} are possible'
+            raise PydanticCustomError('stop', message)
+        return stop
+
     @model_validator(mode='after')
     def fill_in(self):
-        """Puts the defaults where null was sent."""
+        """Puts the defaults where null was sent, or a number that stands for them."""
         for name, field in type(self).model_fields.items():
             if getattr(self, name) is None:
                 setattr(self, name, field.default)
+        if self.top_k is not None and self.top_k < 1:
+            self.top_k = None
+        if self.seed == -1:
+            self.seed = None
         return self
+
+
+class TokenizeRequest(Strict):
+    """vLLM's. A GPT-2 tokenizer adds no special tokens of its own."""
+    model: str | None = None
+    prompt: str
+    add_special_tokens: bool | None = None
 
 
 # What is answered is a plain dict of one of these forms; as types they describe it in openapi.json.
@@ -84,6 +130,12 @@ class Completion(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage | None
+
+
+class Tokens(BaseModel):
+    count: int
+    max_model_len: int
+    tokens: list[int]
 
 
 class Model(BaseModel):
@@ -140,12 +192,19 @@ def validation_error(errors: list[dict]) -> ApiError:
         return ApiError(400, f'the body is not JSON: {error["ctx"]["error"]}')
     if error['loc'] == ('body',):
         return ApiError(400, 'the body should be a JSON object, sent with Content-Type: application/json')
-    name = error['loc'][1]
-    if name == 'prompt':
-        message = 'prompt is missing' if error['type'] == 'missing' else \
-            'prompt should be a text, a list of texts, a list of token ids, or a list of such lists'
+    name, value = error['loc'][1], error['input']
+    if error['type'] == 'missing':
+        message = f'{name} is missing'
     elif error['type'] == 'extra_forbidden':
-        message = f'{name} is not a field of this request'
+        near = OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, CompletionRequest.model_fields, n=1)), None)
+        message = f'{name:.60} is not a field of this request' + (f'; did you mean {near}?' if near else '')
+    elif error['type'] == 'stop':
+        message = error['msg']
+    elif name == 'prompt':
+        message = 'prompt is null; an empty text begins a new document' if value is None else \
+            'prompt should be a text, a list of texts, a list of token ids, or a list of such lists'
     else:
-        message = f'{name}={error["input"]!r:.60} is not possible: {error["msg"][0].lower()}{error["msg"][1:]}'
-    return ApiError(400, message, name)
+        reason = NOT_HERE.get(name) or f'{error["msg"][0].lower()}{error["msg"][1:]}'
+        name = '.'.join(map(str, error['loc'][1:])) if name == 'stream_options' else name
+        message = f'{name}={value!r:.60} is not possible: {reason}'
+    return ApiError(400, message, error['loc'][1])

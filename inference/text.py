@@ -24,7 +24,8 @@ class TextStream:
     """A text that grows with its sequence.
 
     text:   the characters so far; nothing that may still become a stop string, or be a part of a character
-    tokens: [Token] of these characters, if the request asks for log-probabilities
+    tokens: [Token] of these characters, if the request asks for log-probabilities; a stop token, which spells nothing here,
+        is the last of them
     n_read: how many of the sequence's tokens were read
     finish_reason: None while the text goes on; 'stop' after a stop string or token, 'length' after max_new_tokens
     progress: (characters of text, number of tokens, finish_reason) after the last read, for readers in another thread:
@@ -49,10 +50,14 @@ class TextStream:
             return
         sequence, reason = self.sequence, None
         while reason is None and self.n_read < len(sequence.tokens):
-            i, self.n_read = self.n_read, self.n_read + 1
-            if sequence.tokens[i] not in sequence.request.stop_tokens:
-                self.hold(sequence.tokens[i], sequence.logprobs and sequence.logprobs[i])
-                reason = self.cut_at_stop()
+            token, logprobs = sequence.tokens[self.n_read], sequence.logprobs and sequence.logprobs[self.n_read]
+            self.n_read += 1
+            if token in sequence.request.stop_tokens:
+                self.held += self.decoder.decode(b'', final=True)
+                self.hold(token, logprobs, b'')
+            else:
+                self.hold(token, logprobs, self.tokenizer.token_bytes(token))
+            reason = self.cut_at_stop()
         if reason is None and sequence.finish_reason is not None:
             self.held += self.decoder.decode(b'', final=True)
             reason = self.cut_at_stop() or sequence.finish_reason
@@ -65,17 +70,18 @@ class TextStream:
         self.started = True
         ids, logprobs = self.sequence.request.ids, self.sequence.prompt_logprobs
         for i, token in enumerate(ids):
+            spelling = self.tokenizer.token_bytes(token)
             if i < len(ids) - self.n_echoed:
-                self.decoder.decode(self.tokenizer.token_bytes(token))
+                self.decoder.decode(spelling)
             else:
-                self.hold(token, logprobs and logprobs[i])
+                self.hold(token, logprobs and logprobs[i], spelling)
         self.release(final=True)
 
-    def hold(self, token, logprobs):
-        """Decodes a token. logprobs: what the engine says of it, None where the model did not choose it."""
+    def hold(self, token, logprobs, spelling):
+        """Decodes what a token spells. logprobs: what the engine says of it, None where the model did not choose it."""
         if self.sequence.request.logprobs is not None:
             self.held_tokens.append(Token(token, len(self.text) + len(self.held), *(logprobs or (None, []))))
-        self.held += self.decoder.decode(self.tokenizer.token_bytes(token))
+        self.held += self.decoder.decode(spelling)
 
     def cut_at_stop(self):
         """'stop', after dropping a stop string and what follows it, if one is complete; else None."""

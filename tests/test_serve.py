@@ -22,6 +22,7 @@ import serve
 from configurator import configure
 from inference.completions import token_name
 from inference.engine import generate
+from inference.http_types import CompletionRequest
 from model import GPT, GPTConfig
 from runtime.errors import BadInput
 
@@ -262,13 +263,60 @@ def test_text_ends_before_a_stop_string_across_tokens(served):
     served.wait_until_idle()
 
 
-def test_the_document_separator_ends_a_text_and_is_not_in_it(served, reference, monkeypatch):
+@contextlib.contextmanager
+def ending_at_once(served, eot):
+    """<|endoftext|> is the likeliest token everywhere meanwhile."""
+    decoder = served.service.engine.decoder
+    head = decoder.head
+
+    def head_with_an_end(x):
+        logits = head(x).clone()
+        logits[..., eot] = 50
+        return logits
+    decoder.head = head_with_an_end
+    try:
+        yield
+    finally:
+        decoder.head = head
+
+
+def test_the_document_separator_ends_a_text_and_is_not_in_it_but_among_its_tokens(served, reference):
+    with ending_at_once(served, reference[1].eot):
+        for stream in (False, True):
+            answer = complete(served, max_tokens=40, temperature=0, logprobs=1, stream=stream)
+            (choice,) = [choice for chunk in answer for choice in chunk.choices] if stream else answer.choices
+            assert choice.text == '' and choice.finish_reason == 'stop'
+            assert choice.logprobs.tokens == ['<|endoftext|>'] and choice.logprobs.text_offset == [0]
+            assert choice.logprobs.token_logprobs[0] == max(choice.logprobs.top_logprobs[0].values())
+        assert complete(served, max_tokens=40, temperature=0).usage.completion_tokens == 1
+
+
+@pytest.mark.parametrize('ends', [True, False], ids=['the text ends', 'it goes on'])
+def test_echo_has_an_entry_for_every_token_as_clients_that_measure_continuations_count_on(served, reference, ends):
+    """They ask for one new token and take its entry off the end: `token_logprobs[n_context:-1]`, as lm-eval does."""
     model, tokenizer = reference
-    eot, decoder = tokenizer.eot, served.service.engine.decoder
-    monkeypatch.setattr(decoder, 'head', lambda x: torch.nn.functional.one_hot(torch.full((len(x),), eot), 300) * 50.0)
-    answer = complete(served, max_tokens=40, temperature=0, logprobs=1)
-    assert answer.choices[0].text == '' and answer.choices[0].finish_reason == 'stop'
-    assert answer.choices[0].logprobs.tokens == [] and answer.usage.completion_tokens == 1
+    texts = [('def read', '(self):'), ('import', ' os'), ('é', ' = 1')]
+    ids = [(tokenizer.encode(context), tokenizer.encode(continuation)) for context, continuation in texts]
+    with ending_at_once(served, tokenizer.eot) if ends else contextlib.nullcontext():
+        answer = complete(served, [context + continuation for context, continuation in ids], max_tokens=1, temperature=0,
+                          logprobs=1, echo=True, seed=1234).to_dict()
+    assert sum(len(choice['logprobs']['tokens']) for choice in answer['choices']) == answer['usage']['total_tokens']
+    expected = []
+    for context, continuation in ids:
+        with torch.no_grad():
+            logits = model(torch.tensor([context + continuation]))[0]
+        if ends:
+            logits[:, tokenizer.eot] = 50
+        rows = logits.log_softmax(-1)[len(context) - 1:-1]
+        greedy = rows.argmax(-1).tolist() == continuation
+        expected.append((pytest.approx(sum(row[i].item() for row, i in zip(rows, continuation)), abs=1e-3), greedy))
+    for choice, (context, continuation), (logprob, _) in zip(answer['choices'], ids, expected):
+        assert (choice['logprobs']['tokens'][-1] == '<|endoftext|>') == ends
+        for field in ('tokens', 'token_logprobs', 'top_logprobs', 'text_offset'):
+            assert len(choice['logprobs'][field]) == len(context + continuation) + 1
+        assert sum(choice['logprobs']['token_logprobs'][len(context):-1]) == logprob
+    client = pytest.importorskip('lm_eval.models.openai_completions', reason='pip install lm-eval').LocalCompletionsAPI
+    assert client.parse_logprobs(answer, ctxlens=[len(context) for context, _ in ids]) == expected
 
 
 def test_an_empty_prompt_is_a_new_document(served, reference):
@@ -330,7 +378,7 @@ BAD = {
     'negative temperature': ({'prompt': 'a', 'temperature': -0.1}, 400, 'temperature'),
     'temperature of text': ({'prompt': 'a', 'temperature': 'hot'}, 400, 'temperature'),
     'top_p 0': ({'prompt': 'a', 'top_p': 0}, 400, 'top_p'),
-    'top_k 0': ({'prompt': 'a', 'top_k': 0}, 400, 'top_k'),
+    'top_k -2': ({'prompt': 'a', 'top_k': -2}, 400, 'top_k'),
     'n 0': ({'prompt': 'a', 'n': 0}, 400, 'n'),
     'n beyond the batch': ({'prompt': 'a', 'n': 17}, 400, 'n'),
     'max_tokens beyond the limit': ({'prompt': 'a', 'max_tokens': 10 ** 9}, 400, 'max_tokens'),
@@ -340,6 +388,14 @@ BAD = {
     'logprobs 21': ({'prompt': 'a', 'logprobs': 21}, 400, 'logprobs'),
     'empty stop': ({'prompt': 'a', 'stop': ''}, 400, 'stop'),
     'many stops': ({'prompt': 'a', 'stop': ['x'] * 17}, 400, 'stop'),
+    'an empty stop among others': ({'prompt': 'a', 'stop': ['a', '', 'b']}, 400, 'stop'),
+    'a long stop': ({'prompt': 'a', 'stop': ['a', 'b' * 1001]}, 400, 'stop'),
+    'a stop of numbers': ({'prompt': 'a', 'stop': [1]}, 400, 'stop'),
+    'suffix': ({'prompt': 'a', 'suffix': 'b'}, 400, 'suffix'),
+    'logit_bias': ({'prompt': 'a', 'logit_bias': {'50256': -100}}, 400, 'logit_bias'),
+    'options of no stream': ({'prompt': 'a', 'stream_options': {'include_usage': True}}, 400, 'stream_options'),
+    'an unknown option of a stream': ({'prompt': 'a', 'stream': True, 'stream_options': {'x': 1}}, 400, 'stream_options'),
+    'truncate to 0': ({'prompt': 'a', 'truncate_prompt_tokens': 0}, 400, 'truncate_prompt_tokens'),
     'best_of': ({'prompt': 'a', 'best_of': 3}, 400, 'best_of'),
     'a penalty that is not here': ({'prompt': 'a', 'presence_penalty': 1}, 400, 'presence_penalty'),
     'unknown field': ({'prompt': 'a', 'temprature': 1}, 400, 'temprature'),
@@ -356,6 +412,58 @@ def test_a_bad_request_is_refused_with_one_line_in_openais_shape(served, body, s
     assert error.keys() == {'message', 'type', 'param', 'code'}
     assert error['param'] == param and error['type'] == 'invalid_request_error'
     assert 0 < len(error['message']) < 200 and '\n' not in error['message']
+
+
+@pytest.mark.parametrize('body, message', [
+    ({'prompt': None}, 'prompt is null; an empty text begins a new document'),
+    ({'stop': ''}, 'stop has an empty text, before which every answer would end; leave it out'),
+    ({'stop': ['a', '', 'b']}, 'stop has an empty text, before which every answer would end; leave it out'),
+    ({'stop': ['x'] * 17}, 'stop has 17 texts; at most 16 are possible'),
+    ({'stop': 'x' * 1001}, 'stop has a text of 1,001 characters; at most 1,000 are possible'),
+    ({'stop': 5}, 'stop should be a text or a list of texts'),
+    ({'suffix': 'x'}, "suffix='x' is not possible: the model only writes on from a prompt, it fills no gaps"),
+    ({'logit_bias': {'5': 1}}, "logit_bias={'5': 1} is not possible: tokens get no bias here"),
+    ({'frequency_penalty': 0.5}, 'frequency_penalty=0.5 is not possible: only 0 is; repetition_penalty is what this server has'),
+    ({'n_predict': 5}, 'n_predict is not a field of this request; did you mean max_tokens?'),
+    ({'temprature': 1}, 'temprature is not a field of this request; did you mean temperature?'),
+    ({'min_p': 0.1}, 'min_p is not a field of this request'),
+    ({'messages': []}, 'messages is not a field of this request; did you mean prompt?'),
+    ({'stream': True, 'stream_options': {'include_usage': 1}},
+     'stream_options.include_usage=1 is not possible: input should be a valid boolean')])
+def test_a_refusal_says_what_would_be_right(served, body, message):
+    answer = served.post({'prompt': 'a', **body})
+    assert answer.status_code == 400 and answer.json()['error']['message'] == message
+
+
+# What OpenAI's client can send, and vLLM's and llama.cpp's for a field that is switched off: all without effect.
+WITHOUT_EFFECT = {
+    'best_of': [None, 1], 'echo': [None, False], 'frequency_penalty': [None, 0, 0.0], 'logit_bias': [None, {}],
+    'logprobs': [None], 'max_tokens': [None, 16], 'model': [None, 'tiny'], 'n': [None, 1], 'presence_penalty': [None, 0, 0.0],
+    'repetition_penalty': [None, 1, 1.0], 'seed': [7], 'stop': [None, [], 'not there', ['not there']], 'stream': [None, False],
+    'stream_options': [None], 'suffix': [None, ''], 'temperature': [None, 1, 1.0], 'tools': [None], 'top_k': [None, 0, -1],
+    'top_p': [None, 1, 1.0], 'truncate_prompt_tokens': [None, -1, 50], 'user': [None, 'somebody']}
+
+
+def test_every_field_may_be_null_or_have_the_value_that_changes_nothing(served):
+    plain = {'prompt': 'def ', 'seed': 7}
+    expected = served.post(plain).json()['choices']
+    assert WITHOUT_EFFECT.keys() | {'prompt'} == CompletionRequest.model_fields.keys()
+    for field, values in WITHOUT_EFFECT.items():
+        for value in values:
+            assert served.post({**plain, field: value}).json().get('choices') == expected, (field, value)
+    assert served.post({**dict.fromkeys(WITHOUT_EFFECT), **plain}).json()['choices'] == expected
+
+
+def test_seed_minus_one_gives_another_text_each_time(served):
+    texts = {complete(served, max_tokens=30, seed=-1).choices[0].text for _ in range(3)}
+    assert len(texts) > 1
+
+
+def test_a_streams_usage_comes_only_where_it_is_asked_for(served):
+    for options, expected in ((None, 0), ({}, 0), ({'include_usage': False}, 0), ({'include_usage': None}, 0),
+                              ({'include_usage': True}, 1), ({'include_usage': True, 'include_obfuscation': False}, 1)):
+        chunks = list(complete(served, max_tokens=3, stream=True, stream_options=options))
+        assert sum(chunk.usage is not None for chunk in chunks) == expected
 
 
 @pytest.mark.parametrize('body', [b'', b'{', b'{"prompt": NaN}', b'\xff\xfe', b'null', b'[' * 100_000,
@@ -379,11 +487,74 @@ def test_an_unknown_path_or_method_is_refused_in_the_same_shape(served):
         assert answer.status_code == status and answer.json()['error']['message']
 
 
+@pytest.mark.parametrize('path', ['', 'healthz', 'ping', 'v1/models', 'v1/models/tiny', 'metrics', 'openapi.json', 'v1/completions'])
+def test_head_gives_what_get_gives_without_the_body(served, path):
+    head, get = served.http.head(path), served.http.get(path)
+    assert head.status_code == get.status_code == (405 if path == 'v1/completions' else 200)
+    assert head.content == b'' and head.headers['Content-Type'] == get.headers['Content-Type']
+
+
+def ask_from_page(served, origin, path='v1/completions', **headers):
+    """What a browser sends first for a page of another site, and what it then sends: (status, headers of both)."""
+    asks = {'Access-Control-Request-Method': 'POST', 'Access-Control-Request-Headers': 'authorization,content-type,x-stainless-os'}
+    first = served.http.options(path, headers={'Origin': origin, **asks})
+    then = served.http.post(path, json={'prompt': 'a', 'max_tokens': 1}, headers={'Origin': origin, **headers})
+    return first, then
+
+
+def test_a_page_of_another_site_is_not_let_read_by_default(served):
+    first, then = ask_from_page(served, 'http://localhost:5173')
+    assert first.status_code == 405
+    assert not [name for answer in (first, then) for name in answer.headers if name.startswith('access-control-')]
+
+
+@pytest.mark.parametrize('setting, origin, allowed', [
+    ('http://localhost:5173', 'http://localhost:5173', True), ('http://a.example, http://localhost:5173', 'http://localhost:5173', True),
+    ('http://localhost:5173', 'http://localhost:5174', False), ('http://localhost:5173', 'http://localhost:5173.evil.example', False),
+    ('*', 'http://any.example', True), ('*', 'null', True)])
+def test_pages_of_the_sites_in_cors_origin_may_ask_and_read(folder, setting, origin, allowed):
+    with serving(folder, key='open sesame', cors_origin=setting) as served:
+        first, then = ask_from_page(served, origin)
+        shown = {'*': '*'}.get(setting, origin) if allowed else None
+        assert first.status_code == (200 if allowed else 400) and then.status_code == 200
+        assert then.headers.get('Access-Control-Allow-Origin') == shown
+        if allowed:
+            assert first.headers['Access-Control-Allow-Origin'] == shown
+            assert 'POST' in first.headers['Access-Control-Allow-Methods']
+            assert 'x-stainless-os' in first.headers['Access-Control-Allow-Headers']
+        assert 'Access-Control-Allow-Credentials' not in first.headers
+        for headers, status in (({'Authorization': 'Bearer wrong'}, 401), ({'Content-Type': 'text/plain'}, 415),
+                                ({'Host': 'evil.example'}, 421)):  # refused as ever, and the page may read why
+            _, then = ask_from_page(served, origin, **headers)
+            assert then.status_code == status and then.headers.get('Access-Control-Allow-Origin') == shown
+
+
+def test_tokenize_gives_the_tokens_of_a_text_and_how_many_fit(served, reference):
+    for text in ('def read(self):', '', 'é€🙂', 'word ' * 100):
+        answer = served.post({'prompt': text, 'model': 'tiny', 'add_special_tokens': True}, 'tokenize')
+        ids = reference[1].encode(text)
+        assert answer.json() == {'count': len(ids), 'max_model_len': 64, 'tokens': ids}
+    for body, status in (({'prompt': 'a' * 900_000}, 400), ({'prompt': '\ud800'}, 400), ({'prompt': [1]}, 400), ({}, 400),
+                         ({'prompt': 'a', 'model': 'gpt-5'}, 404)):
+        answer = served.http.post('tokenize', content=json.dumps(body), headers=JSON)
+        assert answer.status_code == status and answer.json()['error']['param'] in ('prompt', 'model')
+
+
+def test_of_a_long_prompt_only_the_end_is_taken_where_that_is_asked_for(served, reference):
+    ids = reference[1].encode('def read(self): ' * 30)
+    for how, n in ((-1, 64), (10, 10), (1000, 64)):
+        answer = complete(served, ids, temperature=0, extra_body={'truncate_prompt_tokens': how})
+        assert answer.usage.prompt_tokens == n
+        assert answer.choices[0].text == complete(served, ids[-n:], temperature=0).choices[0].text
+    with pytest.raises(openai.BadRequestError, match=f'the prompt has {len(ids)} tokens, more than the 64 tokens'):
+        complete(served, ids)
+
+
 @pytest.mark.parametrize('kind', [None, 'text/plain', 'application/x-www-form-urlencoded', 'application/jsonp', 'multipart/form-data'])
 def test_a_request_that_is_not_sent_as_json_is_refused(served, kind):
     """A page of another site can make a browser send these without asking first."""
     headers = {} if kind is None else {'Content-Type': kind}
-    for path in ('v1/completions', 'invocations'):
+    for path in ('tokenize', 'v1/completions', 'invocations'):
         answer = served.http.post(path, content=b'{"prompt": "a", "max_tokens": 1}', headers=headers)
         assert answer.status_code == 415 and 'application/json' in answer.json()['error']['message']
     for kind in ('application/json; charset=utf-8', 'Application/JSON'):
@@ -430,7 +601,7 @@ def test_everything_but_health_and_the_page_asks_for_the_key(folder):
                 for path in ('v1/models', 'metrics'):
                     answer = client.get(path)
                     assert answer.status_code == 401 and answer.headers['WWW-Authenticate'] == 'Bearer'
-                for path in ('v1/completions', 'invocations', '/v1//completions'):
+                for path in ('v1/completions', 'invocations', 'tokenize', '/v1//completions'):
                     assert client.post(path, json={'prompt': 'a'}).status_code == 401
                 for path in ('', 'ping', 'healthz', 'openapi.json'):
                     assert client.get(path).status_code == 200
@@ -609,6 +780,8 @@ def test_the_limit_of_open_files_is_raised_and_one_that_is_too_low_is_said(hard,
     (['--max_batch=0'], {}, 'max_batch=0 should be at least 1'),
     (['--port=70000'], {}, 'port=70000 should be at least 0 and at most 65535'),
     (['--host=no.such.host.invalid'], {}, 'cannot listen'),
+    (['--cors_origin=http://localhost:5173/'], {}, 'cors_origin=http://localhost:5173/ should be a site such as'),
+    (['--cors_origin=localhost'], {}, 'cors_origin=localhost should be a site such as'),
     ([], {'SCRATCHGPT_API_KEY': ''}, 'SCRATCHGPT_API_KEY is empty'),
 ])
 def test_wrong_settings_are_refused_before_a_model_is_loaded(flags, environment, message, monkeypatch):

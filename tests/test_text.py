@@ -122,6 +122,13 @@ def test_a_character_that_is_never_completed_becomes_a_replacement_character():
     assert write([b'a', b'\xf0\x9f']).text == 'a\ufffd'
 
 
+def test_the_token_that_ends_a_document_is_the_last_one_and_spells_nothing():
+    text = write([b'a', b'\xf0\x9f'], ends_with_eot=True)
+    assert text.text == 'a\ufffd' and [(token.id, token.offset) for token in text.tokens] == [(1, 0), (2, 1), (0, 2)]
+    assert [token.id for token in write([b'a', b'b'], ['b'], ends_with_eot=True).tokens] == [1]
+    assert [token.id for token in write([b'a', b'\xf0'], ['\ufffd'], ends_with_eot=True).tokens] == [1]
+
+
 def test_a_prompt_that_ends_within_a_character_is_completed_by_the_text():
     euro = '€'.encode()
     assert write([euro[2:], b'!'], prompt=[b'5', euro[:2]]).text == '€!'

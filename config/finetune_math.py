@@ -1,5 +1,5 @@
-# OpenAI's GPT-2 (124M) finetuned to solve GSM8K's problems with a calculator; --init_from=out/mine starts from a checkpoint of
-# your own instead. Takes long without a GPU.
+# OpenAI's GPT-2 (124M) finetuned to solve GSM8K's problems with a calculator. Takes long without a GPU.
+# --init_from=out/mine starts from a checkpoint of your own instead.
 # Needs data/gsm8k: python -m tasks.prepare_problems --source=gsm8k --tokenizer=gpt2 --out_dir=data/gsm8k
 out_dir = 'out/gsm8k'
 data_dir = 'data/gsm8k'

@@ -239,7 +239,8 @@ def no_config_file(path):
     if not files:
         return BadInput(f'no config file {path}; a setting is written --key=value')
     width = max(map(len, files))
-    return BadInput(f'no config file {path}; the ones in {folder} are:', [f'{file:<{width}}  {comment_at_head(file)[0]}' for file in files])
+    return BadInput(f'no config file {path}; the ones in {folder} are:',
+                    [f'{file:<{width}}  {comment_at_head(file)[0]}' for file in files])
 
 
 def comment_at_head(path):
@@ -253,15 +254,17 @@ def comment_at_head(path):
 
 
 def what_makes(folder: str) -> str | None:
-    """What a config file's comment says it needs, `CONFIG needs ...: COMMAND`, if that command makes the folder.
+    """What a config file's comment says it needs, `CONFIG needs ...: COMMAND`, if that makes a folder of this name.
 
     Asked are the config files of the command line, then those in the folder config/.
     """
+    folder = os.path.normpath(folder)
     of_this_run = [word for word in sys.argv[1:] if word.endswith('.py')]
     for path in of_this_run + sorted(glob.glob(os.path.join(HERE, 'config', '*.py'))):
         for line in comment_at_head(path):
-            if line.startswith('Needs ') and line.split()[-1] == f'--out_dir={folder}':
-                return f'{os.path.relpath(path)} needs {line.removeprefix("Needs ")}'
+            made = line.rpartition(' --out_dir=')[2]
+            if line.startswith('Needs ') and os.path.basename(made) == os.path.basename(folder):
+                return f'{os.path.relpath(path)} needs {line.removeprefix("Needs ").replace(made, folder)}'
     return None
 
 

@@ -40,7 +40,7 @@ def load(path: str, **overrides) -> tuple[GPT, Tokenizer, str]:
     elif os.path.exists(path) and not os.path.isdir(path) and 'model_args' in (state := checkpoint.read_archive(path)):
         model, tokenizer = from_nanogpt(state, path, overrides), load_tokenizer(os.path.dirname(path))
     elif os.path.isdir(path) and not checkpoint.list_checkpoints(path):
-        raise BadInput(f'{path} has neither a checkpoint such as ckpt_0001000.pt, as train.py writes them, nor a config.json')
+        raise BadInput(f'{path} has no checkpoint such as ckpt_0001000.pt, and no config.json{checkpoint.runs_near(path)}')
     else:
         path, state = checkpoint.find(path)
         if not isinstance(state['config'], dict) or not isinstance(state['model'], dict):

@@ -111,5 +111,5 @@ def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: flo
                    (f' (xz -9e needs {xz_bits_per_byte:.4f} for the same text)' if xz_bits_per_byte else ''))
     plot_path = os.path.join(config['out_dir'], 'loss.png')
     process.print0(f'loss curve: {plot_path}' if os.path.exists(plot_path) else
-                   'loss curve: `pip install matplotlib`, then `python plot.py` draws it')
+                   f'loss curve: `pip install matplotlib`, then `python plot.py {config["out_dir"]}` draws it')
     process.print0(f'samples: python sample.py --out_dir={config["out_dir"]}')

@@ -435,8 +435,26 @@ def test_plots_of_several_runs_go_into_one_picture(run, tmp_path):
     assert code == 0 and (tmp_path / 'both.png').read_bytes().startswith(b'\x89PNG')
     last = read_metrics(str(tmp_path / 'b'))[-1]
     assert [str(tmp_path / 'b'), '12', '3,072', f'{last["val_loss"]:.4f}'] in [line.split()[:4] for line in out.splitlines()]
+    assert command('plot.py', str(tmp_path / 'a'), str(tmp_path / 'b'))[1].splitlines() == [
+        *out.splitlines()[:-1], str(tmp_path / 'comparison.png')]
     code, out, err = command('plot.py', f'--out_dir={tmp_path / "none"}')
-    assert code == 2 and 'none' in err and err.count('\n') == 1
+    assert code == 2 and err == f'plot.py: {tmp_path}/none has no metrics.jsonl to draw; there are runs in {tmp_path}/a, {tmp_path}/b\n'
+
+
+def test_runs_to_plot_are_folders_and_globs(tmp_path):
+    for name in ('lr_1', 'lr_2', 'other'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'metrics.jsonl').write_text('{"step": 0}\n')
+    (tmp_path / 'lr_notes.txt').write_text('')
+    (tmp_path / 'lr_none').mkdir()
+    lr_1, lr_2, other = (str(tmp_path / name) for name in ('lr_1', 'lr_2', 'other'))
+    assert plot.find_runs(f'{other},{tmp_path}/lr_*') == [other, lr_1, lr_2]
+    assert plot.find_runs(f'{lr_1},{tmp_path}/lr_?') == [lr_1, lr_2]
+    for nothing in (f'{tmp_path}/x*', str(tmp_path), f'{tmp_path}/lr_none', f'{lr_1},'):
+        with pytest.raises(BadInput, match='has no metrics.jsonl'):
+            plot.find_runs(nothing)
+    with pytest.raises(BadInput, match=f'there are runs in {re.escape(f"{lr_1}, {lr_2}, {other}")}$'):
+        plot.find_runs(str(tmp_path))
 
 
 @pytest.mark.slow
@@ -463,5 +481,7 @@ def test_a_run_that_is_not_there_is_refused_with_those_that_are(run, tmp_path):
     with pytest.raises(BadInput, match='config/demo.py'):
         pretrained.load(str(tmp_path / 'nope'))
     run('a', max_steps=4)
+    with pytest.raises(BadInput, match=f'no config.json; there are checkpoints in {re.escape(str(tmp_path / "a"))}'):
+        pretrained.load(str(tmp_path))
     with pytest.raises(BadInput, match=f'nope does not exist; there are checkpoints in {re.escape(str(tmp_path / "a"))}'):
         pretrained.load(str(tmp_path / 'nope'))

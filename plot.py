@@ -47,7 +47,8 @@ def find_runs(patterns: str) -> list[str]:
         if not runs:
             others = folders_near(pattern, 'metrics.jsonl')
             advice = f'there are runs in {others}' if others else 'a run of train.py writes one'
-            raise BadInput(f'{pattern or f"out_dir={patterns}: a folder without a name"} has no metrics.jsonl to draw; {advice}')
+            name = pattern or f'out_dir={patterns}: a folder without a name'
+            raise BadInput(f'{name} has no metrics.jsonl to draw; {advice}')
         folders += runs
     return list(dict.fromkeys(folders))
 

@@ -4,4 +4,4 @@
 out_dir = 'out/gpt2_large'
 data_dir = 'data/fineweb'
 n_layer, n_head, n_embd = 36, 20, 1280
-learning_rate, min_lr = 2.5e-4, 2.5e-5
+learning_rate = 2.5e-4

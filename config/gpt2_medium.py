@@ -4,4 +4,4 @@
 out_dir = 'out/gpt2_medium'
 data_dir = 'data/fineweb'
 n_layer, n_head, n_embd = 24, 16, 1024
-learning_rate, min_lr = 3e-4, 3e-5
+learning_rate = 3e-4

@@ -4,4 +4,4 @@
 out_dir = 'out/gpt2_xl'
 data_dir = 'data/fineweb'
 n_layer, n_head, n_embd = 48, 25, 1600
-learning_rate, min_lr = 2e-4, 2e-5
+learning_rate = 2e-4

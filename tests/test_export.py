@@ -206,7 +206,7 @@ def test_a_checkpoint_of_nanogpt_with_gpt2s_padded_vocabulary_exports_to_transfo
 
 
 @pytest.mark.parametrize('changes, message', [
-    (dict(model_args=None), 'should be dicts'), (dict(model=7), 'should be dicts'),
+    (dict(model_args=None), 'sizes in `model_args`'), (dict(model=7), 'tensors in `model`'),
     (dict(model_args={'n_layer': 3}), 'no whole number for block_size'),
     (dict(model={}), 'lacks the tensor'), (dict(model={'transformer.wte.weight': 'text'}), 'lacks the tensor')])
 def test_a_damaged_checkpoint_of_nanogpt_is_refused_by_name(tmp_path, changes, message):

@@ -155,7 +155,7 @@ def describe(device: torch.device) -> str:
     """The device in words, for logs."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
-    return f'{cpu_name()}, {torch.get_num_threads()} threads' if device.type == 'cpu' else device.type
+    return f'{cpu_name()}, {counted(torch.get_num_threads(), "thread")}' if device.type == 'cpu' else device.type
 
 
 def synchronize(device):

@@ -116,8 +116,9 @@ def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: flo
                    f'peak memory {hardware.peak_memory(process.device) / 1e9:.2f} GB')
     best, last = best_row(rows), rows[-1]
     if best:
+        later = f'; the last is {last["val_loss"]:.4f}' if last['step'] > best['step'] else ', the last'
         process.print0(f'best validation loss {best["val_loss"]:.4f} (perplexity {math.exp(best["val_loss"]):.2f}) at step '
-                       f'{best["step"]:,}; the last is {last["val_loss"]:.4f}')
+                       f'{best["step"]:,}{later}')
     process.print0(f'held-out text: {last.get("val_bpb", math.nan):.4f} bits per byte' +
                    (f'; the compressor xz -9e needs {xz_bits_per_byte:.4f} for the same text' if xz_bits_per_byte else ''))
     plot_path = os.path.join(config['out_dir'], 'loss.png')

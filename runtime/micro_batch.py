@@ -80,9 +80,9 @@ def sequences_per_process(config, process):
     unit = block_size * process.world_size * max(1, micro_batch)
     if total < 1 or total % unit:
         nearest = max(1, round(total / unit)) * unit
-        raise BadInput(f'total_batch_tokens={total} does not divide by block_size {block_size} x '
+        raise BadInput(f'total_batch_tokens={total} should be a multiple of block_size {block_size} x '
                        f'{counted(process.world_size, "process", "processes")} x micro_batch {max(1, micro_batch)} = {unit}; '
-                       f'the nearest that does is --total_batch_tokens={nearest}')
+                       f'the nearest is --total_batch_tokens={nearest}')
     return total // block_size // process.world_size
 
 

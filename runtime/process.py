@@ -106,7 +106,8 @@ class Process:
             if self.world_size == 1 or not isinstance(error, dist.DistError) and 'gloo' not in str(error):
                 raise
             raise ProcessesLost(f'process {self.rank} of {self.world_size} on {platform.node()} lost the others, whose output '
-                                f'may say why: {first_line(error)}. The same command resumes from the newest checkpoint') from error
+                                f'may say why: {first_line(error)}. The same command resumes from the newest checkpoint'
+                                ) from error
 
     def print0(self, message):
         if self.is_first:

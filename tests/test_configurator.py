@@ -172,7 +172,7 @@ def test_arguments_that_are_no_flags_are_the_value_of_the_positional_key():
 
 
 def test_what_a_config_says_it_needs_is_found_by_the_folder_that_is_made(monkeypatch, tmp_path):
-    config = write(tmp_path, 'mine.py', '# Mine\n# Needs poems: make poems --out_dir=data/mine\nmax_steps = 1\n# Needs x --out_dir=x')
+    config = write(tmp_path, 'mine.py', '# Mine\n# Run it with --out_dir=x\n# Needs poems: make poems --out_dir=data/mine\nmax_steps = 1\n# Needs x --out_dir=x')
     assert what_makes('data/mine') is None
     monkeypatch.setattr('sys.argv', ['train.py', '--out_dir=x', config])
     assert what_makes('data/mine').endswith('mine.py needs poems: make poems --out_dir=data/mine')

@@ -386,7 +386,7 @@ def test_bad_input_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, d
     (tmp_path / 'garbage.pt').write_bytes(b'not a checkpoint')
     break_copies_of(data_dir, tmp_path)
     flags, words = {
-        'no data': (['--data_dir=nowhere'], ['nowhere', 'corpus.py', 'make demo']),
+        'no data': (['--data_dir=nowhere'], ['nowhere', 'python corpus.py --source=TEXTS']),
         'truncated shard': ([f'--data_dir={tmp_path}/cut'], ['tiny_train_000001.bin', 'cut short']),
         'token id': ([f'--data_dir={tmp_path}/wrong_id'], ['60000', '300']),
         'batch': (['--total_batch_tokens=1000'], ['total_batch_tokens=1000', '--total_batch_tokens=1024']),
@@ -421,7 +421,7 @@ def test_a_learning_rate_that_goes_up_again_is_said(run, capsys):
     run('a', schedule='wsd', wsd_decay=0.5)
     assert 'goes back up' not in capsys.readouterr().out
     run('a', schedule='wsd', wsd_decay=0.5, max_steps=24)
-    assert 'come down to 0.00055 and goes back up to 0.003' in capsys.readouterr().out
+    assert 'come down to 0.00075 and goes back up to 0.003' in capsys.readouterr().out
 
 
 def test_a_file_in_the_place_of_the_runs_folder_is_left_alone(run, tmp_path):

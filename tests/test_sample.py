@@ -184,7 +184,7 @@ def test_a_chat_continues_lines_and_carries_out_commands(folder, terminal):
     (text,) = expected_texts(folder, 'def a', 1, 1, max_new_tokens=5, temperature=0.8, top_k=50)
     assert text[len('def a'):] in first
     assert 'temperature = 0.0' in terminal.type('/temperature 0')
-    assert 'temperature=hot should be float' in terminal.type('/temperature hot')
+    assert 'temperature=hot should be a number' in terminal.type('/temperature hot')
     assert 'temperature=-1.0 should be 0' in terminal.type('/temperature -1')
     assert 'temperature = 0.0' in terminal.type('/temperature')
     assert 'no command /dance' in terminal.type('/dance')

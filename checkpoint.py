@@ -23,7 +23,7 @@ from collections.abc import Iterable
 import torch
 
 from runtime.errors import BadInput, first_line, warn, warn_once
-from runtime.files import atomic_write, make_folder, open_to_read, warn_if_unwritable, write_json
+from runtime.files import atomic_write, folders_near, make_folder, open_to_read, warn_if_unwritable, write_json
 
 NEWEST_KEPT = 3
 PLAIN = bool, int, float, str, type(None)  # what the values of a config are
@@ -261,7 +261,7 @@ def load_newest(out_dir: str, mapped: bool = False, before: float = math.inf) ->
             except BadInput as error:
                 warn(f'{error}; taking the one before')
     reason = 'none of its checkpoints can be used' if paths else 'it has no checkpoint'
-    raise BadInput(f'{out_dir}: {reason}{runs_beside(out_dir)}')
+    raise BadInput(f'{out_dir}: {reason}{runs_near(out_dir)}')
 
 
 def find(path: str) -> tuple[str, dict]:
@@ -269,14 +269,11 @@ def find(path: str) -> tuple[str, dict]:
     if os.path.isdir(path):
         return load_newest(path)
     if not os.path.exists(path):
-        raise BadInput(f'{path} does not exist{runs_beside(path)}')
+        raise BadInput(f'{path} does not exist{runs_near(path)}')
     return path, load(path)
 
 
-def runs_beside(path):
-    """The end of an error message: names the runs in the same folder, or says how to make one."""
-    parent = os.path.dirname(os.path.normpath(path))
-    runs = sorted({os.path.dirname(found) for found in glob.glob(os.path.join(glob.escape(parent), '*', 'ckpt_*.pt'))})
-    if runs:
-        return f'; there are checkpoints in {", ".join(runs)}'
-    return '; `python train.py config/demo.py` makes some in out/demo'
+def runs_near(path):
+    """The end of an error message: names the runs in a folder or beside it, or says how to make one."""
+    runs = folders_near(path, 'ckpt_*.pt')
+    return f'; there are checkpoints in {runs}' if runs else '; `python train.py config/demo.py` makes some in out/demo'

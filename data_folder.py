@@ -22,6 +22,7 @@ from configurator import check_bounds
 from runtime.errors import BadInput
 from runtime.files import atomic_write, make_folder, read_json, size_of, write_json
 from runtime.parallel import in_pieces, ordered_map
+from runtime.words import counted
 
 PIECE_CHARACTERS = 1 << 20  # that one thread tokenizes at a time
 MAX_WORKERS = 4096
@@ -39,7 +40,7 @@ def make_data_folder(out_dir: str, name: str, documents: Callable[[], Iterable],
     path = os.path.join(out_dir, f'{name}_unfinished.json')
     progress = Progress.load(path)
     if progress and progress.shards and progress.meta['settings'] == settings and has_tokenizer(out_dir, progress.meta):
-        print(f'{out_dir}: resumes after {len(progress.shards)} whole shards')
+        print(f'{out_dir}: resumes after {counted(len(progress.shards), "whole shard")}')
         tokenizer = shards.load_tokenizer(out_dir, progress.meta)
     else:
         tokenizer, tokenizer_file = make_tokenizer((text for split, text in documents() if split == 'train'), config)

@@ -36,6 +36,7 @@ from data_folder import (
 )
 from runtime.errors import BadInput, first_line, one_line_errors
 from runtime.files import read_json, sha256_of, write_json
+from runtime.words import counted
 
 DEFAULTS = {
     'out_dir': 'data/fineweb',                    # folder for the shards
@@ -254,7 +255,7 @@ def download_shards(config):
     paths = shards.find_shards(out_dir, 'val') + shards.find_shards(out_dir, 'train')
     entries = {os.path.basename(path): {'tokens': shards.shard_size(path), 'sha256': sha256_of(path)} for path in paths}
     write_json(os.path.join(out_dir, 'meta.json'), {**shards.GPT2_META, 'source': PRETOKENIZED, 'shards': entries})
-    print(f"{out_dir}: {sum(entry['tokens'] for entry in entries.values()):,} tokens in {len(entries)} shards")
+    print(f"{out_dir}: {sum(entry['tokens'] for entry in entries.values()):,} tokens in {counted(len(entries), 'shard')}")
 
 
 if __name__ == '__main__':

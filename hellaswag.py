@@ -28,6 +28,7 @@ from model import GPT
 from runtime.errors import BadInput, one_line_errors
 from runtime.process import Process
 from runtime.tables import table
+from runtime.words import counted
 from scoring.likelihood import log_likelihoods, open_for_evaluation
 from sources import hub_rows, read_rows
 
@@ -64,7 +65,7 @@ def main(config):
     model, tokenizer, process = open_for_evaluation(config)
     protocols = list(METRICS) if config['protocol'] == 'all' else [config['protocol']]
     questions = prepare(examples, tokenizer, model.config.block_size, protocols)
-    process.print0(f'{len(examples):,} examples')
+    process.print0(counted(len(examples), 'example'))
     results = accuracies(model, questions, process, batch_size=config['batch_size'], progress='HellaSwag')
     process.print0(accuracy_table(results))
     process.end()
@@ -83,7 +84,7 @@ def load(source: str | None = None, limit: int | None = None) -> list[dict]:
     rows = read_rows(source) if source else hub_rows('Rowan/hellaswag', None, 'validation')
     examples = [check_example(place, row) for place, row in itertools.islice(rows, limit)]
     if not examples:
-        raise BadInput(f'{source} has no examples')
+        raise BadInput(f'{source} has no examples; it should have one on each line')
     return examples
 
 
@@ -167,8 +168,9 @@ def accuracies(model: GPT, questions: dict[str, Questions], process: Process, **
     scores: the log-probability of every ending in nats. questions: from `prepare`. options: of `log_likelihoods`, such as
     batch_size and check_stop. Every process must call this, takes its share of the work, and gets the same result.
     """
-    results = {'scores': {}}
+    results, progress = {'scores': {}}, options.pop('progress', '')
     for protocol, asked in questions.items():
+        options['progress'] = progress and f'{progress}, {protocol}, {N_ENDINGS} endings each'
         scores = log_likelihoods(model, asked.pairs, process, **options).view(-1, N_ENDINGS)
         results['scores'][protocol] = scores
         for metric, divisor in asked.divisors.items():

@@ -1,11 +1,13 @@
 """Draws the metrics of one run, or of several to compare: loss, learning rate and throughput over tokens; prints a table.
 
-    python plot.py --out_dir=out/demo                                   # writes out/demo/loss.png
-    python plot.py --out_dir=out/adamw,out/muon --to=comparison.png     # one colour a run
+    python plot.py out/demo                                     # writes out/demo/loss.png
+    python plot.py out/adamw out/muon --to=comparison.png       # one colour a run
+    python plot.py --out_dir='out/lr_*'                         # all runs whose folders are called so
 
 train.py does the first by itself, each minute and at its end, where matplotlib is installed. This file knows nothing of
 training but the names in metrics.jsonl.
 """
+import glob
 import importlib.util
 import math
 import os
@@ -16,8 +18,8 @@ import time
 
 from configurator import configure
 from runtime.errors import BadInput, first_line, one_line_errors, warn_once
-from runtime.files import atomic_write
-from runtime.metrics import best_row, read_metrics
+from runtime.files import atomic_write, folders_near
+from runtime.metrics import best_row, metrics_path, read_metrics
 from runtime.tables import table
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -25,21 +27,35 @@ POINTS = 4000  # the most of a curve that are read: a picture shows no more
 LARGEST = 1e100  # beyond it, sums and scales overflow
 IN_EVERY_VALIDATION = {'step', 'tokens', 'val_loss', 'val_ppl', 'val_bpb'}
 DEFAULTS = {
-    'out_dir': 'out',  # folder of the run, or several separated by commas
-    'to': '',  # the picture; empty: loss.png in the folder of the first run
+    'out_dir': 'out',  # folder of the run, or several with commas between; * and ? stand for parts of names
+    'to': '',  # the picture; empty: loss.png in the folder of the run, or comparison.png beside the first of several
 }
 
 
 def main(config):
-    folders = config['out_dir'].split(',')
-    if not all(folders):
-        raise BadInput(f'out_dir={config["out_dir"]} should be the folder of a run, or several with commas between')
-    path = config['to'] or os.path.join(folders[0], 'loss.png')
+    folders = find_runs(config['out_dir'])
+    path = config['to'] or (os.path.join(folders[0], 'loss.png') if len(folders) == 1 else
+                            os.path.join(os.path.dirname(os.path.normpath(folders[0])), 'comparison.png'))
     if not importlib.util.find_spec('matplotlib'):
         raise BadInput('plots need matplotlib: pip install matplotlib')
     draw(folders, path)
     print(compare(folders))
     print(path)
+
+
+def find_runs(patterns: str) -> list[str]:
+    """The folders of the runs that folders and globs, with commas between, stand for. Raises BadInput where one has no run."""
+    folders = []
+    for pattern in patterns.split(','):
+        found = [pattern] if os.path.isdir(pattern) else sorted(glob.glob(pattern))
+        runs = [folder for folder in found if os.path.exists(metrics_path(folder))]
+        if not runs:
+            others = folders_near(pattern, 'metrics.jsonl')
+            advice = f'there are runs in {others}' if others else 'a run of train.py writes one'
+            name = pattern or f'out_dir={patterns}: a folder without a name'
+            raise BadInput(f'{name} has no metrics.jsonl to draw; {advice}')
+        folders += runs
+    return list(dict.fromkeys(folders))
 
 
 class LossCurve:
@@ -101,9 +117,10 @@ def draw(folders: list[str], path: str):
     kind, kinds = os.path.splitext(path)[1].lstrip('.') or 'png', figure.canvas.get_supported_filetypes()
     if kind.lower() not in kinds:
         raise BadInput(f'{path} should end in one of .{", .".join(kinds)}')
+    names = [os.path.basename(os.path.normpath(folder)) for folder in folders]
     axes = figure.subplot_mosaic([['loss', 'loss'], ['rate', 'speed']], height_ratios=(2, 1))
     for i, folder in enumerate(folders):
-        name, style = os.path.basename(os.path.normpath(folder)), {'color': f'C{i}', 'linewidth': 1}
+        name, style = names[i] if len(set(names)) == len(names) else folder, {'color': f'C{i}', 'linewidth': 1}
         _, trained, validated = read_run(folder)
         tokens = column(trained, 'tokens', 1e6)
         axes['loss'].plot(tokens, column(trained, 'loss'), **style, alpha=0.25)
@@ -144,7 +161,7 @@ def read_run(folder):
     """(all rows of a run's metrics, those of training, those of validation)"""
     rows = read_metrics(folder, POINTS)
     if not rows:
-        raise BadInput(f'{folder} has no metrics.jsonl with a row in it; a run of train.py writes one')
+        raise BadInput(f'{folder}: its metrics.jsonl has no row yet; a run writes one after its first step')
     return rows, [row for row in rows if 'loss' in row], [row for row in rows if 'val_loss' in row]
 
 
@@ -166,4 +183,4 @@ def mean_of_finite(values):
 
 if __name__ == '__main__':
     with one_line_errors():
-        main(configure(DEFAULTS))
+        main(configure(DEFAULTS, positional='out_dir'))

@@ -43,11 +43,11 @@ def load(path: str, *, strict: bool = False, **overrides) -> tuple[GPT, Tokenize
     elif os.path.exists(path) and not os.path.isdir(path) and 'model_args' in (state := checkpoint.read_archive(path)):
         model, tokenizer = from_nanogpt(state, path, overrides, strict), load_tokenizer(os.path.dirname(path))
     elif os.path.isdir(path) and not checkpoint.list_checkpoints(path):
-        raise BadInput(f'{path} has neither a checkpoint such as ckpt_0001000.pt, as train.py writes them, nor a config.json')
+        raise BadInput(f'{path} has no checkpoint such as ckpt_0001000.pt, and no config.json{checkpoint.runs_near(path)}')
     else:
         path, state = checkpoint.find(path)
         if not isinstance(state['config'], dict) or not isinstance(state['model'], dict):
-            raise BadInput(f'{path}: model and config should be dicts, as train.py writes them')
+            raise BadInput(f'{path} is not a checkpoint of train.py, which has tensors in `model` and settings in `config`')
         config = {**state['config'], 'kernels': 'torch', **overrides}
         model = make_model(config, state['model'], path, state['architecture'], strict)
         tokenizer = load_tokenizer(os.path.dirname(path))
@@ -61,13 +61,26 @@ def load_to_train(config: dict, meta: dict) -> GPT:
     """
     model, _, source = load(config['init_from'], **{key: config[key] for key in CHOSEN_BY_RUN})
     if tokenizer_sha256(source) != meta['tokenizer_sha256'] or model.config.vocab_size != meta['vocab_size']:
-        raise BadInput(f'{source} has another tokenizer than the data in {config["data_dir"]}; '
-                       f'tokenize the text with its own (corpus.py --tokenizer=...)')
+        raise BadInput(f'{config["data_dir"]} was made with another tokenizer than {source}; make data with its own: python '
+                       f'corpus.py --source=TEXTS --tokenizer={tokenizer_file(source) or "gpt2"} --out_dir=ANOTHER_FOLDER')
     if config['block_size'] > model.config.block_size:
         raise BadInput(f'block_size={config["block_size"]} is more than the {model.config.block_size} of {source}; '
-                       f'--block_size={model.config.block_size} or less')
+                       f'leave it out, or --block_size={model.config.block_size} or less')
     crop_block_size(model, config['block_size'])
     return model
+
+
+def block_size_of(path: str) -> int:
+    """The longest context of what `load` reads from there, without reading its weights into memory."""
+    if is_huggingface(path):
+        folder = path if os.path.isdir(path) else download(path)
+        return read_config(os.path.join(folder, 'config.json'), {})['block_size']
+    state = checkpoint.read_archive(path, mapped=True) if os.path.isfile(path) else checkpoint.find(path)[1]
+    config = state.get('model_args', state.get('config'))
+    block_size = config.get('block_size') if isinstance(config, dict) else None
+    if type(block_size) is not int:
+        raise BadInput(f'{path} is no checkpoint of a GPT: it does not say its block_size')
+    return block_size
 
 
 def is_huggingface(path):
@@ -104,18 +117,23 @@ def load_tokenizer(folder):
     return Tokenizer.load(path) if os.path.exists(path) else Tokenizer.gpt2()
 
 
+def tokenizer_file(path):
+    """The tokenizer.json beside a model, or None, which stands for GPT-2's."""
+    file = os.path.join(path if os.path.isdir(path) else os.path.dirname(path), 'tokenizer.json')
+    return file if os.path.exists(file) else None
+
+
 def tokenizer_sha256(path):
-    """The hash of the tokenizer.json beside a model, as meta.json of its data has it; None stands for GPT-2's."""
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
-    file = os.path.join(folder, 'tokenizer.json')
-    return sha256_of(file) if os.path.exists(file) else None
+    """The hash of the tokenizer.json beside a model, as meta.json of its data has it."""
+    file = tokenizer_file(path)
+    return file and sha256_of(file)
 
 
 def from_nanogpt(state, path, overrides, strict):
     """The GPT of a checkpoint of nanoGPT. Its linear layers are stored as ours; names may have torch.compile's prefix."""
     arguments, weights = state['model_args'], state.get('model')
     if not isinstance(arguments, dict) or not isinstance(weights, dict):
-        raise BadInput(f'{path}: model and model_args should be dicts, as nanoGPT writes them')
+        raise BadInput(f'{path} is not a checkpoint of nanoGPT, which has tensors in `model` and sizes in `model_args`')
     for key in NANOGPT_FIELDS[:-1]:
         if type(arguments.get(key)) is not int:
             raise BadInput(f'{path}: its model_args have no whole number for {key}')

@@ -24,8 +24,8 @@ DEFAULTS = {
     'out_dir': 'out',  # a run's folder: its newest checkpoint is taken
     'init_from': optional(str),  # instead of out_dir: a checkpoint file, Hugging Face folder, or gpt2[-medium|-large|-xl]
     # text
-    'prompt': '',  # what the text begins with; empty: a new document
-    'prompt_file': optional(str),  # read the prompt from this file; - reads standard input
+    'prompt': '',  # what the text begins with, \n being a line end; empty: a new document
+    'prompt_file': optional(str),  # read the prompt from this file as it is; - reads standard input
     'num_samples': 1,  # how many texts
     'max_batch': 16,  # how many of them at once
     'max_new_tokens': 300,  # longest text, in tokens
@@ -33,7 +33,7 @@ DEFAULTS = {
     'top_k': optional(int, 50),  # only the k likeliest tokens
     'top_p': optional(float),  # only the likeliest tokens that together have this probability
     'repetition_penalty': 1.0,  # above 1: tokens that the text already has become less likely
-    'stop': optional(str),  # the text ends before these words
+    'stop': optional(str),  # the text ends before these words, \n being a line end
     'seed': optional(int),  # the same seed gives the same texts
     'calculator': False,  # put the result behind every <<48/2= that the model writes
     # chat
@@ -54,7 +54,8 @@ Ctrl-D ends"""
 
 
 def main(config):
-    prompt, config = read_prompt(config), unescape(config)
+    config = unescape(config)
+    prompt = read_prompt(config)
     check(config)
     model, tokenizer, _ = open_model(config)
     compile = may_compile(config['compile'], model.transformer.wte.weight.device)
@@ -65,24 +66,27 @@ def main(config):
 
 
 def read_prompt(config):
-    """The prompt from the flag, a file or standard input."""
+    """The prompt from the flag, a file or standard input. Of a file, line ends are one character, as in texts to train on."""
     path = config['prompt_file']
     if path is None:
         return config['prompt']
     if config['prompt']:
-        raise BadInput('--prompt and --prompt_file exclude each other')
+        raise BadInput('give --prompt or --prompt_file, not both')
     if path == '-' and config['chat']:
         raise BadInput('--chat reads lines from standard input, so the prompt cannot come from there; name a file')
     try:
-        with open(sys.stdin.fileno() if path == '-' else path, encoding='utf-8', newline='') as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f'prompt file {path}: {error}') from None
+        with open(sys.stdin.fileno() if path == '-' else path, encoding='utf-8-sig', newline='') as file:
+            return file.read().replace('\r\n', '\n')
+    except OSError as error:
+        raise BadInput(f'prompt_file={path} cannot be read ({error.strerror}); name a file, or - for standard input') from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f'prompt_file={path} should be text in UTF-8, but byte {error.start:,} is none; for latin-1: '
+                       f'iconv -f latin1 -t utf-8') from None
 
 
 def unescape(config):
-    r"""Lets people type \n for a new line in stop and template."""
-    return {key: value.replace('\\n', '\n') if key in ('stop', 'template') and value else value
+    r"""Lets people type \n for a line end in prompt, stop and template."""
+    return {key: value.replace('\\n', '\n') if key in ('prompt', 'stop', 'template') and value else value
             for key, value in config.items()}
 
 
@@ -140,7 +144,7 @@ def write_samples(engine, tokenizer, prompt, config, calculator):
 
 def chat(engine, tokenizer, prompt, config, calculator):
     """Adds each line that is read to the text, and prints how the model continues it."""
-    print('A line of yours is continued; /help lists what else can be typed, Ctrl-D ends.', file=sys.stderr)
+    print('A line of yours is continued; /help lists what else can be typed, Ctrl-D ends', file=sys.stderr)
     texts = ['']  # after each turn
     if prompt:
         texts.append(continue_text(engine, tokenizer, prompt, config, calculator))

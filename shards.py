@@ -34,7 +34,7 @@ import torch
 from tqdm import tqdm
 
 from bpe import EOT, MAX_VOCAB, Tokenizer
-from configurator import configure
+from configurator import configure, what_makes
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write, make_folder, open_to_read, read_json, sha256_of
 from runtime.parallel import ordered_map
@@ -221,23 +221,23 @@ def cut_into_shards(documents: Iterable, shard_tokens: int, masked: bool = False
 # ---- a folder of shards -----------------------------------------------------------------------------
 
 
-def find_shards(data_dir: str, split: str) -> list[str]:
-    """Paths of the shards of a split, in the order of the stream. Raises BadInput when there are none."""
+def find_shards(data_dir: str, split: str, tokenizer: str | None = None) -> list[str]:
+    """Paths of the shards of a split, in the order of the stream. Raises BadInput when there are none.
+
+    tokenizer: the one that the data should have, for the command in the message.
+    """
     if not os.path.isdir(data_dir):
-        raise BadInput(f'no data folder {data_dir!r}; {how_to_make(data_dir)}')
+        raise BadInput(f'no data folder {data_dir!r}; {how_to_make(data_dir, tokenizer)}')
     names = sorted(name for name in os.listdir(data_dir) if (match := SHARD_NAME.search(name)) and match[1] == split)
     if not names:
-        raise BadInput(f'no {split} shards in {data_dir}; {how_to_make(data_dir)}')
+        raise BadInput(f'no {split} shards in {data_dir}; {how_to_make(data_dir, tokenizer)}')
     return [os.path.join(data_dir, name) for name in names]
 
 
-def how_to_make(data_dir):
-    """The command for a folder of this name."""
-    commands = {'stdlib': 'corpus.py --source=stdlib --vocab_size=4096', 'fineweb': 'fineweb.py', 'wikitext': 'wikitext.py',
-                'gsm8k': '-m tasks.prepare_problems --source=gsm8k --tokenizer=gpt2', 'math': '-m tasks.prepare_problems'}
-    command = next((command for name, command in commands.items() if name in os.path.basename(os.path.normpath(data_dir))),
-                   'corpus.py --source=TEXTS --vocab_size=4096')
-    return f'`python {command} --out_dir={data_dir}` makes it, or let `make demo` show the whole way'
+def how_to_make(data_dir, tokenizer):
+    """The command that makes a folder, as a config file has it where one needs that folder."""
+    words = what_makes(data_dir) or f'this makes one: python corpus.py --source=TEXTS --vocab_size=4096 --out_dir={data_dir}'
+    return words if tokenizer is None else re.sub(r'--(vocab_size|tokenizer)=\S+', f'--tokenizer={tokenizer}', words)
 
 
 def load_meta(data_dir: str, quiet: bool = False) -> dict:
@@ -601,6 +601,4 @@ def random_document(path, tokenizer, eot, n_characters=200):
 
 if __name__ == '__main__':
     with one_line_errors():
-        arguments = [argument if argument.startswith('-') or argument.endswith('.py') else f'--data_dir={argument}'
-                     for argument in sys.argv[1:]]
-        print(check_folder(configure(DEFAULTS, arguments)['data_dir']))
+        print(check_folder(configure(DEFAULTS, positional='data_dir')['data_dir']))

@@ -56,7 +56,7 @@ DEFAULTS = {
     # data
     'data_dir': 'data/stdlib',  # folder of shards with a meta.json
     # model
-    'block_size': 1024,  # longest context, in tokens
+    'block_size': optional(int),  # longest context, in tokens; None: that of the weights in init_from, else 1024
     'n_layer': 12,  # blocks; 0 makes a bigram model
     'n_head': 12,  # attention heads
     'n_embd': 768,  # width
@@ -71,7 +71,7 @@ DEFAULTS = {
     # optimizer
     'optimizer': choice('adamw', 'muon'),  # muon: Muon for the blocks' matrices, AdamW for the rest
     'learning_rate': 6e-4,  # the highest, reached after the warm-up
-    'min_lr': 6e-5,  # the lowest, at the end of the schedule
+    'min_lr': optional(float),  # the lowest, at the end of the schedule; None: a tenth of learning_rate
     'muon_lr': 0.02,  # highest learning rate of Muon's matrices; follows the same schedule
     'schedule': choice('cosine', 'wsd', 'constant'),  # after the warm-up; wsd: constant, then linearly down in the last part
     'warmup_steps': 715,  # steps of linear warm-up
@@ -117,6 +117,7 @@ def main(config):
 
 def run(config, process, lock):
     process.on_first(lock.take_if_used_before)
+    config = {**config, 'block_size': config['block_size'] or inherited_block_size(config)}
     data = open_data(config, process)
     n_val_tokens = count_val_sequences(config, data.val) * config['block_size']
     text = resume.identify(data.meta, data.train.n_tokens, n_val_tokens)
@@ -140,7 +141,8 @@ def run(config, process, lock):
     process.print0(f'kernels: {raw_model.config.kernels}; attention: {attention_backend(raw_model, process)}')
     if is_done(config, progress, process):
         limit = '--max_steps' if progress.step >= config['max_steps'] else '--patience'
-        process.print0(f'{config["out_dir"]} is at its end, step {progress.step:,}; a larger {limit} trains on')
+        process.print0(f'{config["out_dir"]} is at its end, step {progress.step:,}; the same command with a larger '
+                       f'{limit} trains on')
         return
     if saved:
         resume.report_changes(config, text, saved, process.print0)
@@ -157,20 +159,38 @@ def run(config, process, lock):
 
 def check_config(config):
     """Checks what can be checked before anything is loaded. Raises BadInput."""
+    tokenizer = pretrained.tokenizer_file(config['init_from']) or 'gpt2' if has_weights(config) else None
     for split in ('train', 'val'):
-        shards.find_shards(config['data_dir'], split)
+        shards.find_shards(config['data_dir'], split, tokenizer)
     for key in ('tensorboard', 'wandb'):
         if config[key] and importlib.util.find_spec(key) is None:
-            raise BadInput(f'{key}=True needs a package that is not here: pip install {key}')
+            raise BadInput(f'{key}=True needs a package that is not installed: pip install {key}')
     check_bounds(config, 'learning_rate', 'muon_lr', above=0)
     check_bounds(config, 'max_steps', 'eval_tokens', 'hellaswag_examples', 'log_interval', 'timeout_s', at_least=1)
     check_bounds(config, 'min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'eval_interval', 'checkpoint_interval',
                  'sample_interval', 'sample_tokens', 'hellaswag_interval', 'patience', at_least=0)
     check_bounds(config, 'beta1', 'beta2', at_least=0, below=1)
     check_bounds(config, 'wsd_decay', at_least=0, at_most=1)
+    check_bounds(config, 'block_size', at_least=1)
+    if (config['min_lr'] or 0) > config['learning_rate'] and config['schedule'] != 'constant':
+        raise BadInput(f'min_lr={config["min_lr"]} is above learning_rate={config["learning_rate"]}, which the schedule should '
+                       f'lower; leave min_lr out, and it is a tenth of learning_rate')
     if config['hellaswag_interval'] and (config['eval_interval'] < 1 or config['hellaswag_interval'] % config['eval_interval']):
         raise BadInput(f'hellaswag_interval={config["hellaswag_interval"]} should be a multiple of '
                        f'eval_interval={config["eval_interval"]}')
+
+
+def has_weights(config):
+    """Whether init_from names weights to start from."""
+    return config['init_from'] not in ('auto', 'scratch', 'resume')
+
+
+def inherited_block_size(config):
+    """What block_size=None means: that of the weights in init_from, which a run that resumes has from its own checkpoint."""
+    if not has_weights(config):
+        return 1024
+    resumes = checkpoint.list_checkpoints(config['out_dir'])
+    return pretrained.block_size_of(config['out_dir'] if resumes else config['init_from'])
 
 
 class Data(NamedTuple):
@@ -199,7 +219,7 @@ def open_data(config, process):
 def build_model(config, meta, saved, process, compiled):
     """(GPT, complete config) of this run: fresh, or with the weights that init_from names, if it does not resume."""
     chosen = {**config, 'kernels': kernels.choose(config['kernels'], process.device, compiled)}
-    if saved is None and config['init_from'] not in ('auto', 'scratch'):
+    if saved is None and has_weights(config):
         model = pretrained.load_to_train(chosen, meta)
         config = {**config, **{key: value for key, value in vars(model.config).items() if key not in pretrained.CHOSEN_BY_RUN}}
     else:
@@ -293,7 +313,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
     batches = DeviceBatches(data.train, process.device)
     rates = report.peak_rates(process)
     flops_per_token = raw_model.flops_per_token()
-    report.warn_if_slow(config, process, flops_per_token, rates['mfu'])
+    report.announce_speed(config, process, flops_per_token, rates['mfu'])
     curve = plot.LossCurve(config['out_dir'], process.is_first)
     bar = tqdm(total=config['max_steps'], initial=progress.step, unit='step', dynamic_ncols=True,
                disable=not process.is_first, mininterval=0.2 if sys.stderr.isatty() else 15)
@@ -329,7 +349,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
             if progress.step >= config['max_steps'] or is_due(progress.step, config['log_interval']):
                 metrics.log(step=progress.step, tokens=progress.tokens, **row)
             bar.update()
-            bar.set_postfix_str(f'loss {row["loss"]:.3f}, {row["tokens_per_s"]:,.0f} tok/s, MFU {row["mfu"]:.0%}',
+            bar.set_postfix_str(f'loss {row["loss"]:.3f}, {row["tokens_per_s"]:,.0f} tokens/s, MFU {row["mfu"]:.0%}',
                                 refresh=False)
             if 'skipped' in row:
                 process.print0(f'step {progress.step:,}: loss or gradient is not finite; the step was skipped')
@@ -340,8 +360,9 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
                 writer.wait()
                 good = [path for path in checkpoint.list_checkpoints(config['out_dir'])
                         if checkpoint.step_of(path) < progress.step - n_skipped]  # of that step are the weights that failed
-                raise Diverged(f'{n_skipped} steps in a row without a finite loss and gradient; the last good checkpoint is '
-                               f'{good[0] if good else "none"}. Try a lower --learning_rate or --dtype=float32')
+                last_good = f'the last good checkpoint is {good[0]}' if good else 'no checkpoint was made before'
+                raise Diverged(f'{n_skipped} steps in a row without a finite loss and gradient; {last_good}. '
+                               f'Try a lower --learning_rate or --dtype=float32')
             stop.raise_if_noticed()
     except Stopped:  # an unfinished step or validation is dropped; a resumed run makes it again
         raw_model.zero_grad(set_to_none=True)
@@ -361,7 +382,8 @@ def is_due(step, interval):
 
 def learning_rate_factor(step, config):
     """Share of the peak learning rate at a step, counted from 0: linear warm-up, then the schedule."""
-    warmup, max_steps, min_factor = config['warmup_steps'], config['max_steps'], config['min_lr'] / config['learning_rate']
+    warmup, max_steps = config['warmup_steps'], config['max_steps']
+    min_factor = 0.1 if config['min_lr'] is None else config['min_lr'] / config['learning_rate']
     if step < warmup:
         return (step + 1) / warmup
     if config['schedule'] == 'constant':

@@ -159,11 +159,6 @@ def make(calls, config, missing_is_fine=False):
             print(f'{service}.{method}: was not there', file=sys.stderr)
 
 
-def spelled_out(argv):
-    """The command line with --delete and --dry_run as --delete=True and --dry_run=True."""
-    return [f'{word}=True' if word.lstrip('-').replace('-', '_') in ('delete', 'dry_run') else word for word in argv]
-
-
 if __name__ == '__main__':
     with one_line_errors():
-        main(configure(DEFAULTS, spelled_out(sys.argv[1:])))
+        main(configure(DEFAULTS))

@@ -1,5 +1,5 @@
-# OpenAI's GPT-2 (124M) finetuned to solve GSM8K's problems with a calculator; --init_from=out/mine starts from a checkpoint of
-# your own instead. Takes long without a GPU.
+# OpenAI's GPT-2 (124M) finetuned to solve GSM8K's problems with a calculator. Takes long without a GPU.
+# --init_from=out/mine starts from a checkpoint of your own instead.
 # Needs data/gsm8k: python -m tasks.prepare_problems --source=gsm8k --tokenizer=gpt2 --out_dir=data/gsm8k
 out_dir = 'out/gsm8k'
 data_dir = 'data/gsm8k'
@@ -7,7 +7,7 @@ init_from = 'gpt2'
 block_size = 512
 total_batch_tokens = 32 * 512
 max_steps = 400  # 5 epochs of 1.3 million tokens
-learning_rate, min_lr = 5e-5, 5e-6
+learning_rate = 5e-5
 warmup_steps = 20
 dropout = 0.1
 eval_interval = 40

@@ -5,6 +5,6 @@ out_dir = 'out/gpt2_muon'
 data_dir = 'data/fineweb'
 optimizer = 'muon'
 muon_lr = 0.02
-learning_rate, min_lr = 2e-3, 2e-4  # AdamW's, for embeddings, biases and norms
+learning_rate = 2e-3  # AdamW's, for embeddings, biases and norms
 schedule, wsd_decay = 'wsd', 0.5
 warmup_steps = 256

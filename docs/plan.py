@@ -25,6 +25,7 @@ from model import GPT
 from runtime.errors import BadInput, one_line_errors
 
 DEFAULTS = train.DEFAULTS | {
+    'block_size': 1024,  # longest context, in tokens
     # the machine
     'tokens_per_s': optional(float),  # of one GPU, measured with `python -m bench train`
     'peak_tflops': optional(float),  # instead of tokens_per_s: peak of matrix products that the GPU's maker states

@@ -10,7 +10,14 @@ import sys
 
 
 class BadInput(ValueError):
-    """Something the user gave is wrong. The message is one line: what is wrong, what would be right."""
+    """Something the user gave is wrong. The message is one line: what is wrong, what would be right.
+
+    choices: lines to print below it, where there are several things that would be right.
+    """
+
+    def __init__(self, message, choices=()):
+        super().__init__(message)
+        self.choices = choices
 
 
 class Diverged(Exception):
@@ -28,7 +35,7 @@ def one_line_errors():
         yield
     except (BadInput, Diverged, ProcessesLost) as error:
         line = ' '.join(str(error).splitlines())  # a name that the user gave may have line ends
-        print(f'{program_name()}: {line}', file=sys.stderr)
+        print(f'{program_name()}: {line}', *getattr(error, 'choices', ()), sep='\n  ', file=sys.stderr)
         sys.exit(2 if isinstance(error, BadInput) else 1)
     except KeyboardInterrupt:
         print(f'{program_name()}: interrupted', file=sys.stderr)

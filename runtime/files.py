@@ -21,6 +21,7 @@ from runtime.errors import BadInput, first_line, warn_once
 
 READ_BYTES = 1 << 20        # at a time
 JSON_BYTES = 32 << 20       # the most that is read as one JSON value: as Python objects it takes up to 24 times as much
+FOLDERS_NAMED = 20          # at most, in a message
 COMPRESSED = '.gz', '.bz2', '.xz', '.zst'
 
 
@@ -148,6 +149,16 @@ def find_files(patterns: str) -> list[str]:
             raise BadInput(f'no file at {pattern}')
         found.update(files)
     return sorted(found)
+
+
+def folders_near(path: str, name: str) -> str:
+    """The folders with a file of that name, which may be a glob, for a message: those in `path`, else those beside it."""
+    for parent in (path, os.path.dirname(os.path.normpath(path))):
+        found = sorted({os.path.dirname(file) for file in glob.glob(os.path.join(glob.escape(parent), '*', name))})
+        if found:
+            return ', '.join(found[:FOLDERS_NAMED]) + (f' and {len(found) - FOLDERS_NAMED} more'
+                                                       if len(found) > FOLDERS_NAMED else '')
+    return ''
 
 
 def is_binary(path: str) -> bool:

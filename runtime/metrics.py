@@ -13,9 +13,11 @@ import json
 import math
 import os
 import re
+import secrets
 
 from runtime.errors import BadInput, first_line, warn_once
-from runtime.files import atomic_write, copy_file, warn_if_unwritable
+from runtime.files import atomic_write, copy_file, open_to_read, warn_if_unwritable
+from runtime.words import counted
 
 
 class Metrics:
@@ -43,7 +45,8 @@ class Metrics:
         if config['wandb']:
             import wandb
             name = re.sub(r'\W+', '-', out_dir)
-            wandb.init(project='scratchgpt', id=name, name=name, config=config, resume='allow', dir=out_dir)
+            wandb.init(project='scratchgpt', id=wandb_id(out_dir, from_step), name=name, config=config, resume='allow',
+                       dir=out_dir)
             self.wandb = wandb
 
     def log(self, **row):
@@ -68,8 +71,8 @@ class Metrics:
         """Raises BadInput at the end of a run whose last rows could not be written."""
         self.sync()
         if self.waiting:
-            raise BadInput(f'the last {len(self.waiting)} rows of metrics could not be written to {self.path}; '
-                           f'the run is over and they are lost')
+            raise BadInput(f'the run is over, but the last {counted(len(self.waiting), "row")} of metrics could not be written '
+                           f'to {self.path} and are lost')
 
     def write(self, sync=False):
         with warn_if_unwritable(self.path):
@@ -90,6 +93,23 @@ class Metrics:
                 if sync:
                     os.fsync(file.fileno())
             self.waiting, self.whole_bytes = [], None
+
+
+def wandb_id(out_dir, from_step):
+    """The id of a run at Weights & Biases, which OUT_DIR/wandb_id keeps; a fresh run has a new one.
+
+    Under the id of an earlier run in a folder of the same name, Weights & Biases would drop all rows up to its last step.
+    """
+    path = os.path.join(out_dir, 'wandb_id')
+    if from_step and os.path.exists(path):
+        with open_to_read(path) as file:
+            id = file.read(100)
+        if re.fullmatch(rb'[0-9a-f]{16}', id):
+            return id.decode()
+    id = secrets.token_hex(8)
+    with warn_if_unwritable(path), atomic_write(path) as file:
+        file.write(id.encode())
+    return id
 
 
 def metrics_path(out_dir):
@@ -136,7 +156,8 @@ def parse(path, most):
         warn_once(f'{path} cannot be read: {first_line(error)}')
         return [], False
     if damaged:
-        warn_once(f'{path}: {len(damaged)} lines are no rows of metrics and are left out, the first is line {damaged[0]}')
+        warn_once(f'{path}: left out {counted(len(damaged), "line")} that cannot be read as a row of metrics; '
+                  f'the first is line {damaged[0]}')
     return rows, bool(damaged)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from runtime import hardware
 from runtime.errors import BadInput
+from runtime.words import counted
 
 CPU_MICRO_BATCH_TOKENS = 8192  # what a CPU's caches and threads are fastest with
 NCCL_BYTES = 2**31  # what the exchange of gradients may take of a GPU's memory, beside PyTorch's own
@@ -20,7 +21,8 @@ def check_model_fits(config: dict, process):
     memory = hardware.total_memory(process.device)
     if 8 * n_params > memory:
         raise BadInput(f'n_layer={config["n_layer"]}, n_embd={n_embd} and block_size={config["block_size"]} make a model of '
-                       f'{n_params / 1e9:,.1f} billion parameters, too large for the {memory / 1e9:,.1f} GB of memory here')
+                       f'{n_params / 1e9:,.1f} billion parameters, too large for the {memory / 1e9:,.1f} GB of memory here; '
+                       f'make one of them smaller')
 
 
 def choose_micro_batch(forward, config: dict, process) -> int:
@@ -48,7 +50,7 @@ def check_units(config, process):
     if config['micro_batch'] < 1:
         raise BadInput('reproducible=True needs a --micro_batch: gradients are added up micro-batch by micro-batch')
     if not is_power_of_2(process.world_size):
-        raise BadInput(f'reproducible=True takes 1, 2, 4, 8, ... processes, not {process.world_size}')
+        raise BadInput(f'reproducible=True needs 1, 2, 4, 8, ... processes, not {process.world_size}')
     n_units, rest = divmod(config['total_batch_tokens'], config['block_size'] * config['micro_batch'])
     if not rest and not is_power_of_2(n_units):
         more = 2 ** n_units.bit_length()
@@ -78,9 +80,9 @@ def sequences_per_process(config, process):
     unit = block_size * process.world_size * max(1, micro_batch)
     if total < 1 or total % unit:
         nearest = max(1, round(total / unit)) * unit
-        raise BadInput(f'total_batch_tokens={total} does not divide by block_size {block_size} x {process.world_size} '
-                       f'processes x micro_batch {max(1, micro_batch)} = {unit}; the nearest that does is '
-                       f'--total_batch_tokens={nearest}')
+        raise BadInput(f'total_batch_tokens={total} should be a multiple of block_size {block_size} x '
+                       f'{counted(process.world_size, "process", "processes")} x micro_batch {max(1, micro_batch)} = {unit}; '
+                       f'the nearest is --total_batch_tokens={nearest}')
     return total // block_size // process.world_size
 
 

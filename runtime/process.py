@@ -105,8 +105,9 @@ class Process:
         except RuntimeError as error:  # gloo's errors have no type of their own, but begin with the place in its code
             if self.world_size == 1 or not isinstance(error, dist.DistError) and 'gloo' not in str(error):
                 raise
-            raise ProcessesLost(f'process {self.rank} of {self.world_size} on {platform.node()} lost the others, which may say '
-                                f'why: {first_line(error)}. The same command resumes from the newest checkpoint') from error
+            raise ProcessesLost(f'process {self.rank} of {self.world_size} on {platform.node()} lost the others, whose output '
+                                f'may say why: {first_line(error)}. The same command resumes from the newest checkpoint'
+                                ) from error
 
     def print0(self, message):
         if self.is_first:

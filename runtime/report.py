@@ -6,6 +6,7 @@ import glob
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from runtime import hardware
 from runtime.files import warn_if_unwritable, write_json
 from runtime.gpu_peak import makers_peak_flops
 from runtime.metrics import best_row, read_metrics
+from runtime.words import counted, duration
 
 OVERFITTING_PASSES = 100
 LONG_STEP_S = 60
@@ -28,22 +30,31 @@ def announce(config: dict, process, n_params: int, train_data, n_val_tokens: int
     passes = config['max_steps'] * config['total_batch_tokens'] / train_tokens
     process.print0(f'{config["out_dir"]}: {f"resumes at step {step:,}" if step else f"starts from {origin}"}; '
                    f'{process.world_size} x {hardware.describe(process.device)}, {str(process.dtype).removeprefix("torch.")}')
-    process.print0(f'model: {n_params:,} parameters ({config["n_layer"]} layers, {config["n_head"]} heads, '
-                   f'width {config["n_embd"]}, block {config["block_size"]}, vocabulary {config["vocab_size"]:,})')
-    process.print0(f'batch: {config["total_batch_tokens"]:,} tokens = {process.world_size} processes x {n_micro} '
-                   f'micro-batches x {micro_batch} sequences x {config["block_size"]} tokens')
-    process.print0(f'data: {train_tokens:,} tokens to train on, seen {f"{passes:,.0f}" if passes >= 100 else f"{passes:.3g}"} '
-                   f'times; {n_val_tokens:,} to validate on')
+    process.print0(f'model: {n_params:,} parameters ({counted(config["n_layer"], "layer")}, '
+                   f'{counted(config["n_head"], "head")}, width {config["n_embd"]}, block {config["block_size"]}, '
+                   f'vocabulary {config["vocab_size"]:,})')
+    process.print0(f'batch: {config["total_batch_tokens"]:,} tokens a step = '
+                   f'{counted(process.world_size, "process", "processes")} x '
+                   f'{counted(n_micro, "micro-batch", "micro-batches")} x '
+                   f'{counted(micro_batch, "sequence")} x {counted(config["block_size"], "token")}')
+    seen = f'seen {passes:,.0f} times' if passes >= 100 else f'seen {passes:.3g} times' if passes >= 1 else \
+        f'of which {100 * passes:.3g}% will be seen'
+    process.print0(f'data: {train_tokens:,} tokens to train on, {seen}; {n_val_tokens:,} to validate on')
     if passes >= OVERFITTING_PASSES:
         process.print0(f'the data repeats {passes:,.0f} times; expect overfitting '
                        f'(--max_steps={math.ceil(config["max_steps"] * 10 / passes)} repeats it 10 times)')
+    if config['tensorboard']:
+        folder = os.path.join(config['out_dir'], 'tensorboard')
+        process.print0(f'curves in a browser: tensorboard --logdir={shlex.quote(folder)}')
 
 
-def warn_if_slow(config: dict, process, flops_per_token: int, peak_flops: float):
-    """Warns when a step should take longer than a minute: settings for GPUs were started on something else."""
+def announce_speed(config: dict, process, flops_per_token: int, peak_flops: float):
+    """Says what MFU is a share of, and warns when a step should take longer than a minute: settings for GPUs on a CPU."""
+    process.print0(f'MFU is the share that training reaches of {peak_flops / 1e12:.3g} TFLOP/s, the speed of a large matrix '
+                   f'product here')
     seconds = config['total_batch_tokens'] * flops_per_token / (peak_flops / 2)
     if seconds > LONG_STEP_S:
-        process.print0(f'a step of {config["total_batch_tokens"]:,} tokens will take about {seconds / 60:,.0f} minutes here; '
+        process.print0(f'a step of {config["total_batch_tokens"]:,} tokens will take about {duration(seconds)} here; '
                        f'config/demo.py has settings for a CPU')
 
 
@@ -102,19 +113,30 @@ def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: flo
     """Says how the run ended, in a few lines. progress: its step, tokens, elapsed_s and train_s."""
     if not done:
         where = f'stopped and saved at step {progress.step:,}' if progress.step else 'stopped before the end of the first step'
-        process.print0(f'{where}; the same command resumes it: python {" ".join(sys.argv)}')
+        process.print0(f'{where}; the same command resumes it{command_here(process)}')
         return
     rows = [row for row in read_metrics(config['out_dir']) if 'val_loss' in row]
-    process.print0(f'done: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.elapsed_s / 3600:.2f} h, '
+    process.print0(f'done: {progress.step:,} steps, {progress.tokens:,} tokens in {duration(progress.elapsed_s)}, '
                    f'{progress.tokens / max(progress.train_s, 1e-9):,.0f} tokens/s while training, '
                    f'peak memory {hardware.peak_memory(process.device) / 1e9:.2f} GB')
     best, last = best_row(rows), rows[-1]
     if best:
+        later = f'; the last is {last["val_loss"]:.4f}' if last['step'] > best['step'] else ', the last'
         process.print0(f'best validation loss {best["val_loss"]:.4f} (perplexity {math.exp(best["val_loss"]):.2f}) at step '
-                       f'{best["step"]:,}; the last is {last["val_loss"]:.4f}')
+                       f'{best["step"]:,}{later}')
     process.print0(f'held-out text: {last.get("val_bpb", math.nan):.4f} bits per byte' +
-                   (f' (xz -9e needs {xz_bits_per_byte:.4f} for the same text)' if xz_bits_per_byte else ''))
+                   (f'; the compressor xz -9e needs {xz_bits_per_byte:.4f} for the same text' if xz_bits_per_byte else ''))
     plot_path = os.path.join(config['out_dir'], 'loss.png')
     process.print0(f'loss curve: {plot_path}' if os.path.exists(plot_path) else
-                   'loss curve: `pip install matplotlib`, then `python plot.py` draws it')
+                   f'loss curve: `pip install matplotlib`, then `python plot.py {config["out_dir"]}` draws it')
     process.print0(f'samples: python sample.py --out_dir={config["out_dir"]}')
+    if progress.step >= config['max_steps']:
+        process.print0(f'to train on: the same command with a larger --max_steps, such as --max_steps={2 * progress.step}')
+
+
+def command_here(process):
+    """The command that started this run, for the end of a line; nothing where other machines had one of their own."""
+    if process.world_size == 1:
+        return f': python {shlex.join(sys.argv)}'
+    n_here = os.environ.get('LOCAL_WORLD_SIZE')
+    return f': torchrun --nproc_per_node={n_here} {shlex.join(sys.argv)}' if n_here == str(process.world_size) else ''

@@ -37,7 +37,7 @@ class StopSignals:
     def handle(self, number, frame):
         if self.first_at is None:
             self.first_at = time.monotonic()
-            self.process.print0('stopping and saving; once more ends at once')
+            self.process.print0('stopping: the run saves a checkpoint and ends; another Ctrl-C ends it at once, without one')
         elif time.monotonic() - self.first_at > FORCE_QUIT_AFTER_S:
             os._exit(128 + number)
 

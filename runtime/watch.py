@@ -44,7 +44,7 @@ class Watch:
             if waited > patience and not self.said and self.work:
                 self.said = True
                 self.say(f'{self.work} has taken {waited:.0f} s so far: this process may be waiting for another one, and ends '
-                         f'with an error {self.process.timeout_s} s after it began to')
+                         f'with an error when it has waited {self.process.timeout_s} s')
 
     def say(self, message):
         print(f'process {self.process.rank} of {self.process.world_size} on {platform.node()}: {message}', file=sys.stderr,

@@ -395,7 +395,7 @@ DEPLOYMENT = ['--name=tiny', '--bucket=models', '--image=123456789012.dkr.ecr.us
 
 def deploy(*arguments):
     sagemaker = load_sagemaker()
-    sagemaker.main(configure(sagemaker.DEFAULTS, sagemaker.spelled_out([*DEPLOYMENT, *arguments])))
+    sagemaker.main(configure(sagemaker.DEFAULTS, [*DEPLOYMENT, *arguments]))
 
 
 @pytest.mark.slow

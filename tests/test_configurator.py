@@ -1,11 +1,12 @@
 import importlib.machinery
+import os
 import pathlib
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from configurator import choice, configure, optional, read_comments
+from configurator import CALLED_ELSEWHERE, choice, configure, optional, read_comments, what_makes
 from runtime.errors import BadInput, one_line_errors
 
 DEFAULTS = {
@@ -15,9 +16,18 @@ DEFAULTS = {
     # model
     'learning_rate': 6e-4,  # the highest
     'compile': True,  # whether to
+    'shuffle': False,  # whether to mix
     'top_k': optional(int),  # of the likeliest
     'dtype': choice('auto', 'float32'),  # number format
 }
+
+
+def scripts():
+    """[(module, path)] of those at the root and in tasks/ that have settings."""
+    root = pathlib.Path(__file__).parent.parent
+    paths = [path for path in [*root.glob('*.py'), *root.glob('tasks/*.py')] if '\nDEFAULTS = {' in path.read_text()]
+    assert paths
+    return [(importlib.import_module('.'.join(path.relative_to(root).with_suffix('').parts)), path) for path in paths]
 
 
 def run(*argv):
@@ -39,7 +49,7 @@ def write(tmp_path, name, text):
 
 
 def test_without_arguments_the_defaults_come_back_as_plain_values():
-    assert run() == {'out_dir': 'out', 'max_steps': 100, 'learning_rate': 6e-4, 'compile': True, 'top_k': None,
+    assert run() == {'out_dir': 'out', 'max_steps': 100, 'learning_rate': 6e-4, 'compile': True, 'shuffle': False, 'top_k': None,
                      'dtype': 'auto'}
 
 
@@ -66,29 +76,32 @@ def test_flags_are_read_by_the_type_of_their_default(flag, key, value):
 
 
 @pytest.mark.parametrize('argument, words', [
-    ('--max_step=3', ["'max_step'", "did you mean 'max_steps'?"]),
-    ('--max_steps=1.5', ['--max_steps=1.5', 'int']),
-    ('--max_steps=True', ['--max_steps=True', 'int']),
-    ('--learning_rate=fast', ['--learning_rate=fast', 'float']),
-    ('--learning_rate=nan', ['--learning_rate=nan', 'float']),
-    ('--compile=maybe', ['--compile=maybe', 'bool']),
-    ('--top_k=x', ['--top_k=x', 'int or None']),
-    ('--dtype=fp8', ['--dtype=fp8', 'auto|float32']),
-    ('--compile', ['--compile=VALUE']),
-    ('config/none.py', ['no config file config/none.py'])])
+    ('--max_step=3', ["'max_step' (did you mean max_steps?)"]),
+    ('--max_steps=1.5', ['--max_steps=1.5', 'a whole number']),
+    ('--max_steps=True', ['--max_steps=True', 'a whole number']),
+    ('--learning_rate=fast', ['--learning_rate=fast', 'a number']),
+    ('--learning_rate=nan', ['--learning_rate=nan', 'a number']),
+    ('--compile=maybe', ['--compile=maybe', 'True or False']),
+    ('--top_k=x', ['--top_k=x', 'a whole number of at most 64 bits, or None']),
+    ('--dtype=fp8', ['--dtype=fp8', 'one of auto, float32']),
+    ('--max_steps', ['--max_steps=VALUE', 'a whole number']),
+    ('max_steps=3', ['--max_steps=3']),
+    ('nowhere/none.py', ['no config file nowhere/none.py', '--key=value'])])
 def test_a_wrong_argument_gives_one_line_that_names_it_and_says_what_is_right(capsys, argument, words):
     line = error_line(capsys, argument)
     assert all(word in line for word in words)
 
 
 @pytest.mark.parametrize('text, words', [
-    ('max_step = 3', ["'max_step'", "'max_steps'"]),
-    ('max_steps = "3"', ["max_steps = '3'", 'int']),
-    ('compile = 1', ['compile = 1', 'bool']),
-    ('max_steps = True', ['max_steps = True', 'int']),
+    ('max_step = 3', ["'max_step' (did you mean max_steps?)"]),
+    ('max_steps = "3"', ["max_steps = '3'", 'a whole number']),
+    ('compile = 1', ['compile = 1', 'True or False']),
+    ('max_steps = True', ['max_steps = True', 'a whole number']),
     ('x = 1\nmax_steps = 1 / 0', ['line 2', 'ZeroDivisionError']),
     ('max_steps = \n', ['line 1', 'SyntaxError']),
-    ('import os', ["'os'"]),
+    ('def compile(): pass', ['compile = of type function', 'True or False']),
+    ('lr = 1\nmax_steps = 1\nmax_iter = 2\nx = 3',
+     ["unknown keys 'lr' (did you mean learning_rate?), 'max_iter', 'x'; --help"]),
     ('raise SystemExit', ['line 1', 'SystemExit'])])
 def test_a_wrong_config_file_gives_one_line_that_names_the_place(capsys, tmp_path, text, words):
     line = error_line(capsys, write(tmp_path, 'wrong.py', text))
@@ -96,8 +109,75 @@ def test_a_wrong_config_file_gives_one_line_that_names_the_place(capsys, tmp_pat
 
 
 def test_a_missing_config_file_suggests_the_one_that_was_meant(capsys, tmp_path):
-    write(tmp_path, 'train_gpt2.py', '')
-    assert 'train_gpt2.py' in error_line(capsys, str(tmp_path / 'train_gtp2.py'))
+    meant = write(tmp_path, 'train_gpt2.py', '# GPT-2')
+    assert f'did you mean {meant}?' in error_line(capsys, str(tmp_path / 'train_gtp2.py'))
+    assert 'did you mean config/demo.py?' in error_line(capsys, 'demo')
+
+
+def test_where_no_name_is_close_the_configs_that_are_there_are_listed_with_what_they_are_for(capsys, tmp_path):
+    write(tmp_path, 'train_gpt2.py', '# GPT-2, for GPUs\n# Needs data/x')
+    write(tmp_path, 'no_config.py', 'import os')
+    with pytest.raises(SystemExit):
+        run(str(tmp_path / 'train_shakespeare_char.py'))
+    first, *listed = capsys.readouterr().err.splitlines()
+    assert 'did you mean' not in first and listed == [f'  {tmp_path}/train_gpt2.py  GPT-2, for GPUs']
+
+
+@pytest.mark.parametrize('argv, key, value', [
+    (['--max_steps', '20'], 'max_steps', 20), (['--learning-rate', '-1e-3'], 'learning_rate', -1e-3),
+    (['--out_dir', '-'], 'out_dir', '-'), (['--top_k', 'None'], 'top_k', None), (['--dtype', 'float32'], 'dtype', 'float32'),
+    (['--shuffle'], 'shuffle', True), (['--shuffle', 'yes'], 'shuffle', True), (['--compile', 'False'], 'compile', False),
+    (['--shuffle', '--max_steps', '3'], 'max_steps', 3), (['--compile', 'false', '--shuffle'], 'shuffle', True)])
+def test_a_space_serves_for_the_equals_sign_and_a_bare_bool_is_true(argv, key, value):
+    assert run(*argv)[key] == value
+
+
+def test_a_config_file_may_follow_a_bare_bool(tmp_path):
+    config = run('--shuffle', write(tmp_path, 'a.py', 'max_steps = 1'), '--top_k', '3', write(tmp_path, 'b.py', 'out_dir = "b"'))
+    assert config == {**run(), 'shuffle': True, 'max_steps': 1, 'top_k': 3, 'out_dir': 'b'}
+
+
+@pytest.mark.parametrize('argv', [['--out_dir', '--max_steps=3'], ['--top_k']])
+def test_a_flag_without_its_value_is_named(capsys, argv):
+    assert f'{argv[0]} needs a value: {argv[0]}=VALUE' in error_line(capsys, *argv)
+
+
+@pytest.mark.parametrize('key, meant', [
+    ('lr', 'learning_rate'), ('max_iters', 'max_steps'), ('epochs', 'max_steps'), ('fp16', 'dtype'), ('steps', 'max_steps'),
+    ('learning_rat', 'learning_rate'), ('outdir', 'out_dir')])
+def test_names_of_other_programs_and_parts_of_names_lead_to_the_setting(capsys, key, meant):
+    for argv in ([f'--{key}=1'], [f'--{key}', '1']):
+        assert f"unknown key '{key}' (did you mean {meant}?)" in error_line(capsys, *argv)
+
+
+def test_a_batch_size_may_be_that_of_a_forward_pass_or_of_a_step(capsys):
+    with pytest.raises(SystemExit):
+        configure({'micro_batch': 4, 'total_batch_tokens': 64}, ['--batch_size=8'])
+    assert "'batch_size' (did you mean micro_batch or total_batch_tokens?)" in capsys.readouterr().err
+
+
+def test_every_name_of_another_program_stands_for_a_setting_that_a_script_has():
+    keys = {key for module, _ in scripts() for key in module.DEFAULTS}
+    assert CALLED_ELSEWHERE.keys() <= keys
+
+
+def test_a_config_file_may_import_modules_and_define_functions(tmp_path):
+    text = 'import time\nfrom os.path import join\ndef double(x): return 2 * x\nmax_steps = double(3)\nout_dir = join("a", "b")'
+    assert run(write(tmp_path, 'a.py', text)) == {**run(), 'max_steps': 6, 'out_dir': 'a/b'}
+
+
+def test_arguments_that_are_no_flags_are_the_value_of_the_positional_key():
+    assert configure(DEFAULTS, ['out/a', '--compile', 'out/b.py'], positional='out_dir') == {
+        **run(), 'compile': True, 'out_dir': 'out/a,out/b.py'}
+
+
+def test_what_a_config_says_it_needs_is_found_by_the_folder_that_is_made(monkeypatch, tmp_path):
+    config = write(tmp_path, 'mine.py', '# Mine\n# Run it with --out_dir=x\n# Needs poems: make poems --out_dir=data/mine\nmax_steps = 1\n# Needs x --out_dir=x')
+    assert what_makes('data/mine') is None
+    monkeypatch.setattr('sys.argv', ['train.py', '--out_dir=x', config])
+    assert what_makes('data/mine').endswith('mine.py needs poems: make poems --out_dir=data/mine')
+    assert what_makes('x') is None
+    assert 'config/char_bigram.py needs any text, such as a list of names: python corpus.py' in what_makes('data/names')
 
 
 def test_help_lists_every_key_with_default_type_and_comment_under_its_heading(capsys):
@@ -118,16 +198,13 @@ def test_help_and_errors_begin_with_what_was_started(capsys, monkeypatch, module
     monkeypatch.setattr(sys, 'argv', ['/where/it/is/train.py'])
     with pytest.raises(SystemExit):
         run('--help')
-    assert capsys.readouterr().out.startswith(f'usage: {command} [CONFIG.py ...]')
+    usage = command if module else f'python {os.path.relpath(__file__)}'  # as it can be typed here
+    assert capsys.readouterr().out.startswith(f'usage: {usage} [CONFIG.py ...]')
     assert error_line(capsys, '--max_steps=x').startswith(f'{command}: --max_steps=x')
 
 
 def test_every_script_describes_every_key_in_its_help():
-    root = pathlib.Path(__file__).parent.parent
-    scripts = [path for path in [*root.glob('*.py'), *root.glob('tasks/*.py')] if '\nDEFAULTS = {' in path.read_text()]
-    assert scripts
-    for path in scripts:
-        module = importlib.import_module('.'.join(path.relative_to(root).with_suffix('').parts))
+    for module, path in scripts():
         comments = read_comments(str(path))
         assert [key for key in module.DEFAULTS if not comments.get(key, ('', ''))[1]] == [], path.name
 

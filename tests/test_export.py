@@ -206,7 +206,7 @@ def test_a_checkpoint_of_nanogpt_with_gpt2s_padded_vocabulary_exports_to_transfo
 
 
 @pytest.mark.parametrize('changes, message', [
-    (dict(model_args=None), 'should be dicts'), (dict(model=7), 'should be dicts'),
+    (dict(model_args=None), 'sizes in `model_args`'), (dict(model=7), 'tensors in `model`'),
     (dict(model_args={'n_layer': 3}), 'no whole number for block_size'),
     (dict(model={}), 'lacks the tensor'), (dict(model={'transformer.wte.weight': 'text'}), 'lacks the tensor')])
 def test_a_damaged_checkpoint_of_nanogpt_is_refused_by_name(tmp_path, changes, message):
@@ -310,7 +310,7 @@ def test_a_pickle_with_code_in_it_is_refused_with_one_line_and_not_run(tmp_path,
 def test_bad_weights_end_the_script_with_one_line_and_nothing_written(tmp_path, folder):
     torch.save({'model': Planted(tmp_path / 'planted'), 'model_args': {}}, tmp_path / 'ckpt.pt')
     (tmp_path / 'empty').mkdir()
-    for source, words in ((tmp_path / 'ckpt.pt', 'holds more than tensors'), (tmp_path / 'empty', 'nor a config.json')):
+    for source, words in ((tmp_path / 'ckpt.pt', 'holds more than tensors'), (tmp_path / 'empty', 'no config.json')):
         ended = subprocess.run([sys.executable, ROOT / 'export.py', f'--init_from={source}', f'--to={tmp_path / "out"}'],
                                capture_output=True, text=True, timeout=240)
         assert (ended.returncode, ended.stdout, ended.stderr.count('\n')) == (2, '', 1), ended.stderr

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import signal
 import sys
+import types
 
 import pytest
 import torch
@@ -345,7 +346,7 @@ def test_a_run_whose_last_rows_cannot_be_written_says_so_and_fails(tmp_path, run
         return real(path, mode, *arguments, **settings)
     monkeypatch.setattr('builtins.open', failing_open)
     during(monkeypatch, 8, lambda: fails.append(True))
-    with pytest.raises(BadInput, match='last 2 rows of metrics could not be written'):
+    with pytest.raises(BadInput, match='the last 2 rows of metrics could not be written to'):
         run('a')
     assert checkpoint.load_newest(str(tmp_path / 'a'))[1]['step'] == 8
 
@@ -481,6 +482,17 @@ def test_json_never_has_nan_and_a_row_with_it_is_read_as_one(tmp_path):
     metrics.log(step=1, tokens=5, loss=math.nan, grad_norm=math.inf)
     assert json.loads((tmp_path / 'metrics.jsonl').read_text(), parse_constant=pytest.fail)['loss'] is None
     assert math.isnan(read_metrics(str(tmp_path))[0]['loss'])
+
+
+def test_a_fresh_run_has_a_new_id_at_weights_and_biases_and_a_resumed_one_keeps_its_own(tmp_path, monkeypatch):
+    ids = []
+    monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=lambda id, **settings: ids.append(id)))
+    for from_step in (0, 5, 9, 0, 3):
+        Metrics({'out_dir': str(tmp_path), 'tensorboard': False, 'wandb': True}, from_step)
+    assert ids == [ids[0]] * 3 + [ids[3]] * 2 and ids[0] != ids[3]
+    (tmp_path / 'wandb_id').write_bytes(b'\xff' * 1000)
+    Metrics({'out_dir': str(tmp_path), 'tensorboard': False, 'wandb': True}, 3)
+    assert ids[-1] not in ids[:-1] and (tmp_path / 'wandb_id').read_text() == ids[-1]
 
 
 def test_one_row_without_a_number_leaves_the_rest_of_a_smoothed_curve_as_it_is():

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ import train
 from configurator import configure
 from model import GPT, GPTConfig
 from optim import Optimizers
-from runtime import hardware, micro_batch
+from runtime import hardware, micro_batch, report
 from runtime.batches import DeviceBatches
 from runtime.process import Process
 from runtime.stop import Stopped, StopSignals
+from runtime.words import counted, duration
 
 # --- batches
 
@@ -217,3 +219,37 @@ def test_device_auto_is_the_cpu_where_there_is_no_gpu_or_it_is_hidden(nvidia_smi
     nvidia_smi('NVIDIA H100 80GB HBM3, 535.104.05')
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     assert hardware.pick_device('auto').type == 'cpu'
+
+
+@pytest.mark.parametrize('seconds, words', [
+    (0.04, '0.0 s'), (59.9, '59.9 s'), (60, '1 min 0 s'), (207.4, '3 min 27 s'), (3599.6, '1 h 0 min'), (18_720, '5 h 12 min'),
+    (86_400, '1 day 0 h'), (3 * 86_400 + 15_000, '3 days 4 h')])
+def test_a_time_is_said_in_its_two_largest_units(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_one_is_counted_without_an_s():
+    assert [counted(n, 'process', 'processes') for n in (0, 1, 2)] == ['0 processes', '1 process', '2 processes']
+    assert [counted(n, 'row') for n in (1, 1000)] == ['1 row', '1,000 rows']
+
+
+@pytest.mark.parametrize('world_size, here, launched', [
+    (1, '1', ': python train.py \'--out_dir=a b\''), (2, '2', ': torchrun --nproc_per_node=2 train.py \'--out_dir=a b\''),
+    (4, '2', '')])
+def test_the_command_that_resumes_a_run_can_be_pasted(monkeypatch, world_size, here, launched):
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', here)
+    monkeypatch.setattr('sys.argv', ['train.py', '--out_dir=a b'])
+    assert report.command_here(types.SimpleNamespace(world_size=world_size)) == launched
+
+
+@pytest.mark.parametrize('max_steps, words', [(1, 'of which 25% will be seen'), (5, 'seen 1.25 times'), (500, 'seen 125 times')])
+def test_a_run_begins_with_what_it_is_in_whole_sentences(max_steps, words, capsys):
+    config = {'out_dir': 'a b', 'init_from': 'auto', 'total_batch_tokens': 64, 'block_size': 16, 'max_steps': max_steps, 'n_layer': 1,
+              'n_head': 1, 'n_embd': 8, 'vocab_size': 300, 'tensorboard': True}
+    process = Process({'device': 'cpu', 'dtype': 'float32'})
+    report.announce(config, process, 1000, types.SimpleNamespace(batch_size=4, n_tokens=256), 32, 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert 'batch: 64 tokens a step = 1 process x 1 micro-batch x 4 sequences x 16 tokens' in lines
+    assert f'data: 256 tokens to train on, {words}; 32 to validate on' in lines
+    assert lines[1].startswith('model: 1,000 parameters (1 layer, 1 head,')
+    assert lines[-1] == "curves in a browser: tensorboard --logdir='a b/tensorboard'"

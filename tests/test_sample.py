@@ -13,11 +13,13 @@ import torch
 from conftest import ROOT, run_script
 
 import pretrained
+import sample
 from bpe import Tokenizer
 from inference import may_compile
 from inference.engine import generate
 from model import GPT, GPTConfig
 from runtime import hardware
+from runtime.errors import BadInput
 
 
 @pytest.fixture(scope='module')
@@ -81,12 +83,29 @@ def test_the_prompt_may_come_from_a_pipe(folder):
     assert result.returncode == 0 and result.stdout.startswith('import os')
 
 
+@pytest.mark.parametrize('content', [b'a\n\\n\xc3\xa4\n', b'\xef\xbb\xbfa\r\n\\n\xc3\xa4\r\n'])
+def test_a_prompt_file_is_read_as_it_is_but_for_the_marks_of_windows(tmp_path, content):
+    (tmp_path / 'prompt.txt').write_bytes(content)
+    config = sample.unescape({**sample.DEFAULTS, 'prompt_file': str(tmp_path / 'prompt.txt'), 'stop': None})
+    assert sample.read_prompt(config) == 'a\n\\n\xe4\n'
+
+
+def test_a_line_end_can_be_typed_in_a_prompt():
+    assert sample.read_prompt(sample.unescape({'prompt': r'import os\nimport ', 'prompt_file': None})) == 'import os\nimport '
+
+
+def test_a_prompt_file_that_is_not_utf8_is_refused_with_the_place(tmp_path):
+    (tmp_path / 'prompt.txt').write_bytes('Grün'.encode('latin-1'))
+    with pytest.raises(BadInput, match='UTF-8, but byte 2 is none'):
+        sample.read_prompt({'prompt': '', 'prompt_file': str(tmp_path / 'prompt.txt')})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('flags, words', [
     (['--temperature=-1'], ['temperature', '0']), (['--top_p=0'], ['top_p']), (['--top_k=0'], ['top_k']),
     (['--repetition_penalty=0'], ['repetition_penalty']), (['--num_samples=0'], ['num_samples']),
     (['--max_new_tokens=0'], ['max_new_tokens']), (['--template=nothing'], ['template', '{}']),
-    (['--prompt=a', '--prompt_file=b'], ['exclude']), (['--prompt_file=/there/is/none'], ['/there/is/none']),
+    (['--prompt=a', '--prompt_file=b'], ['not both']), (['--prompt_file=/there/is/none'], ['/there/is/none']),
     (['--chat=True', '--prompt_file=-'], ['chat']), (['--dtype=int8'], ['bfloat16']), (['--temprature=1'], ['temperature'])])
 def test_a_mistake_is_one_line_and_exit_code_2(folder, flags, words):
     result = run_sample(folder, *flags, stdin=subprocess.DEVNULL)
@@ -165,7 +184,7 @@ def test_a_chat_continues_lines_and_carries_out_commands(folder, terminal):
     (text,) = expected_texts(folder, 'def a', 1, 1, max_new_tokens=5, temperature=0.8, top_k=50)
     assert text[len('def a'):] in first
     assert 'temperature = 0.0' in terminal.type('/temperature 0')
-    assert 'temperature=hot should be float' in terminal.type('/temperature hot')
+    assert 'temperature=hot should be a number' in terminal.type('/temperature hot')
     assert 'temperature=-1.0 should be 0' in terminal.type('/temperature -1')
     assert 'temperature = 0.0' in terminal.type('/temperature')
     assert 'no command /dance' in terminal.type('/dance')

@@ -271,16 +271,18 @@ def test_more_shards_than_may_be_open_are_read(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------- bad data
 
 @pytest.mark.parametrize('name, command', [
-    ('stdlib', 'corpus.py --source=stdlib --vocab_size=4096 --out_dir='),
-    ('gsm8k', '-m tasks.prepare_problems --source=gsm8k --tokenizer=gpt2 --out_dir='),
-    ('fineweb', 'fineweb.py --out_dir='), ('poems', 'corpus.py --source=TEXTS --vocab_size=4096 --out_dir=')])
+    ('stdlib', 'config/demo.py needs {}: python corpus.py --source=stdlib --vocab_size=4096 --out_dir={}'),
+    ('gsm8k', 'config/finetune_math.py needs {}: python -m tasks.prepare_problems --source=gsm8k --tokenizer=gpt2 --out_dir={}'),
+    ('other', 'this makes one: python corpus.py --source=TEXTS --vocab_size=4096 --out_dir={}')])
 def test_missing_data_names_the_script_that_makes_it(tmp_path, name, command):
     for made in (False, True):
         if made:
             (tmp_path / name).mkdir()
-        with pytest.raises(BadInput, match='make demo') as error:
+        with pytest.raises(BadInput) as error:
             BatchLoader(str(tmp_path / name), 'train', 8, 1, seed=0)
-        assert f'{command}{tmp_path / name}`' in str(error.value)
+        assert str(error.value).endswith(command.format(*[tmp_path / name] * 2))
+    with pytest.raises(BadInput, match=' --tokenizer=a/tokenizer.json --out_dir='):
+        shards.find_shards(str(tmp_path / 'stdlib'), 'train', 'a/tokenizer.json')
 
 
 def test_data_shorter_than_a_block_says_the_largest_block_that_works(tmp_path):

@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -142,6 +143,22 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule():
     assert [factor(step, 'wsd') for step in (10, 55, 82.5, 110)] == pytest.approx([1.0, 1.0, 0.55, 0.1])
 
 
+@pytest.mark.parametrize('schedule', ['cosine', 'wsd', 'constant'])
+@pytest.mark.parametrize('learning_rate', [1e-5, 3e-3, 10.0])
+def test_no_learning_rate_rises_after_the_warm_up_unless_min_lr_says_so(schedule, learning_rate):
+    config = configure(train.DEFAULTS, [f'--learning_rate={learning_rate}', f'--schedule={schedule}', '--max_steps=50'])
+    factors = [train.learning_rate_factor(step, {**config, 'warmup_steps': 5}) for step in range(50)]
+    assert factors[5:] == sorted(factors[5:], reverse=True) and factors[4] == max(factors) == 1
+    assert factors[-1] >= 0.1 and (factors[-1] == 1 if schedule == 'constant' else factors[-1] < 0.2)
+
+
+def test_a_min_lr_above_the_learning_rate_is_refused_where_the_schedule_ends_at_it(run, capsys):
+    for schedule in ('cosine', 'wsd'):
+        with pytest.raises(BadInput, match='min_lr=0.1 is above learning_rate=0.003.*leave min_lr out'):
+            run('a', min_lr=0.1, schedule=schedule)
+    assert run('a', min_lr=0.1, schedule='constant', max_steps=1)[-1]['step'] == 1
+
+
 def test_the_newest_three_checkpoints_and_the_best_are_kept(tmp_path):
     writer = checkpoint.BackgroundWriter(str(tmp_path))
     for step in range(1, 8):
@@ -238,6 +255,30 @@ def test_training_starts_from_given_weights_with_a_shorter_block(run, tmp_path):
     with pytest.raises(BadInput, match='block_size=64.*32'):
         run('d', init_from=str(tmp_path / 'hf'), block_size=64)
     assert not (tmp_path / 'd').exists()
+
+
+def test_a_block_size_that_is_not_given_is_that_of_the_weights_and_stays_it_without_them(run, tmp_path):
+    run('a', max_steps=1)
+    run('b', init_from=str(tmp_path / 'a'), block_size=None, max_steps=1)
+    os.rename(tmp_path / 'a', tmp_path / 'gone')
+    assert run('b', init_from=str(tmp_path / 'a'), block_size=None, max_steps=2)[-1]['step'] == 2
+    assert checkpoint.load(str(tmp_path / 'b' / 'ckpt_0000002.pt'))['config']['block_size'] == 32
+    assert pretrained.block_size_of(str(tmp_path / 'b' / 'ckpt_0000001.pt')) == 32
+
+
+def test_data_for_weights_with_a_tokenizer_of_their_own_is_made_with_that_one(run, tmp_path, data_dir):
+    run('a', max_steps=1)
+    tokenizer = f'--tokenizer={tmp_path}/a/tokenizer.json'
+    with pytest.raises(BadInput, match=f'config/finetune.py needs .* --source=mytext.txt {tokenizer} --out_dir='):
+        run('b', init_from=str(tmp_path / 'a'), data_dir=str(tmp_path / 'finetune'))
+    shutil.copytree(data_dir, tmp_path / 'other')
+    meta = json.loads((tmp_path / 'other' / 'meta.json').read_text())
+    changed = (tmp_path / 'other' / 'tokenizer.json').read_text() + ' '
+    (tmp_path / 'other' / 'tokenizer.json').write_text(changed)
+    meta['tokenizer_sha256'] = hashlib.sha256(changed.encode()).hexdigest()
+    (tmp_path / 'other' / 'meta.json').write_text(json.dumps(meta))
+    with pytest.raises(BadInput, match=f'another tokenizer than .*: python corpus.py --source=TEXTS {tokenizer} --out_dir='):
+        run('b', init_from=str(tmp_path / 'a'), data_dir=str(tmp_path / 'other'))
 
 
 @pytest.mark.slow
@@ -345,7 +386,7 @@ def test_bad_input_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, d
     (tmp_path / 'garbage.pt').write_bytes(b'not a checkpoint')
     break_copies_of(data_dir, tmp_path)
     flags, words = {
-        'no data': (['--data_dir=nowhere'], ['nowhere', 'corpus.py', 'make demo']),
+        'no data': (['--data_dir=nowhere'], ['nowhere', 'python corpus.py --source=TEXTS']),
         'truncated shard': ([f'--data_dir={tmp_path}/cut'], ['tiny_train_000001.bin', 'cut short']),
         'token id': ([f'--data_dir={tmp_path}/wrong_id'], ['60000', '300']),
         'batch': (['--total_batch_tokens=1000'], ['total_batch_tokens=1000', '--total_batch_tokens=1024']),
@@ -380,7 +421,7 @@ def test_a_learning_rate_that_goes_up_again_is_said(run, capsys):
     run('a', schedule='wsd', wsd_decay=0.5)
     assert 'goes back up' not in capsys.readouterr().out
     run('a', schedule='wsd', wsd_decay=0.5, max_steps=24)
-    assert 'come down to 0.00055 and goes back up to 0.003' in capsys.readouterr().out
+    assert 'come down to 0.00075 and goes back up to 0.003' in capsys.readouterr().out
 
 
 def test_a_file_in_the_place_of_the_runs_folder_is_left_alone(run, tmp_path):
@@ -395,9 +436,10 @@ def test_every_config_is_short_says_what_it_is_for_and_fits(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 26 and text.startswith('# ')
     config = configure(train.DEFAULTS, [str(path)])
+    config['block_size'] = config['block_size'] or 1024
     pretrained.model_config({**config, 'vocab_size': 50257})
     assert config['total_batch_tokens'] % config['block_size'] == 0
-    assert config['warmup_steps'] < config['max_steps'] and config['min_lr'] <= config['learning_rate']
+    assert config['warmup_steps'] < config['max_steps']
 
 
 @pytest.mark.slow
@@ -457,8 +499,26 @@ def test_plots_of_several_runs_go_into_one_picture(run, tmp_path):
     assert code == 0 and (tmp_path / 'both.png').read_bytes().startswith(b'\x89PNG')
     last = read_metrics(str(tmp_path / 'b'))[-1]
     assert [str(tmp_path / 'b'), '12', '3,072', f'{last["val_loss"]:.4f}'] in [line.split()[:4] for line in out.splitlines()]
+    assert command('plot.py', str(tmp_path / 'a'), str(tmp_path / 'b'))[1].splitlines() == [
+        *out.splitlines()[:-1], str(tmp_path / 'comparison.png')]
     code, out, err = command('plot.py', f'--out_dir={tmp_path / "none"}')
-    assert code == 2 and 'none' in err and err.count('\n') == 1
+    assert code == 2 and err == f'plot.py: {tmp_path}/none has no metrics.jsonl to draw; there are runs in {tmp_path}/a, {tmp_path}/b\n'
+
+
+def test_runs_to_plot_are_folders_and_globs(tmp_path):
+    for name in ('lr_1', 'lr_2', 'other'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'metrics.jsonl').write_text('{"step": 0}\n')
+    (tmp_path / 'lr_notes.txt').write_text('')
+    (tmp_path / 'lr_none').mkdir()
+    lr_1, lr_2, other = (str(tmp_path / name) for name in ('lr_1', 'lr_2', 'other'))
+    assert plot.find_runs(f'{other},{tmp_path}/lr_*') == [other, lr_1, lr_2]
+    assert plot.find_runs(f'{lr_1},{tmp_path}/lr_?') == [lr_1, lr_2]
+    for nothing in (f'{tmp_path}/x*', str(tmp_path), f'{tmp_path}/lr_none', f'{lr_1},'):
+        with pytest.raises(BadInput, match='has no metrics.jsonl'):
+            plot.find_runs(nothing)
+    with pytest.raises(BadInput, match=f'there are runs in {re.escape(f"{lr_1}, {lr_2}, {other}")}$'):
+        plot.find_runs(str(tmp_path))
 
 
 @pytest.mark.slow
@@ -485,5 +545,7 @@ def test_a_run_that_is_not_there_is_refused_with_those_that_are(run, tmp_path):
     with pytest.raises(BadInput, match='config/demo.py'):
         pretrained.load(str(tmp_path / 'nope'))
     run('a', max_steps=4)
+    with pytest.raises(BadInput, match=f'no config.json; there are checkpoints in {re.escape(str(tmp_path / "a"))}'):
+        pretrained.load(str(tmp_path))
     with pytest.raises(BadInput, match=f'nope does not exist; there are checkpoints in {re.escape(str(tmp_path / "a"))}'):
         pretrained.load(str(tmp_path / 'nope'))

@@ -8,19 +8,50 @@
 As on the real one: a repository has commits, and `main` is the newest; large files come from another host, to which `resolve`
 redirects; trees come in pages; a repository that is not there answers 401 to a stranger. Files are served over plain HTTP: Xet,
 the hub's other protocol, is not offered.
+
+`Client` runs our scripts against it, each in a process of its own, which is forked from one that has imported the libraries:
+these read HF_ENDPOINT and HF_HOME when they are imported. hub_repositories.py has what the repositories look like.
 """
 import hashlib
 import http.server
 import json
+import os
+import pathlib
 import re
+import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.parse
 from dataclasses import dataclass
 
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 LARGE = '.parquet', '.safetensors', '.bin', '.gz', '.zst', '.h5', '.msgpack'  # what the hub keeps in LFS
 PAGE = 5  # entries of a tree at once; on the hub 1,000
 CHUNK = 1 << 14
+
+
+class File:
+    def __init__(self, path, content):
+        self.path, self.content, self.is_large = path, content, path.endswith(LARGE)
+        self.oid = hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
+        self.sha256 = hashlib.sha256(content).hexdigest()
+
+    def in_tree(self):
+        entry = {'type': 'file', 'oid': self.oid, 'size': len(self.content), 'path': self.path}
+        return {**entry, 'lfs': {'oid': self.sha256, 'size': len(self.content), 'pointerSize': 134}} if self.is_large else entry
+
+    def in_info(self, with_blobs):
+        entry = {'rfilename': self.path}
+        if with_blobs:
+            entry |= {'size': len(self.content), 'blobId': self.oid}
+        if with_blobs and self.is_large:
+            entry['lfs'] = {'sha256': self.sha256, 'size': len(self.content), 'pointerSize': 134}
+        return entry
 
 
 @dataclass
@@ -39,10 +70,12 @@ class Fault:
 
 
 class Hub:
-    """repositories: {'models/NAME' or 'datasets/NAME': {sha of a commit: {path: bytes}}}, the newest commit last."""
+    """repositories: {'models/NAME' or 'datasets/NAME': {sha of a commit: {path: File}}}, the newest commit last."""
 
     def __init__(self):
         self.repositories, self.gated, self.faults = {}, set(), []
+        self.storage_of = {}  # sha256 of a large file: its content
+        self.unknown = []  # paths that it has no route for
         self.requests = []  # (method, path with its query, status, value of the Range header)
         self.lock, self.closing = threading.Lock(), threading.Event()
         self.server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), type('BoundHandler', (Handler,), {'hub': self}))
@@ -63,7 +96,8 @@ class Hub:
         """Adds a commit that has these files alone; returns its sha."""
         commits = self.repositories.setdefault(repository, {})
         sha = hashlib.sha1(f'{repository} {len(commits)}'.encode()).hexdigest()
-        commits[sha] = dict(sorted(files.items()))
+        commits[sha] = {path: File(path, content) for path, content in sorted(files.items())}
+        self.storage_of.update({file.sha256: file.content for file in commits[sha].values() if file.is_large})
         return sha
 
     def fail(self, pattern, **how):
@@ -112,6 +146,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def route(self):
         url = urllib.parse.urlsplit(self.path)
         path, self.query = urllib.parse.unquote(url.path), dict(urllib.parse.parse_qsl(url.query))
+        if path == '/api/agent-harnesses':  # huggingface_hub asks once a day which agents there are
+            return self.answer(404, b'')
         if path.startswith('/storage/'):
             assert 'Authorization' not in self.headers, 'a token was sent to another host'
             return self.send_large(path)
@@ -124,6 +160,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if found:
                 kind, name, revision, *rest = found.groups()
                 return self.with_commit(send, f'{kind or "models"}/{name}', revision or 'main', *rest)
+        self.hub.unknown.append(self.path)
         self.answer(404, b'{"error": "no such route"}')
 
     def with_commit(self, send, repository, revision, *rest):
@@ -145,21 +182,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer_json({
             '_id': '0', 'id': name, 'modelId': name, 'author': name.split('/')[0], 'sha': sha, 'private': False, 'disabled': False,
             'gated': False, 'lastModified': '2025-01-01T00:00:00.000Z', 'createdAt': '2024-01-01T00:00:00.000Z', 'downloads': 1,
-            'likes': 1, 'tags': [], 'siblings': [{'rfilename': path} for path in files]})
+            'likes': 1, 'tags': [], 'siblings': [file.in_info(self.query.get('blobs')) for file in files.values()]})
 
     def send_tree(self, repository, sha, files, folder=None):
         folder = f'{folder.strip("/")}/' if folder else ''
         entries, recursive = {}, self.query.get('recursive', 'false').lower() in ('true', '1')
-        for path, content in files.items():
+        for path, file in files.items():
             if not path.startswith(folder):
                 continue
             parts = path[len(folder):].split('/')
             for depth in range(1, len(parts)):
                 above = folder + '/'.join(parts[:depth])
                 if recursive or depth == 1:
-                    entries[above] = {'type': 'directory', 'oid': git_hash(above.encode()), 'size': 0, 'path': above}
+                    entries[above] = {'type': 'directory', 'oid': '0' * 40, 'size': 0, 'path': above}
             if recursive or len(parts) == 1:
-                entries[path] = describe(path, content)
+                entries[path] = file.in_tree()
         if folder and not entries:
             return self.refuse(404, 'EntryNotFound', f'{folder} does not exist on "{sha}"')
         begin = int(self.query.get('cursor', 0))
@@ -176,33 +213,29 @@ class Handler(http.server.BaseHTTPRequestHandler):
             paths = urllib.parse.parse_qs(self.sent.decode()).get('paths', [])
         paths = [paths] if isinstance(paths, str) else paths
         folders = {path for path in paths if any(name.startswith(f'{path}/') for name in files)}
-        self.answer_json([describe(path, files[path]) if path in files else
-                          {'type': 'directory', 'oid': git_hash(path.encode()), 'size': 0, 'path': path}
+        self.answer_json([files[path].in_tree() if path in files else
+                          {'type': 'directory', 'oid': '0' * 40, 'size': 0, 'path': path}
                           for path in paths if path in files or path in folders])
 
     def redirect(self, repository, sha, files, path):
         if path not in files:
             return self.refuse(404, 'EntryNotFound', f'{path} does not exist on "{sha}"', {'X-Repo-Commit': sha})
-        content = files[path]
-        if not path.endswith(LARGE):
+        file = files[path]
+        if not file.is_large:
             location = f'/api/resolve-cache/{repository}/{sha}/{urllib.parse.quote(path)}'
-            return self.answer(307, b'', {'Location': location, 'X-Repo-Commit': sha, 'ETag': f'"{git_hash(content)}"'})
-        digest = hashlib.sha256(content).hexdigest()
+            return self.answer(307, b'', {'Location': location, 'X-Repo-Commit': sha, 'ETag': f'"{file.oid}"'})
         self.answer(302, b'', {
-            'Location': f'{self.hub.storage}/storage/{digest}?name={urllib.parse.quote(path)}', 'X-Repo-Commit': sha,
-            'X-Linked-Size': str(len(content)), 'X-Linked-ETag': f'"{digest}"', 'Accept-Ranges': 'bytes'})
+            'Location': f'{self.hub.storage}/storage/{file.sha256}?name={urllib.parse.quote(path)}', 'X-Repo-Commit': sha,
+            'X-Linked-Size': str(len(file.content)), 'X-Linked-ETag': f'"{file.sha256}"', 'Accept-Ranges': 'bytes'})
 
     def send_small(self, repository, sha, files, path):
-        self.send_file(files[path], {'X-Repo-Commit': sha, 'ETag': f'"{git_hash(files[path])}"'})
+        self.send_file(files[path].content, {'X-Repo-Commit': sha, 'ETag': f'"{files[path].oid}"'})
 
     def send_large(self, path):
-        wanted = path.removeprefix('/storage/')
-        for commits in self.hub.repositories.values():
-            for files in commits.values():
-                for name, content in files.items():
-                    if name.endswith(LARGE) and hashlib.sha256(content).hexdigest() == wanted:
-                        return self.send_file(content, {'ETag': f'"{wanted}"'})
-        self.answer(403, b'<Error>AccessDenied</Error>')
+        digest = path.removeprefix('/storage/')
+        if digest not in self.hub.storage_of:
+            return self.answer(403, b'<Error>AccessDenied</Error>')
+        self.send_file(self.hub.storage_of[digest], {'ETag': f'"{digest}"'})
 
     def send_file(self, content, headers):
         """A file or the range of it that was asked for, as far as the fault lets it come."""
@@ -241,13 +274,132 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def describe(path, content):
-    """A file's entry in a tree."""
-    entry = {'type': 'file', 'oid': git_hash(content), 'size': len(content), 'path': path}
-    if path.endswith(LARGE):
-        entry['lfs'] = {'oid': hashlib.sha256(content).hexdigest(), 'size': len(content), 'pointerSize': 134}
-    return entry
+# ---- our scripts as its clients -------------------------------------------------------------------------
 
 
-def git_hash(content):
-    return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
+class Client:
+    """Runs scripts that find the hub at `hub.endpoint`, with one cache for all of them: `home`."""
+
+    def __init__(self, hub, folder):
+        self.home, self.folder, self.n_runs = pathlib.Path(folder) / 'home', pathlib.Path(folder), 0
+        environment = {**os.environ, 'HF_ENDPOINT': hub.endpoint, 'HF_HOME': str(self.home), 'HF_HUB_DOWNLOAD_TIMEOUT': '1',
+                       'HF_HUB_ETAG_TIMEOUT': '1', 'HF_HUB_OFFLINE': '0'}
+        environment.pop('HF_TOKEN', None)
+        self.forker = subprocess.Popen([sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                       text=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.forker.stdin.close()
+        assert self.forker.wait(60) == 0
+
+    def forget(self):
+        """Empties the cache."""
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def ask_forker(self, *question):
+        print(json.dumps(question), file=self.forker.stdin, flush=True)
+        return json.loads(self.forker.stdout.readline())
+
+    def start(self, script, *arguments, folder=None, **environment):
+        self.n_runs += 1
+        log = str(self.folder / f'{self.n_runs}.log')
+        return Run(self, self.ask_forker('run', script, arguments, str(folder or self.folder), environment, log), log)
+
+    def run(self, *arguments, **options):
+        """(exit code, what was printed) of a script."""
+        run = self.start(*arguments, **options)
+        return run.wait(), run.output()
+
+
+class Run:
+    def __init__(self, client, pid, log):
+        self.client, self.pid, self.log, self.code = client, pid, log, None
+
+    def wait(self, timeout_s=60):
+        """The exit code; less than 0 for a signal, such as that of the time being over."""
+        if self.code is None:
+            watch = threading.Timer(timeout_s, self.kill)
+            watch.start()
+            self.code = self.client.ask_forker('wait', self.pid)
+            watch.cancel()
+        return self.code
+
+    def kill(self, number=signal.SIGKILL):
+        os.kill(self.pid, number)
+
+    def output(self):
+        """Standard output and error, without the pictures of bars that were not the last."""
+        return re.sub(r'[^\n]*\r', '', pathlib.Path(self.log).read_text())
+
+
+
+@pytest.fixture(scope='module')
+def hub(tmp_path_factory):
+    """The hub with all repositories of hub_repositories.py."""
+    import hub_repositories
+    with Hub() as hub:
+        hub_repositories.commit_all(hub, tmp_path_factory.mktemp('shards'))
+        yield hub
+        assert not hub.unknown, 'the stand-in lacks a route that was asked for'
+
+
+@pytest.fixture(scope='module')
+def clients(hub, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('clone')
+    for path in ROOT.iterdir():
+        if not re.match(r'\.|__|data$|out', path.name):
+            (folder / path.name).symlink_to(path)
+    with Client(hub, folder) as client:
+        yield client
+
+
+@pytest.fixture
+def client(hub, clients):
+    """A client with an empty cache, in a folder like a clone. The hub has no faults and has seen no request."""
+    clients.forget()
+    hub.reset()
+    return clients
+
+
+def fork_on_request():
+    """Forks a process for each ['run', script, ...] on stdin, and answers with its id; ['wait', id] with its exit code."""
+    for module in ('torch', 'torch._dynamo', 'datasets', 'pyarrow.parquet', 'conftest', 'pretrained', 'sources', 'tiktoken'):
+        __import__(module)
+    if 'TIKTOKEN_CACHE_DIR' in os.environ:
+        sys.modules['tiktoken'].get_encoding('gpt2')
+    for line in sys.stdin:
+        what, *question = json.loads(line)
+        if what == 'wait':
+            answer = os.waitstatus_to_exitcode(os.waitpid(question[0], 0)[1])
+        else:
+            answer = os.fork()
+            if not answer:
+                run_in_child(*question)
+        print(json.dumps(answer), flush=True)
+
+
+def run_in_child(script, arguments, folder, environment, log):
+    import conftest
+    code = 99
+    try:
+        os.environ.update(environment)
+        with open(log, 'wb', buffering=0) as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sleep, seconds = time.sleep, float(environment.get('LONGEST_SLEEP', 0.01))
+        time.sleep = lambda wanted: sleep(min(wanted, seconds))
+        code = conftest.run_script(script, *arguments, folder=folder)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+if __name__ == '__main__':
+    fork_on_request()

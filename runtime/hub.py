@@ -14,6 +14,7 @@ import re
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 
 from tqdm import tqdm
@@ -54,29 +55,32 @@ def download(name: str, patterns: list[str], repo_type: str = 'model', folder: s
     folder: where they go, or None for the hub's cache. What is there and whole is kept.
     """
     import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
 
     def ask():
         info = huggingface_hub.HfApi().repo_info(name, repo_type=repo_type, files_metadata=True)
         place = huggingface_hub.snapshot_download(name, repo_type=repo_type, local_dir=folder, allow_patterns=patterns)
         files = {file.rfilename: file for file in info.siblings}
-        wanted = huggingface_hub.utils.filter_repo_objects(files, allow_patterns=patterns)
-        return place, {path: checked_sha256(place, files[path]) for path in wanted}
+        digests = {path: checked_sha256(os.path.join(place, path), files[path])
+                   for path in filter_repo_objects(files, allow_patterns=patterns)}
+        if missing := [path for path, digest in digests.items() if digest is None]:
+            raise DamagedDownload(f'{missing[0]} did not come as the hub has it, by its size and sha256')
+        return place, digests
 
     return fetch(name, ask, wrong, folder)
 
 
-def checked_sha256(folder, file):
-    """The sha256 of a downloaded file. Removes one that is not the hub's, to be fetched anew, and raises DamagedDownload."""
-    path = os.path.join(folder, file.rfilename)
-    if not os.path.exists(path):  # huggingface_hub takes any folder for the answer when the hub fails between two requests
-        raise DamagedDownload(f'{file.rfilename} has not come')
+def checked_sha256(path, file):
+    """The sha256 of a downloaded file. None if it is not there, or not the hub's: then it is removed, to be fetched anew."""
+    if not os.path.exists(path):  # snapshot_download takes any folder for the answer where the hub fails in between
+        return None
     digest = sha256_of(path)
-    if file.lfs and digest != file.lfs.sha256:
-        os.remove(os.path.realpath(path))
-        if os.path.lexists(path):
-            os.remove(path)
-        raise DamagedDownload(f'{file.rfilename} came with another sha256 than the hub has for it')
-    return digest
+    if file.lfs is None or digest == file.lfs.sha256:
+        return digest
+    os.remove(os.path.realpath(path))
+    if os.path.islink(path):
+        os.remove(path)
+    return None
 
 
 # ---- what went wrong --------------------------------------------------------------------------------
@@ -93,28 +97,31 @@ def explain(error: BaseException, name: str, folder: str | None = None) -> tuple
         return next((one for one in chain if isinstance(one, kinds)), None)
 
     for one in chain:
-        if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(one, OSError) and (one.errno in (errno.ENOSPC, errno.EDQUOT) or 'Not enough disk space' in str(one)):
             place = folder or f'{constants.HF_HOME}, or set HF_HOME to a folder on another disk'
             return f'the disk is full; free some space in {place}, and run again to resume', True
         if isinstance(one, OSError) and one.errno in (errno.EACCES, errno.EROFS):
             return f'{one.filename or folder or constants.HF_HOME} cannot be written: {one.strerror}', True
     if found(errors.OfflineModeIsEnabled):
         return 'it is not in the cache, and HF_HUB_OFFLINE is set', True
-    if found(errors.GatedRepoError):
+    kinds = {kind.__name__: one for one in chain for kind in type(one).__mro__}
+    not_found = str(kinds.get('DatasetNotFoundError', ''))  # of datasets, which hides the hub's own error
+    if found(errors.GatedRepoError) or 'gated' in not_found:
         return (f'only those whom its owners let in may read it: ask for access on its page at {constants.ENDPOINT}, and set '
                 'HF_TOKEN to a token of your account'), True
-    if found(errors.RepositoryNotFoundError):
+    if found(errors.RepositoryNotFoundError) or not_found:
         return 'there is nothing of that name, or it is private', True
     if missing := found(errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError):
         return f'{missing.response.url.path} is not there any more', True
     if refused := found(errors.HfHubHTTPError):
         status = refused.response.status_code
-        return f'HTTP status {status}', status not in PASSING_STATUS
-    kinds = {kind.__name__: one for one in chain for kind in type(one).__mro__}
+        return f'the answer was HTTP status {status}', status not in PASSING_STATUS
     if 'TimeoutException' in kinds:  # of httpx or httpx2, whichever the library builds on
         return f'no answer for {constants.HF_HUB_DOWNLOAD_TIMEOUT} s; HF_HUB_DOWNLOAD_TIMEOUT sets how long to wait', False
     if 'ConnectError' in kinds:
         return f"{constants.ENDPOINT} cannot be reached ({first_line(kinds['ConnectError'])}): check the network", None
+    if found(errors.LocalEntryNotFoundError) or "Couldn't reach" in str(error):  # after five tries; datasets hides the reason
+        return f'{constants.ENDPOINT} cannot be reached: check the network', None
     if damaged := found(DamagedDownload):
         return str(damaged), False
     if 'TransportError' in kinds:
@@ -128,7 +135,8 @@ def explain(error: BaseException, name: str, folder: str | None = None) -> tuple
 @functools.cache
 def prepare():
     """Lets huggingface_hub say each of its waits in one line, and gives an end to those for which it has none."""
-    import huggingface_hub
+    import huggingface_hub.utils
+    warnings.filterwarnings('ignore', module='huggingface_hub')  # that the disk is nearly full: said when it is
     log = logging.getLogger('huggingface_hub')
     log.handlers, log.propagate = [SaysWaits()], False
     log.setLevel(max(log.level, logging.WARNING))

@@ -12,6 +12,7 @@ the hub's other protocol, is not offered.
 `Client` runs our scripts against it, each in a process of its own, which is forked from one that has imported the libraries:
 these read HF_ENDPOINT and HF_HOME when they are imported. hub_repositories.py has what the repositories look like.
 """
+import contextlib
 import hashlib
 import http.server
 import json
@@ -56,9 +57,10 @@ class File:
 
 @dataclass
 class Fault:
-    """What the next `times` requests for a path that `pattern` is found in meet instead of the right answer."""
+    """What `times` requests for a path that `pattern` is found in meet instead of the right answer, when `after` are over."""
     pattern: str
     times: int = 1
+    after: int = 0
     status: int = 0                 # this answer, with these headers
     headers: tuple = ()
     cut_at: int | None = None       # the connection ends after so many bytes of the body
@@ -66,7 +68,6 @@ class Fault:
     stall_s: float = 10.0
     flip_at: int | None = None      # this byte of the file is wrong
     call: object = None             # instead of all these: a function that is called before the right answer
-    method: str = ''
 
 
 class Hub:
@@ -103,12 +104,16 @@ class Hub:
     def fail(self, pattern, **how):
         self.faults.append(Fault(pattern, **how))
 
-    def next_fault(self, method, path):
+    def next_fault(self, path):
         with self.lock:
             for fault in self.faults:
-                if fault.times and re.search(fault.pattern, path) and fault.method in ('', method):
-                    fault.times -= 1
-                    return fault
+                if not fault.times or not re.search(fault.pattern, path):
+                    continue
+                if fault.after:
+                    fault.after -= 1
+                    continue
+                fault.times -= 1
+                return fault
 
     def reset(self):
         """Forgets requests and faults."""
@@ -127,19 +132,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def handle(self):
+        with contextlib.suppress(ConnectionError):  # a client was killed
+            super().handle()
+
     def do_GET(self):  # noqa: N802
         length = int(self.headers.get('Content-Length') or 0)
         self.sent = self.rfile.read(length) if length else b''
-        self.fault = self.hub.next_fault(self.command, self.path) or Fault('')
+        self.fault = self.hub.next_fault(self.path) or Fault('')
         if self.fault.call:
             self.fault.call()
-        try:
-            if self.fault.status:
-                self.answer(self.fault.status, b'', dict(self.fault.headers))
-            else:
-                self.route()
-        except ConnectionError:  # the client is gone
-            self.close_connection = True
+        if self.fault.status:
+            self.answer(self.fault.status, b'', dict(self.fault.headers))
+        else:
+            self.route()
 
     do_HEAD = do_POST = do_GET  # noqa: N815
 

@@ -19,6 +19,7 @@ from hub import client, clients, hub  # noqa: F401
 from test_corpus import all_documents
 from test_docs import PAGES, PLACEHOLDER, SMALLER, commands, parts, relative, script_of
 
+import shards
 from bpe import Tokenizer
 from runtime.files import sha256_of
 
@@ -167,6 +168,18 @@ def test_a_dataset_of_the_hub_has_the_texts_of_its_files(client, source, make, p
         assert texts == sorted(f'Q: {query}\n\nReasoning:\n{reasoning}\n\nA: {answer}' for query, reasoning, answer in zip(*columns))
     else:
         assert texts == sorted(table_texts(make(), pattern))
+
+
+def test_ready_shards_are_those_of_the_hub_and_described(hub, client):
+    code, output = client.run('fineweb.py', '--pretokenized=True', '--max_shards=2', '--out_dir=data/ready')
+    assert code == 0, output
+    folder = client.folder / 'data' / 'ready'
+    (theirs,) = hub.repositories['datasets/kjj0/fineweb10B-gpt2'].values()
+    meta = shards.load_meta(str(folder))
+    assert list(meta['shards']) == ['fineweb_train_000001.bin', 'fineweb_train_000002.bin', 'fineweb_val_000000.bin']
+    assert sha256_of_shards(folder) == {name: theirs[name].sha256 for name in meta['shards']}
+    assert {name: entry['sha256'] for name, entry in meta['shards'].items()} == sha256_of_shards(folder)
+    assert meta['vocab_size'] == 50257 and meta['shards']['fineweb_val_000000.bin']['tokens'] == 1000
 
 
 # ---- GPT-2's weights ------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def last_line(output):
 def is_refused(code, output, message):
     """Whether a command ended with exit code 2 and one line, without a traceback."""
     assert code == 2 and 'Traceback' not in output, output
-    assert re.fullmatch(r'(fetch|fineweb)\.py: .*' + message + '.*', last_line(output)), output
+    assert re.fullmatch(r'(fetch|fineweb|wikitext)\.py: .*' + message + '.*', last_line(output)), output
     return True
 
 
@@ -195,10 +195,16 @@ def test_pickled_weights_alone_are_refused(hub, client, monkeypatch):
     assert not hub.asked_for('pytorch_model')
 
 
-def test_a_configuration_or_split_that_is_not_there_is_one_line(client):
-    for flags, message in ((['--sample=350BT'], "'sample-350BT' not found. Available: "), ):
-        code, output = client.run('fineweb.py', *flags, '--tokenizer=tokenizer.json')
-        assert is_refused(code, output, message)
+def test_a_configuration_or_split_that_is_not_there_is_one_line(hub, client, folder, monkeypatch):
+    code, output = client.run('fineweb.py', '--sample=350BT', '--tokenizer=tokenizer.json')
+    assert is_refused(code, output, "'sample-350BT' not found. Available: ")
+    name = 'datasets/Salesforce/wikitext'
+    monkeypatch.setitem(hub.repositories, name, {})
+    hub.commit(name, {'wikitext-2-raw-v1/train.parquet': hub_repositories.parquet([{'text': 'a'}]),
+                      'README.md': hub_repositories.card({'wikitext-2-raw-v1': {'train': 'wikitext-2-raw-v1/train.parquet'}})})
+    code, output = client.run('wikitext.py', '--out_dir=data/wikitext', '--vocab_size=300')
+    assert is_refused(code, output, 'has no split test on the hub now')
+    assert not (folder / 'data').exists()
 
 
 # ---- the words ------------------------------------------------------------------------------------------

@@ -460,7 +460,8 @@ def wikitext_files(size: str = '2', raw: bool = True, source: str | None = None,
     if source is None:
         found = hub_files('Salesforce/wikitext', f'wikitext-{size}-{"raw-" if raw else ""}v1')
         if missing := set(WIKITEXT_SPLITS.values()) - found.keys():
-            raise BadInput(f'Salesforce/wikitext has no split {min(missing)} on the hub now; give a folder with the splits as --source')
+            raise BadInput(f'Salesforce/wikitext has no split {min(missing)} on the hub now; '
+                           'give a folder with the splits as --source')
         return {split: found[theirs] for split, theirs in WIKITEXT_SPLITS.items()}
     if not os.path.isdir(source):
         raise BadInput(f'no folder {source!r}; --source names one with train.txt, valid.txt and test.txt')

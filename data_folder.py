@@ -224,7 +224,7 @@ def check_same_settings(out_dir: str, recorded: dict, wanted: dict):
         if recorded.get(key) != wanted[key]:
             how = f'made with {key}={recorded.get(key)!r}, not {wanted[key]!r}'
             if key == 'input_files' and key in recorded:
-                how = 'made from other input files: names or sizes have changed since'
+                how = 'made from other input files: names, sizes or the commit on the hub have changed since'
             raise BadInput(f'{out_dir} already holds data {how}; take another folder, or delete that one first')
 
 

@@ -14,7 +14,6 @@ import glob
 import itertools
 import os
 import re
-import sys
 import time
 
 import numpy as np
@@ -34,7 +33,8 @@ from data_folder import (
     prepare_folder,
     tokenized,
 )
-from runtime.errors import BadInput, first_line, one_line_errors
+from runtime import hub
+from runtime.errors import BadInput, one_line_errors
 from runtime.files import read_json, sha256_of, write_json
 from runtime.words import counted
 
@@ -51,7 +51,7 @@ DEFAULTS = {
     'max_shards': 0,                              # stop after so many train shards; 0 = all there is
     'pretokenized': False,                        # download ready shards of FineWeb in GPT-2's tokens (10 billion)
     'workers': 0,                                 # threads that tokenize; 0 = all cores
-    'retries': 8,                                 # how often a failed read is tried again, after ever longer waits
+    'retries': sources.RETRIES,                   # how often a failed read is tried again, after ever longer waits
 }
 
 PRETOKENIZED = 'kjj0/fineweb10B-gpt2'
@@ -159,7 +159,8 @@ def read_part(files, part, progress, config):
             if low >= high:
                 continue
             first_row = begin['row'] if i == begin['file'] else 0
-            for rows, texts, done in read_with_retries(files[i], first_row, (low, high, n), config):
+            for rows, texts, done in sources.read_steadily(files[i], config['text_column'], first_row, (low, high, n),
+                                                           config['max_expansion'], config['retries']):
                 percent = 100 * (i * n + low + done * (high - low) - n_files * (k - 1)) / n_files
                 if n_bytes == 0:
                     bar.initial = bar.n = percent
@@ -171,30 +172,6 @@ def read_part(files, part, progress, config):
                     if text:
                         is_begun = (i, row) == (begin['file'], begin['row'])
                         yield {'file': i, 'row': row, 'skip': begin['skip'] if is_begun else 0}, text
-
-
-def read_with_retries(path, first_row, share, config):
-    """sources.read_table, which goes on at the row where the network failed."""
-    failures = 0
-    while True:
-        try:
-            for rows, texts, done in sources.read_table(path, config['text_column'], first_row, share,
-                                                       config['max_expansion']):
-                yield rows, texts, done
-                first_row, failures = rows[-1] + 1, 0
-            return
-        except Exception as error:  # the libraries of the network agree on no common class
-            trouble = error.__cause__ or error  # the network's own error, not what sources.py made of it
-            if '://' not in path or isinstance(trouble, BadInput):
-                raise
-            failures += 1
-            if failures > config['retries']:
-                raise BadInput(f"the hub cannot be reached, even after {config['retries']} more tries ("
-                               f'{first_line(trouble)}); run again to resume after the last whole shard') from error
-            seconds = min(60, 2 ** (failures - 1))
-            tqdm.write(f"{type(trouble).__name__} from the hub, trying again in {seconds} s ({failures} of "
-                       f"{config['retries']})", file=sys.stderr)
-            time.sleep(seconds)
 
 
 # ---- the folder -------------------------------------------------------------------------------------
@@ -247,13 +224,15 @@ def summary(name, progress, config):
 
 def download_shards(config):
     """Fetches ready shards from the hub; those that are there and whole are kept."""
-    import huggingface_hub
     out_dir, n_shards = config['out_dir'], config['max_shards']
+    recorded = recorded_meta(out_dir)
+    if recorded and recorded.get('source') != PRETOKENIZED:
+        raise BadInput(f'{out_dir} already holds other data; take another --out_dir, or delete that folder first')
     train = [f'*_train_{number:06d}.bin' for number in range(1, n_shards + 1)] or ['*_train_*.bin']
-    huggingface_hub.snapshot_download(PRETOKENIZED, repo_type='dataset', local_dir=out_dir,
-                                      allow_patterns=['*_val_*.bin', *train])
+    _, digests = hub.download(PRETOKENIZED, ['*_val_*.bin', *train], 'dataset', out_dir)
     paths = shards.find_shards(out_dir, 'val') + shards.find_shards(out_dir, 'train')
-    entries = {os.path.basename(path): {'tokens': shards.shard_size(path), 'sha256': sha256_of(path)} for path in paths}
+    entries = {os.path.basename(path): {
+        'tokens': shards.shard_size(path), 'sha256': digests.get(os.path.basename(path)) or sha256_of(path)} for path in paths}
     write_json(os.path.join(out_dir, 'meta.json'), {**shards.GPT2_META, 'source': PRETOKENIZED, 'shards': entries})
     print(f"{out_dir}: {sum(entry['tokens'] for entry in entries.values()):,} tokens in {counted(len(entries), 'shard')}")
 

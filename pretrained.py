@@ -8,6 +8,7 @@
 Nothing of a file is ever executed: safetensors holds tensors alone, and checkpoints are read with weights_only=True.
 All functions raise BadInput that names the file and what is wrong with it. Knows nothing about training.
 """
+import contextlib
 import math
 import os
 
@@ -19,6 +20,7 @@ import checkpoint
 from bpe import Tokenizer
 from configurator import shown
 from model import GPT, GPTConfig
+from runtime import hub
 from runtime.errors import BadInput, first_line, warn
 from runtime.files import atomic_write, make_folder, open_to_read, read_json, sha256_of, write_json
 
@@ -241,11 +243,15 @@ def download(name):
     if name not in PUBLISHED_SIZES:
         raise BadInput(f'no folder {name!r}, and no published GPT-2 of that name; there are {", ".join(PUBLISHED_SIZES)}')
     from huggingface_hub import snapshot_download
-    try:
-        return snapshot_download(f'openai-community/{name}', allow_patterns=['config.json', '*.safetensors'])
-    except OSError as error:  # the base class of what requests, httpx and the hub's library raise
-        raise BadInput(f'{name} could not be fetched from the hub: {type(error).__name__}; '
-                       f'check the network, or name a folder with config.json and model.safetensors') from error
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    repository, patterns = f'openai-community/{name}', ['config.json', 'model*.safetensors', 'model.safetensors.index.json']
+    with contextlib.suppress(LocalEntryNotFoundError):
+        folder = snapshot_download(repository, allow_patterns=patterns, local_files_only=True)
+        if all(map(os.path.exists, [os.path.join(folder, 'config.json'), *weight_files(folder)])):
+            return folder
+    folder, _ = hub.download(repository, patterns, wrong='{name} could not be fetched from the hub: {what}. A folder with '
+                             'config.json and model.safetensors can be named instead')
+    return folder
 
 
 def read_config(path, overrides):

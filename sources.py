@@ -9,12 +9,13 @@ import json
 import lzma
 import os
 import re
-import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from bpe import EOT
 from configurator import shorten
+from runtime import hub
 from runtime.errors import BadInput, first_line
 from runtime.files import COMPRESSED, READ_BYTES, find_files, is_binary, open_to_read, read_text
 from runtime.parallel import ordered_map
@@ -35,6 +36,7 @@ ROWS_AT_ONCE = 512
 ROW_BYTES = 64 << 20            # the most that one row of a table may have, or that is made of its rows at once
 EXPANDS_FREELY = 32 << 20       # bytes that any compressed file may become
 MAX_EXPANSION = 100             # times its size that a larger one may become; text that people wrote becomes 3 to 10 times
+RETRIES = 8                     # how often a read over the network is tried again, after ever longer waits
 MAY_REPEAT = 16 << 20           # bytes; parquet files below that are read so that a text many rows share is in memory once
 LARGE_GROUP, GROUPS_FETCHED_AT_ONCE = 64 << 20, 8  # bytes of a row group; row groups, over the network
 WIKITEXT_SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}  # our names: the hub's
@@ -102,21 +104,10 @@ def hub_source(name: str, dataset_config: str | None, dataset_split: str, revisi
 def hub_files(name: str, dataset_config: str | None, revision: str | None = None) -> dict[str, list[str]]:
     """{split: URLs} of a dataset on the hub, pinned to the commit they have now: hf://datasets/NAME@COMMIT/PATH."""
     import datasets
-    ask_hub(name)
-    try:
-        builder = datasets.load_dataset_builder(name, dataset_config, revision=revision)
-    except Exception as error:  # the hub, the network and the library's scripts raise dozens of kinds
-        raise BadInput(f'{name}: no such file here, and no such dataset could be opened on the Hugging Face hub '
-                       f'({first_line(error)}); check the network and the name, or download it and give its files as '
-                       '--source') from error
+    builder = hub.fetch(name, lambda: datasets.load_dataset_builder(name, dataset_config, revision=revision),
+                        'no file or folder {name} is here, and on the Hugging Face hub: {what}. Give files, a folder, a '
+                        'glob or the name of a dataset as --source')
     return {str(split): [str(path) for path in paths] for split, paths in (builder.config.data_files or {}).items()}
-
-
-def ask_hub(name: str):
-    """Says that a dataset is looked for, and keeps the hub's library from printing a line for each of its tries."""
-    import huggingface_hub
-    huggingface_hub.utils.logging.set_verbosity_error()
-    print(f'{name}: asking the Hugging Face hub', file=sys.stderr, flush=True)
 
 
 # ---- documents --------------------------------------------------------------------------------------
@@ -131,7 +122,7 @@ def read_documents(source: Source, text_column: str = 'text', separator: str | N
     """
     if source.is_table:
         documents = (text for path in source.files
-                     for _, texts, _ in read_table(path, text_column, max_expansion=max_expansion) for text in texts)
+                     for _, texts, _ in read_steadily(path, text_column, max_expansion=max_expansion) for text in texts)
     elif separator or len(source.files) == 1:
         documents = (text for path in source.files for text in cut_file(path, separator))
     else:
@@ -203,6 +194,30 @@ def read_table(path: str, column: str, first_row: int = 0, share: tuple[int, int
     """
     read = read_parquet if '.parquet' in TABLE_NAME.search(path)[0] else read_json_lines
     yield from read(path, column, first_row, share, max_expansion)
+
+
+def read_steadily(path: str, column: str, first_row: int = 0, share: tuple[int, int, int] = (0, 1, 1),
+                  max_expansion: int = MAX_EXPANSION, retries: int = RETRIES) -> Iterator[tuple]:
+    """`read_table`, which goes on at the row where the network failed; after `retries` tries without a new row it gives up."""
+    failures = 0
+    while True:
+        try:
+            for rows, texts, done in read_table(path, column, first_row, share, max_expansion):
+                yield rows, texts, done
+                first_row, failures = rows[-1] + 1, 0
+            return
+        except Exception as error:  # the libraries of the network agree on no common class
+            trouble = error.__cause__ or error  # the network's own error, not what read_table made of it
+            if '://' not in path or isinstance(trouble, BadInput):
+                raise
+            what, lasts = hub.explain(trouble, path)
+            failures += 1
+            if lasts or failures > retries:
+                tries = '' if lasts else f', even after {retries} more tries'
+                raise BadInput(f'{path} cannot be read{tries}: {what}; run again to resume') from error
+            seconds = min(60, 2 ** (failures - 1))
+            hub.say(f'the hub: {what}; trying again in {seconds} s ({failures} of {retries})')
+            time.sleep(seconds)
 
 
 def n_bytes_of(file):
@@ -444,6 +459,9 @@ def wikitext_files(size: str = '2', raw: bool = True, source: str | None = None,
     """
     if source is None:
         found = hub_files('Salesforce/wikitext', f'wikitext-{size}-{"raw-" if raw else ""}v1')
+        if missing := set(WIKITEXT_SPLITS.values()) - found.keys():
+            raise BadInput(f'Salesforce/wikitext has no split {min(missing)} on the hub now; '
+                           'give a folder with the splits as --source')
         return {split: found[theirs] for split, theirs in WIKITEXT_SPLITS.items()}
     if not os.path.isdir(source):
         raise BadInput(f'no folder {source!r}; --source names one with train.txt, valid.txt and test.txt')
@@ -465,7 +483,7 @@ def read_split(paths: Iterable[str]) -> Iterator[str]:
     """Yields the text of a split in pieces; a table has a line of text in each row, and nothing for a blank line."""
     for path in paths:
         if TABLE_NAME.search(path):
-            yield from (''.join(line or ' \n' for line in lines) for _, lines, _ in read_table(path, 'text'))
+            yield from (''.join(line or ' \n' for line in lines) for _, lines, _ in read_steadily(path, 'text'))
         else:
             yield from read_text(path)
 
@@ -489,10 +507,7 @@ def read_rows(path: str) -> Iterator[tuple[str, object]]:
 def hub_rows(name: str, dataset_config: str | None, dataset_split: str) -> Iterator[tuple[str, dict]]:
     """The same as `read_rows` of a split of a dataset on the Hugging Face hub."""
     import datasets
-    ask_hub(name)
-    try:
-        rows = datasets.load_dataset(name, dataset_config, split=dataset_split)
-    except Exception as error:  # the hub, the network and the library's readers raise dozens of kinds
-        raise BadInput(f'{name} could not be fetched from the hub ({type(error).__name__}); check the network, or download it '
-                       'and give a .jsonl file as the source') from error
+    rows = hub.fetch(name, lambda: datasets.load_dataset(name, dataset_config, split=dataset_split),
+                     '{name} could not be fetched from the hub: {what}. A .jsonl file can be the '
+                     'source instead')
     return ((f'{name}, row {number}', row) for number, row in enumerate(rows, 1))

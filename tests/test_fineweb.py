@@ -1,5 +1,4 @@
 import errno
-import fnmatch
 import gzip
 import itertools
 import json
@@ -375,11 +374,10 @@ def test_reading_goes_on_at_the_same_row_after_network_trouble(monkeypatch, parq
     waits = []
     monkeypatch.setattr(sources, 'read_table', unreliable)
     monkeypatch.setattr(time, 'sleep', waits.append)
-    share = (0, 1, 1)
-    rows = [row for rows, _, _ in fineweb.read_with_retries('hf://table.parquet', 0, share, DEFAULTS) for row in rows]
-    assert rows == [row for rows, _, _ in read_table(parquet, 'text', 0, share) for row in rows]
+    rows = [row for rows, _, _ in sources.read_steadily('hf://table.parquet', 'text') for row in rows]
+    assert rows == [row for rows, _, _ in read_table(parquet, 'text') for row in rows]
     assert waits == [1, 1, 1]  # a block came through between them
-    assert 'ConnectionResetError from the hub, trying again' in capsys.readouterr().err
+    assert 'the hub: ConnectionResetError: by peer; trying again in 1 s (1 of 8)' in capsys.readouterr().err
 
 
 def test_lasting_network_trouble_is_one_line_after_growing_waits(monkeypatch):
@@ -390,29 +388,17 @@ def test_lasting_network_trouble_is_one_line_after_growing_waits(monkeypatch):
     waits = []
     monkeypatch.setattr(sources, 'read_table', dead)
     monkeypatch.setattr(time, 'sleep', waits.append)
-    with pytest.raises(BadInput, match='cannot be reached, even after 8 more tries .*run again to resume'):
-        list(fineweb.read_with_retries('hf://x.parquet', 0, (0, 1, 1), DEFAULTS))
+    with pytest.raises(BadInput, match='cannot be read, even after 8 more tries: .*no answer; run again to resume'):
+        list(sources.read_steadily('hf://x.parquet', 'text'))
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
-def test_ready_shards_are_fetched_checked_and_described(tmp_path, monkeypatch):
-    import huggingface_hub
-    hub = tmp_path / 'hub'
-    shards.write_shards([np.full(35, 50256, dtype=np.uint16)], hub, 'fineweb', 'train', 10)
-    shards.write_shards([np.arange(10, dtype=np.uint16)], hub, 'fineweb', 'val', 10, first=0)
-    (hub / 'README.md').write_text('')
-
-    def download(repository, repo_type, local_dir, allow_patterns):
-        os.makedirs(local_dir, exist_ok=True)
-        for name in os.listdir(hub):
-            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
-                shutil.copy(hub / name, local_dir)
-
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
-    run(pretokenized=True, max_shards=2, out_dir=str(tmp_path / 'out'))
-    meta = shards.load_meta(str(tmp_path / 'out'))
-    assert list(meta['shards']) == ['fineweb_train_000001.bin', 'fineweb_train_000002.bin', 'fineweb_val_000000.bin']
-    assert meta['vocab_size'] == 50257 and meta['shards']['fineweb_val_000000.bin']['tokens'] == 10
+def test_ready_shards_do_not_go_into_a_folder_with_other_data(tmp_path, parquet, tokenizer_path):
+    run(source=parquet, out_dir=str(tmp_path), tokenizer=tokenizer_path, shard_tokens=50_000)
+    before = files_of(tmp_path)
+    with pytest.raises(BadInput, match='already holds other data'):
+        run(pretokenized=True, out_dir=str(tmp_path))
+    assert files_of(tmp_path) == before
 
 
 # ---------------------------------------------------------------------------- bad input

@@ -38,6 +38,7 @@ from configurator import configure
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write, make_folder, open_to_read, read_json, sha256_of
 from runtime.parallel import ordered_map
+from runtime.tables import plural
 
 DEFAULTS = {
     'data_dir': 'data/stdlib',  # the folder of shards to check; `python shards.py DIR` says the same
@@ -564,8 +565,9 @@ def check_folder(data_dir: str) -> str:
         n_tokens, n_documents = int(counts.sum()), int(counts[meta['eot']])
         n_targets = sum(by_path[path][1] for path in of_split)
         bytes_per_token = counts @ tokenizer.token_lengths() / max(1, n_tokens - n_documents)
-        lines.append(f'{split:5} {len(of_split):>5,} shards  {n_tokens:>14,} tokens  {n_targets:>14,} targets  '
-                     f'{n_documents:>10,} documents  {bytes_per_token:.3f} bytes/token')
+        lines.append(f'{split:5} {plural(len(of_split), "shard", 5)}  {plural(n_tokens, "token", 14)}  '
+                     f'{plural(n_targets, "target", 14)}  {plural(n_documents, "document", 10)}  '
+                     f'{bytes_per_token:.3f} bytes/token')
     return '\n'.join([*lines, '', *random_document(random.choice(splits['train']), tokenizer, meta['eot'])])
 
 

@@ -259,6 +259,12 @@ def load_meta(data_dir: str, quiet: bool = False) -> dict:
     elif os.path.exists(os.path.join(data_dir, 'tokenizer.json')):
         raise BadInput(f'{path} is missing, but tokenizer.json is there: the data is unfinished. '
                        'Run the script that makes it once more')
+    elif os.path.exists(os.path.join(data_dir, 'meta.pkl')):
+        text = os.path.join(data_dir, 'input.txt')
+        text = text if os.path.exists(text) else 'TEXT'
+        raise BadInput(f"{data_dir} has nanoGPT's meta.pkl: its tokens are characters, by a table in there that is not opened, "
+                       f'as a pickle may run any code. Make the data again from its text: python corpus.py --source={text} '
+                       f'--vocab_size=257 --out_dir=data/bytes (257: one token for each byte)')
     else:
         meta = GPT2_META
         if not quiet:

@@ -81,7 +81,7 @@ def main(config):
     share = meta['val_bytes'] / (meta['val_bytes'] + meta['train_bytes'])
     if share > 2 * config['val_fraction']:
         warn(f"{share:.0%} of the text is held out, not {config['val_fraction']:.0%}: documents stay whole and copies "
-             f"together, and there are {meta['train_documents'] + meta['val_documents']:,}; --document_separator makes more of text")
+             f"together, and there are {meta['train_documents'] + meta['val_documents']:,}; --document_separator makes more")
 
 
 def settings_of(source, config):

@@ -279,7 +279,7 @@ def read_parquet(path, column, first_row, share, max_expansion):
                         texts = [format_row(row_values) for row_values in zip(*(values[name] for name in columns))]
                         yield range(start, stop), texts, (stop - first) / (last - first)
                     row += len(batch)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # a column of text may hold bytes that are not UTF-8
         raise BadInput(f'{path} is not a readable parquet file: {first_line(error)}') from error
 
 

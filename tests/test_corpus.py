@@ -309,6 +309,12 @@ def test_a_parquet_column_of_something_else_is_refused(tmp_path, column, kind):
         list(sources.read_table(str(tmp_path / 'x.parquet'), 'text'))
 
 
+def test_a_parquet_file_with_bytes_that_are_not_utf8_is_refused_in_one_line(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({'text': pyarrow.array([b'caf\xe9']).view(pyarrow.string())}), tmp_path / 'x.parquet')
+    with pytest.raises(BadInput, match='x.parquet is not a readable parquet file: UnicodeDecodeError'):
+        list(sources.read_table(str(tmp_path / 'x.parquet'), 'text'))
+
+
 # ---------------------------------------------------------------------------- where documents end
 
 @pytest.mark.parametrize('n_files', [1, 3, 25])

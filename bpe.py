@@ -11,6 +11,7 @@ Files are Hugging Face `tokenizer.json`. This module knows nothing about shards,
 import collections
 import concurrent.futures
 import functools
+import glob
 import heapq
 import json
 import multiprocessing
@@ -35,6 +36,8 @@ DEFAULTS = {
     'tokenizer': 'gpt2',    # gpt2, a tokenizer.json, or a folder with GPT-2's two files
 }
 
+# as OpenAI published it and others write it into files; SPLIT_PATTERN cuts in the same places in linear time
+PUBLISHED_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 EDGE_OF_WHITE_SPACE = regex.compile(r'(?<=\S)\s|\s(?=\S)')
 EOT = '<|endoftext|>'
 MAX_VOCAB = 65536              # ids are stored as uint16
@@ -261,9 +264,10 @@ class Tokenizer:
         try:
             encoding = tiktoken.get_encoding('gpt2')
         except Exception as error:
-            raise BadInput(f'GPT-2\'s vocabulary could not be fetched ({type(error).__name__}): connect once, give '
-                           f'a folder with encoder.json and vocab.bpe, or take a vocabulary of your own: corpus.py '
-                           f'--vocab_size=4096 trains one') from error
+            made = sorted(glob.glob(os.path.join('data', '*', 'tokenizer.json')))
+            own = f'--tokenizer={made[0]} is here' if made else 'corpus.py --vocab_size=4096 trains one'
+            raise BadInput(f'GPT-2\'s vocabulary could not be fetched ({type(error).__name__}): connect once, give a folder '
+                           f'with encoder.json and vocab.bpe, or another: {own}') from error
         return cls(dict(encoding._mergeable_ranks), dict(encoding._special_tokens))
 
     @classmethod
@@ -420,19 +424,24 @@ def refusal_in_one_line(what):
         yield
     except BadInput as error:
         raise BadInput(f'{what}: {error}') from error
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BadInput(f'{what}: {first_line(error)}') from error
 
 
 def check_settings(data):
-    """Raises BadInput for a tokenizer.json that cuts, changes or frames text in another way than this module."""
-    before, after = data['pre_tokenizer'] or {}, data['post_processor'] or {}
+    """Raises BadInput for a tokenizer.json that cuts, changes or frames text in another way than this module.
+
+    Steps that do nothing are taken out first: transformers 5 saves templates without any token, and lists of one step.
+    """
+    model = data['model']
+    normalizers, processors = steps_of(data.get('normalizer')), steps_of(data.get('post_processor'))
     refused = {
-        'its model is not BPE': data['model'].get('type', 'BPE') != 'BPE',
-        'it normalizes text first': data['normalizer'] is not None,
+        'its model is not BPE': model.get('type', 'BPE') != 'BPE',
+        'its tokens have a prefix or a suffix': model.get('continuing_subword_prefix') or model.get('end_of_word_suffix'),
+        'it normalizes text first': normalizers,
         "its pre_tokenizer is not ByteLevel with GPT-2's pattern and without a prefix space":
-            before.get('type') != 'ByteLevel' or before.get('add_prefix_space') or not before.get('use_regex', True),
-        'its post_processor adds tokens': after.get('type', 'ByteLevel') != 'ByteLevel',
+            not cuts_as_gpt2(steps_of(data.get('pre_tokenizer'))),
+        'its post_processor adds tokens': not all(map(adds_nothing, processors)),
         'an added token is not a plain special token': any(
             token.get('single_word') or token.get('lstrip') or token.get('rstrip') or not token.get('special', True)
             for token in data['added_tokens']),
@@ -440,6 +449,32 @@ def check_settings(data):
     for what, is_so in refused.items():
         if is_so:
             raise BadInput(what)
+
+
+def steps_of(part):
+    """The steps of a part of a tokenizer.json, which may be nothing, one step, or a sequence with others inside."""
+    if not part:
+        return []
+    if part['type'] != 'Sequence':
+        return [part]
+    (inside,) = (part[key] for key in ('normalizers', 'pretokenizers', 'processors') if key in part)
+    return [step for inner in inside for step in steps_of(inner)]
+
+
+def cuts_as_gpt2(steps):
+    """Whether pre-tokenizers are ByteLevel, which has GPT-2's pattern in it, or that pattern and then ByteLevel without it."""
+    *before, byte_level = steps or [{}]
+    is_split = [step.get('type') == 'Split' and step.get('pattern') == {'Regex': PUBLISHED_PATTERN} and not step.get('invert')
+                and step.get('behavior') == 'Isolated' for step in before]
+    return (byte_level.get('type') == 'ByteLevel' and not byte_level.get('add_prefix_space')
+            and (is_split == [True] or not before and byte_level.get('use_regex', True)))
+
+
+def adds_nothing(processor):
+    """Whether a post-processor leaves the ids of a text as they are: it moves offsets, or is a template of the text alone."""
+    if processor['type'] == 'TemplateProcessing':
+        return all('Sequence' in piece for piece in processor['single'])
+    return processor['type'] == 'ByteLevel'
 
 
 def from_words(vocab, merges, special_tokens):
@@ -508,7 +543,7 @@ def main(config):
     tokenizer = open_tokenizer(config['tokenizer'])
     ids = tokenizer.encode(config['show'], allowed_special='all')
     tokens = [tokenizer.token_bytes(i) for i in ids]
-    pieces = [token.decode('utf-8', errors='replace') for token in tokens]
+    pieces = [token.decode('utf-8', errors='backslashreplace') for token in tokens]  # a part of a character: its bytes
     if sys.stdout.isatty() and 'NO_COLOR' not in os.environ:
         print(''.join(f'\x1b[30;{(103, 106, 102, 105)[n % 4]}m{piece}' for n, piece in enumerate(pieces)) + '\x1b[0m')
     else:

@@ -6,9 +6,12 @@
     python corpus.py --source=SYNTH --num_samples=50000                          PleIAs/SYNTH: questions and reasoning
     python corpus.py --source=roneneldan/TinyStories                             a dataset on the Hugging Face hub
 
-A document is a file of a folder, or a row of a table. A single text file is cut where it says
-<|endoftext|>, or --document_separator; with neither it is cut, at blank lines or else line ends, into
-blocks of a hundredth of the file (256 to 8,192 characters), so that there is something to hold out.
+A document is a file of a folder, or a row of a table. Text files are cut where they say <|endoftext|>, or
+--document_separator. Fewer than 20 files with neither are cut, at blank lines or else line ends, into blocks of a
+hundredth of their bytes (256 to 8,192 characters), so that there is something to hold out.
+
+Tables are parquet, jsonl, a JSON list, csv and tsv; text and tables may be compressed (.gz, .bz2, .xz, .zst). Linked folders
+are followed. Files that hold no text are left out and counted. Text is UTF-8, or what a byte order mark says, or --encoding.
 
 Whole documents go to train or val by a hash of their text, so a text is on the same side on every
 machine, and copies of a text are never on both sides. The same settings on the same input give the same
@@ -25,14 +28,17 @@ import shards
 import sources
 from configurator import check_bounds, configure, optional
 from data_folder import check_data_settings, fingerprint, is_made, make_data_folder, name_and_folder
-from runtime.errors import BadInput, one_line_errors
+from runtime.errors import BadInput, one_line_errors, warn
+from runtime.text_files import MAX_EXPANSION, known_encoding
 
 DEFAULTS = {
     'source': 'stdlib',                   # stdlib, SYNTH, files, folders, globs (commas between), a name on the hub
     'out_dir': optional(str),             # folder for the shards; data/NAME_OF_THE_SOURCE if None
-    'text_column': 'text',                # the column of jsonl and parquet files that holds the text
+    'text_column': 'text',                # the column of a table that holds the text
     'document_separator': optional(str),  # cuts text files into documents; \n and \t are understood
-    'max_expansion': sources.MAX_EXPANSION,  # times its size that a compressed table may become (above 32 MB); 0 = any
+    'encoding': 'utf-8',                  # of text that has no byte order mark, such as latin-1, cp1252, utf-16-le
+    'verbose': False,                     # whether the files that are left out are named
+    'max_expansion': MAX_EXPANSION,       # times its size that a compressed file may become (above 32 MB); 0 = any
     'num_samples': 0,                     # take only so many documents; 0 = all
     'val_fraction': 0.05,                 # share of the documents held out
     # the vocabulary
@@ -50,10 +56,12 @@ DEFAULTS = {
 def main(config):
     check_bounds(config, 'num_samples', 'max_expansion', at_least=0)
     check_data_settings(config)
+    config['encoding'] = known_encoding(config['encoding'])
     if not 0 < config['val_fraction'] < 1:
         raise BadInput(f"val_fraction={config['val_fraction']} should be above 0 and below 1: without held-out text "
                        'nobody knows how good a model is')
-    source = sources.find_source(config['source'], config['dataset_config'], config['dataset_split'])
+    source = sources.find_source(config['source'], config['dataset_config'], config['dataset_split'], config['encoding'],
+                                 config['verbose'])
     name, out_dir = name_and_folder(config['out_dir'], source.name)
     settings = settings_of(source, config)
     if is_made(out_dir, settings):
@@ -61,7 +69,7 @@ def main(config):
 
     def texts():
         return sources.read_documents(source, config['text_column'], config['document_separator'], config['num_samples'],
-                                      config['max_expansion'])
+                                      config['max_expansion'], config['encoding'])
 
     threshold = find_threshold(texts(), config['val_fraction'])
 
@@ -69,6 +77,11 @@ def main(config):
         return (('val' if hash_of(text) < threshold else 'train', text) for text in texts())
 
     make_data_folder(out_dir, name, documents, source.name, settings, config)
+    meta = shards.load_meta(out_dir)
+    share = meta['val_bytes'] / (meta['val_bytes'] + meta['train_bytes'])
+    if share > 2 * config['val_fraction']:
+        warn(f"{share:.0%} of the text is held out, not {config['val_fraction']:.0%}: documents stay whole and copies "
+             f"together, and there are {meta['train_documents'] + meta['val_documents']:,}; --document_separator makes more")
 
 
 def settings_of(source, config):
@@ -76,6 +89,7 @@ def settings_of(source, config):
     keys = ('source', 'text_column', 'document_separator', 'num_samples', 'val_fraction', 'vocab_size', 'tokenizer',
             'dataset_config', 'dataset_split', 'shard_tokens')
     settings = {key: config[key] for key in keys} | ({'tokenizer': None} if config['vocab_size'] else {})
+    settings['encoding'] = None if config['encoding'] == 'utf-8' else config['encoding']  # data made before has none
     if config['source'] != 'stdlib':
         settings['input_files'] = fingerprint(source.files)
     return settings

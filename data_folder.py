@@ -22,7 +22,7 @@ from configurator import check_bounds
 from runtime.errors import BadInput
 from runtime.files import atomic_write, make_folder, read_json, size_of, write_json
 from runtime.parallel import in_pieces, ordered_map
-from runtime.words import counted
+from runtime.words import plural
 
 PIECE_CHARACTERS = 1 << 20  # that one thread tokenizes at a time
 MAX_WORKERS = 4096
@@ -40,7 +40,7 @@ def make_data_folder(out_dir: str, name: str, documents: Callable[[], Iterable],
     path = os.path.join(out_dir, f'{name}_unfinished.json')
     progress = Progress.load(path)
     if progress and progress.shards and progress.meta['settings'] == settings and has_tokenizer(out_dir, progress.meta):
-        print(f'{out_dir}: resumes after {counted(len(progress.shards), "whole shard")}')
+        print(f'{out_dir}: resumes after {plural(len(progress.shards), "whole shard")}')
         tokenizer = shards.load_tokenizer(out_dir, progress.meta)
     else:
         tokenizer, tokenizer_file = make_tokenizer((text for split, text in documents() if split == 'train'), config)
@@ -215,7 +215,7 @@ def file_name_of(text):
 def fingerprint(files: Iterable[str]) -> str:
     """A short hash of names and sizes, or of URLs: another one means another input."""
     listing = [path if '://' in path else f'{os.path.basename(path)} {size_of(path)}' for path in files]
-    return hashlib.sha256('\n'.join(listing).encode()).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode('\n'.join(listing))).hexdigest()[:16]
 
 
 def check_same_settings(out_dir: str, recorded: dict, wanted: dict):
@@ -269,9 +269,10 @@ def summary(out_dir: str, meta: dict) -> str:
     for split in ('train', 'val'):
         n_tokens = sum(entry['tokens'] for name, entry in meta['shards'].items() if f'_{split}_' in name)
         n_documents = meta.get(f'{split}_documents', 0)
-        lines.append(f'{split:5} {n_tokens:>13,} tokens  {n_documents:>9,} documents')
+        lines.append(f'{split:5} {plural(n_tokens, "token", width=13)}  {plural(n_documents, "document", width=9)}')
         if f'{split}_bytes' in meta:
             lines[-1] += f'  {meta[f"{split}_bytes"] / max(1, n_tokens - n_documents):.3f} bytes/token'
     if meta.get('val_xz_bits_per_byte'):
-        lines.append(f'xz -9e needs {meta["val_xz_bits_per_byte"]:.3f} bits per byte for the val text')
+        lines.append(f'the compressor xz -9e needs {meta["val_xz_bits_per_byte"]:.3f} bits per byte for the val text; '
+                     'a trained model should need fewer')
     return '\n'.join(lines)

@@ -32,9 +32,10 @@ from model import GPT
 from runtime.errors import BadInput, one_line_errors
 from runtime.process import Process
 from runtime.tables import table
+from runtime.text_files import known_encoding, read_text
 from scoring.likelihood import log_likelihoods, open_for_evaluation
 from scoring.wikitext_cleanup import clean_page, detokenize, pages
-from sources import read_split, wikitext_files
+from sources import TABLE_NAME, read_split, wikitext_files
 
 PROTOCOLS = 'harness', 'gpt2', 'plain'
 DEFAULTS = {
@@ -45,6 +46,7 @@ DEFAULTS = {
     'source': optional(str),  # a text file, or a folder with a file for each of WikiText's splits; None: WikiText on the hub
     'size': choice('2', '103'),  # which WikiText: 2 (2 million words) or 103 (103 million)
     'split': choice('test', 'val', 'train'),  # of WikiText
+    'encoding': 'utf-8',  # of a text file that has no byte order mark, such as latin-1, cp1252, utf-16-le
     'protocol': choice('auto', *PROTOCOLS),  # how text is cleaned and words are counted; auto: plain for a file, else harness
     'stride': optional(int),  # tokens that the window moves on; None: its length, so that windows do not overlap
     # machine
@@ -56,6 +58,7 @@ DEFAULTS = {
 
 def main(config):
     check_bounds(config, 'stride', at_least=1)
+    config['encoding'] = known_encoding(config['encoding'])
     model, tokenizer, process = open_for_evaluation(config)
     protocol, text = choose_text(config)
     stride = config['stride'] or model.config.block_size
@@ -74,6 +77,8 @@ def choose_text(config):
     is_file = source is not None and os.path.isfile(source)
     if protocol == 'auto':
         protocol = 'plain' if is_file else 'harness'
+    if is_file and not TABLE_NAME.search(source):
+        return protocol, ''.join(read_text(source, config['encoding']))
     files = [source] if is_file else wikitext_files(config['size'], protocol != 'gpt2', source, needed=[split])[split]
     return protocol, ''.join(read_split(files))
 
@@ -98,7 +103,12 @@ def measure_perplexity(model: GPT, tokenizer: Tokenizer, text: str, process: Pro
 
 
 def apply_protocol(text: str, protocol: str) -> tuple[list[str], int, int]:
-    """(documents as the model reads them, number of words, number of bytes); both are counted in the original."""
+    r"""(documents as the model reads them, number of words, number of bytes); both are counted in the original.
+
+    WikiText has line ends of \n alone, so a copy with \r\n is read as that; under 'plain' a text is what it is.
+    """
+    if protocol != 'plain':
+        text = text.replace('\r\n', '\n')
     if protocol == 'harness':
         originals = pages(text)
         n_words = sum(len(re.split(r'\s+', page)) for page in originals)  # the harness's way: white space at an end adds one

@@ -36,7 +36,7 @@ from data_folder import (
 from runtime import hub
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import read_json, sha256_of, write_json
-from runtime.words import counted
+from runtime.words import plural
 
 DEFAULTS = {
     'out_dir': 'data/fineweb',                    # folder for the shards
@@ -234,7 +234,7 @@ def download_shards(config):
     entries = {os.path.basename(path): {
         'tokens': shards.shard_size(path), 'sha256': digests.get(os.path.basename(path)) or sha256_of(path)} for path in paths}
     write_json(os.path.join(out_dir, 'meta.json'), {**shards.GPT2_META, 'source': PRETOKENIZED, 'shards': entries})
-    print(f"{out_dir}: {sum(entry['tokens'] for entry in entries.values()):,} tokens in {counted(len(entries), 'shard')}")
+    print(f"{out_dir}: {sum(entry['tokens'] for entry in entries.values()):,} tokens in {plural(len(entries), 'shard')}")
 
 
 if __name__ == '__main__':

@@ -28,7 +28,7 @@ from model import GPT
 from runtime.errors import BadInput, one_line_errors
 from runtime.process import Process
 from runtime.tables import table
-from runtime.words import counted
+from runtime.words import plural
 from scoring.likelihood import log_likelihoods, open_for_evaluation
 from sources import hub_rows, read_rows
 
@@ -65,7 +65,7 @@ def main(config):
     model, tokenizer, process = open_for_evaluation(config)
     protocols = list(METRICS) if config['protocol'] == 'all' else [config['protocol']]
     questions = prepare(examples, tokenizer, model.config.block_size, protocols)
-    process.print0(counted(len(examples), 'example'))
+    process.print0(plural(len(examples), 'example'))
     results = accuracies(model, questions, process, batch_size=config['batch_size'], progress='HellaSwag')
     process.print0(accuracy_table(results))
     process.end()

@@ -38,6 +38,7 @@ from configurator import configure, what_makes
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write, make_folder, open_to_read, read_json, sha256_of
 from runtime.parallel import ordered_map
+from runtime.words import plural
 
 DEFAULTS = {
     'data_dir': 'data/stdlib',  # the folder of shards to check; `python shards.py DIR` says the same
@@ -258,6 +259,12 @@ def load_meta(data_dir: str, quiet: bool = False) -> dict:
     elif os.path.exists(os.path.join(data_dir, 'tokenizer.json')):
         raise BadInput(f'{path} is missing, but tokenizer.json is there: the data is unfinished. '
                        'Run the script that makes it once more')
+    elif os.path.exists(os.path.join(data_dir, 'meta.pkl')):
+        text = os.path.join(data_dir, 'input.txt')
+        text = text if os.path.exists(text) else 'TEXT'
+        raise BadInput(f"{data_dir} has nanoGPT's meta.pkl: its tokens are characters, by a table in there that is not opened, "
+                       f'as a pickle may run any code. Make the data again from its text: python corpus.py --source={text} '
+                       f'--vocab_size=257 --out_dir=data/bytes (257: one token for each byte)')
     else:
         meta = GPT2_META
         if not quiet:
@@ -564,8 +571,9 @@ def check_folder(data_dir: str) -> str:
         n_tokens, n_documents = int(counts.sum()), int(counts[meta['eot']])
         n_targets = sum(by_path[path][1] for path in of_split)
         bytes_per_token = counts @ tokenizer.token_lengths() / max(1, n_tokens - n_documents)
-        lines.append(f'{split:5} {len(of_split):>5,} shards  {n_tokens:>14,} tokens  {n_targets:>14,} targets  '
-                     f'{n_documents:>10,} documents  {bytes_per_token:.3f} bytes/token')
+        lines.append(f'{split:5} {plural(len(of_split), "shard", width=5)}  {plural(n_tokens, "token", width=14)}  '
+                     f'{plural(n_targets, "target", width=14)}  {plural(n_documents, "document", width=10)}  '
+                     f'{bytes_per_token:.3f} bytes/token')
     return '\n'.join([*lines, '', *random_document(random.choice(splits['train']), tokenizer, meta['eot'])])
 
 

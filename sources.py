@@ -3,12 +3,14 @@
 `find_source` finds the files of a --source, `read_documents` yields their documents in a fixed order. What a document is,
 the help of corpus.py says. This module knows nothing of tokens and shards.
 """
-import codecs
+import collections
+import csv
+import functools
 import itertools
 import json
-import lzma
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -17,8 +19,9 @@ from bpe import EOT
 from configurator import shorten
 from runtime import hub
 from runtime.errors import BadInput, first_line
-from runtime.files import COMPRESSED, READ_BYTES, find_files, is_binary, open_to_read, read_text
+from runtime.files import find_files, open_to_read
 from runtime.parallel import ordered_map
+from runtime.text_files import MAX_EXPANSION, check_expansion, decoded, n_bytes_of, read_text, unpacked, what_is_wrong
 
 SYNTH = 'PleIAs/SYNTH'
 SYNTH_COLUMNS = ('query', 'synthetic_reasoning', 'synthetic_answer')
@@ -26,16 +29,14 @@ SYNTH_COLUMNS = ('query', 'synthetic_reasoning', 'synthetic_answer')
 NOT_THE_STDLIB = {'encodings', 'pydoc_data', 'lib2to3', 'msilib', 'test', 'tests', 'idle_test', 'site-packages',
                   'dist-packages', 'lib-dynload', '__pycache__', '__phello__'}
 GENERATED_FILES = re.compile(r'_sysconfigdata.*|entities\.py|stringprep\.py')
-COMPRESSIONS = {'.gz': 'gzip', '.bz2': 'bz2', '.zst': 'zstd'}
-TABLE_NAME = re.compile(r'\.(parquet|jsonl|ndjson|json)(\.gz|\.bz2|\.xz|\.zst)?$')
-FILE_NAME = re.compile(TABLE_NAME.pattern + r'|\.(txt|md|csv|tsv|gz|zip|py|html)$')
+TABLE_NAME = re.compile(r'\.(parquet|jsonl|ndjson|json|csv|tsv)(\.gz|\.bz2|\.xz|\.zst)?$', re.IGNORECASE)
+FILE_NAME = re.compile(TABLE_NAME.pattern + r'|\.(txt|md|gz|bz2|xz|zst|zip|py|html)$', re.IGNORECASE)
 DATASET_NAME = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 SPACE, LIST_SIGN = re.compile(r'\s*'), re.compile(r'\s*([],])')
+FEW_FILES = 20                  # below that many, files are cut into blocks: whole ones leave no small part to hold out
 BLOCK_CHARACTERS = (256, 8192)
 ROWS_AT_ONCE = 512
 ROW_BYTES = 64 << 20            # the most that one row of a table may have, or that is made of its rows at once
-EXPANDS_FREELY = 32 << 20       # bytes that any compressed file may become
-MAX_EXPANSION = 100             # times its size that a larger one may become; text that people wrote becomes 3 to 10 times
 RETRIES = 8                     # how often a read over the network is tried again, after ever longer waits
 MAY_REPEAT = 16 << 20           # bytes; parquet files below that are read so that a text many rows share is in memory once
 LARGE_GROUP, GROUPS_FETCHED_AT_ONCE = 64 << 20, 8  # bytes of a row group; row groups, over the network
@@ -43,7 +44,7 @@ WIKITEXT_SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}  # our
 
 
 class Source(NamedTuple):
-    """Tables, of which each row is a document, or text files: each is one, except that a single file is cut."""
+    """Tables, of which each row is a document, or text files: each is one, except that a few files are cut into blocks."""
     name: str
     files: list  # paths, or URLs such as hf://datasets/NAME@COMMIT/PATH
 
@@ -55,8 +56,12 @@ class Source(NamedTuple):
 # ---- the files of a source --------------------------------------------------------------------------
 
 
-def find_source(source: str, dataset_config: str | None = None, dataset_split: str = 'train') -> Source:
-    """The files of 'stdlib', 'SYNTH', paths, a folder, a glob, or a dataset on the hub. Raises BadInput if there are none."""
+def find_source(source: str, dataset_config: str | None = None, dataset_split: str = 'train', encoding: str = 'utf-8',
+                verbose: bool = False) -> Source:
+    """The files of 'stdlib', 'SYNTH', paths, a folder, a glob, or a dataset on the hub. Raises BadInput if there are none.
+
+    Files that hold no text are left out, which a line on stderr says, with their names if `verbose`.
+    """
     if source == 'stdlib':
         return Source('stdlib', stdlib_files())
     if source == 'SYNTH':
@@ -73,10 +78,23 @@ def find_source(source: str, dataset_config: str | None = None, dataset_split: s
         example = os.path.join(os.path.dirname(tables[0]), '*' + TABLE_NAME.search(tables[0])[0])
         raise BadInput(f'{source} holds tables ({os.path.basename(tables[0])}) and text files together; name one kind, '
                        f"as in --source='{example}'")
-    files = tables or [path for path in files if not is_binary(path)]
-    if not files:
-        raise BadInput(f'{source} holds no text, only binary files with zero bytes (UTF-16 should be saved as UTF-8)')
+    files = tables or text_files(files, source, encoding, verbose)
     return Source(os.path.splitext(os.path.basename(os.path.normpath(source)))[0], files)
+
+
+def text_files(files, source, encoding, verbose):
+    """Those of the files that hold text; what is left out is said on stderr. Raises BadInput if that is all of them."""
+    wrong = {path: what for path in files if (what := what_is_wrong(path, encoding))}
+    if not wrong:
+        return files
+    counts = ', '.join(f'{n:,} {what}' for what, n in collections.Counter(wrong.values()).most_common())
+    if len(wrong) == len(files):
+        advice = '; --encoding=utf-16-le or utf-16-be reads what is UTF-16' if 'UTF-16' in counts else ''
+        raise BadInput(f'{source} holds no text: {counts.removeprefix("1 ") if len(files) == 1 else counts}{advice}')
+    names = [f'  {path}: {what}' for path, what in wrong.items()] if verbose else []
+    line = f'left out {len(wrong):,} of {len(files):,} files: {counts}{"" if verbose else "; --verbose=True names them"}'
+    print(line, *names, sep='\n', file=sys.stderr)
+    return [path for path in files if path not in wrong]
 
 
 def stdlib_files() -> list[str]:
@@ -114,43 +132,63 @@ def hub_files(name: str, dataset_config: str | None, revision: str | None = None
 
 
 def read_documents(source: Source, text_column: str = 'text', separator: str | None = None, limit: int = 0,
-                   max_expansion: int = MAX_EXPANSION) -> Iterator[str]:
+                   max_expansion: int = MAX_EXPANSION, encoding: str = 'utf-8') -> Iterator[str]:
     r"""Yields the text of every document of a source in a fixed order; empty ones are left out.
 
     separator: cuts text files into documents; \n and \t may be written as two characters. limit: 0 for all documents.
-    max_expansion: as in `read_table`.
+    max_expansion: as in `read_table`. encoding: of text files, JSON and CSV without a byte order mark.
     """
     if source.is_table:
         documents = (text for path in source.files
-                     for _, texts, _ in read_steadily(path, text_column, max_expansion=max_expansion) for text in texts)
-    elif separator or len(source.files) == 1:
-        documents = (text for path in source.files for text in cut_file(path, separator))
+                     for _, texts, _ in read_steadily(path, text_column, max_expansion=max_expansion, encoding=encoding)
+                     for text in texts)
     else:
-        documents = (''.join(read_text(path)) for path in source.files)
+        is_few = len(source.files) < FEW_FILES
+        block_size = sum(map(os.path.getsize, source.files)) // 100 if is_few else None
+        documents = (text for path in source.files
+                     for text in cut_file(path, separator, block_size, max_expansion=max_expansion, encoding=encoding))
     documents = (text for text in documents if text and not text.isspace())
     return itertools.islice(documents, limit or None)
 
 
-def cut_file(path, separator=None):
-    """Yields the documents of one text file: between separators, or blocks where it has none."""
+def cut_file(path, separator=None, block_size=None, **options):
+    """Yields the documents of one text file: between separators, or else blocks, or all of it if block_size is None.
+
+    A line end in a separator is also found where the file has a carriage return before it. options: of `read_text`.
+    """
     if separator:
         separator = separator.replace('\\n', '\n').replace('\\t', '\t')
-    elif EOT in next(read_text(path)):
+    elif block_size is None:
+        yield from ''.join(read_text(path, **options)).split(EOT)
+        return
+    elif is_in(EOT, read_text(path, **options)):
         separator = EOT
     else:
-        yield from cut_into_blocks(read_text(path), os.path.getsize(path) // 100)
+        yield from cut_into_blocks(read_text(path, **options), block_size)
         return
+    pattern = re.compile('\r?\n'.join(map(re.escape, separator.split('\n'))))
+    longest = len(separator) + separator.count('\n')
     begun, end = [], ''  # of a document: what is certainly in it, and where a separator may have begun
-    for piece in read_text(path):
-        *whole, rest = (end + piece).split(separator)
+    for piece in read_text(path, **options):
+        *whole, rest = pattern.split(end + piece)
         if whole:
             yield ''.join([*begun, whole[0]])
             yield from whole[1:]
             begun = []
-        place = max(0, len(rest) - len(separator) + 1)
+        place = max(0, len(rest) - longest + 1)
         begun.append(rest[:place])
         end = rest[place:]
     yield ''.join([*begun, end])
+
+
+def is_in(word, pieces):
+    """Whether a text that comes in pieces has a word in it."""
+    end = ''
+    for piece in pieces:
+        if word in end + piece:
+            return True
+        end = (end + piece)[1 - len(word):]
+    return False
 
 
 def cut_into_blocks(pieces, size):
@@ -166,7 +204,7 @@ def cut_into_blocks(pieces, size):
         rest += piece or ''
         start = 0
         while len(rest) - start > 2 * size:
-            for end_of in ('\n\n', '\n', ' '):
+            for end_of in ('\n\n', '\r\n\r\n', '\n', ' '):
                 place = rest.find(end_of, start + size - len(end_of), start + 2 * size)
                 if place >= 0:
                     break
@@ -181,28 +219,31 @@ def cut_into_blocks(pieces, size):
 
 
 def read_table(path: str, column: str, first_row: int = 0, share: tuple[int, int, int] = (0, 1, 1),
-               max_expansion: int = MAX_EXPANSION) -> Iterator[tuple]:
-    """Yields (row numbers, their texts, share of the file read so far) of a parquet or json-lines file, in order.
+               max_expansion: int = MAX_EXPANSION, encoding: str = 'utf-8') -> Iterator[tuple]:
+    """Yields (row numbers, their texts, share of the file read so far) of a table, in order: parquet, json-lines, a JSON
+    list, or CSV (with tabs if it is .tsv) whose first line names the columns.
 
     column:    where the text is. A table without it that has SYNTH's columns gives SYNTH's documents.
     first_row: rows before this one are left out.
-    share:     (low, high, n): only the rows from the low-th to the high-th n-th of the file; of json-lines, which do
+    share:     (low, high, n): only the rows from the low-th to the high-th n-th of the file; of all but parquet, which do
                not say how many they are, those with low <= row % n < high.
     max_expansion: how many times its size a compressed file may become, if that is more than 32 MB; 0: any.
     A row without text is '' in the list. Raises BadInput on a damaged file, on one that expands too much, and on a missing
     column with the names of those that are there.
     """
-    read = read_parquet if '.parquet' in TABLE_NAME.search(path)[0] else read_json_lines
-    yield from read(path, column, first_row, share, max_expansion)
+    if '.parquet' in TABLE_NAME.search(path)[0].lower():
+        yield from read_parquet(path, column, first_row, share, max_expansion)
+    else:
+        yield from read_rows_of_text(path, column, first_row, share, max_expansion, encoding)
 
 
 def read_steadily(path: str, column: str, first_row: int = 0, share: tuple[int, int, int] = (0, 1, 1),
-                  max_expansion: int = MAX_EXPANSION, retries: int = RETRIES) -> Iterator[tuple]:
+                  max_expansion: int = MAX_EXPANSION, encoding: str = 'utf-8', retries: int = RETRIES) -> Iterator[tuple]:
     """`read_table`, which goes on at the row where the network failed; after `retries` tries without a new row it gives up."""
     failures = 0
     while True:
         try:
-            for rows, texts, done in read_table(path, column, first_row, share, max_expansion):
+            for rows, texts, done in read_table(path, column, first_row, share, max_expansion, encoding):
                 yield rows, texts, done
                 first_row, failures = rows[-1] + 1, 0
             return
@@ -220,19 +261,6 @@ def read_steadily(path: str, column: str, first_row: int = 0, share: tuple[int, 
             time.sleep(seconds)
 
 
-def n_bytes_of(file):
-    n_bytes = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    return n_bytes
-
-
-def check_expansion(path, n_bytes, n_packed, max_expansion):
-    """Raises BadInput if n_packed bytes of a file have become too many."""
-    if max_expansion and n_bytes > max(EXPANDS_FREELY, max_expansion * n_packed):
-        raise BadInput(f'{path} becomes {n_bytes // max(1, n_packed):,} times its size when it is unpacked, far more than text '
-                       f'would; if that is right, allow it with a larger --max_expansion than {max_expansion} (0: any)')
-
-
 def read_parquet(path, column, first_row, share, max_expansion):
     import pyarrow
     import pyarrow.parquet
@@ -243,10 +271,9 @@ def read_parquet(path, column, first_row, share, max_expansion):
             table = pyarrow.parquet.ParquetFile(file)
             check_expansion(path, table.metadata.num_rows, size, max_expansion)
             columns = pick_columns(table.schema_arrow.names, column, path)
-            kinds = {str(table.schema_arrow.field(name).type) for name in columns}
-            if not kinds <= {'string', 'large_string', 'string_view'}:
-                raise BadInput(f"{path}: column {columns[0]!r} holds {', '.join(kinds)}, not text; "
-                               'name another --text_column')
+            for name in columns:
+                if not is_text_type(kind := table.schema_arrow.field(name).type):
+                    raise BadInput(f'{path}: column {name!r} holds {kind}, not text; name another --text_column')
             first, last = table.metadata.num_rows * low // n, table.metadata.num_rows * high // n
             begin = max(first, first_row)
             ends = list(itertools.accumulate(table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)))
@@ -268,7 +295,7 @@ def read_parquet(path, column, first_row, share, max_expansion):
                         texts = [format_row(row_values) for row_values in zip(*(values[name] for name in columns))]
                         yield range(start, stop), texts, (stop - first) / (last - first)
                     row += len(batch)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # a column of text may hold bytes that are not UTF-8
         raise BadInput(f'{path} is not a readable parquet file: {first_line(error)}') from error
 
 
@@ -280,13 +307,27 @@ def small_batches(batch):
     return itertools.chain(small_batches(batch.slice(0, half)), small_batches(batch.slice(half)))
 
 
+def is_text_type(kind):
+    """Whether an arrow column of this type holds text: each for itself, or numbers of those in a dictionary, or none at all."""
+    import pyarrow
+    if pyarrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(is_kind(kind) for is_kind in (pyarrow.types.is_string, pyarrow.types.is_large_string,
+                                             pyarrow.types.is_string_view, pyarrow.types.is_null))
+
+
 def text_bytes(column):
     """How many bytes the texts of an arrow column have; its dictionary may hold one text for many rows."""
     import pyarrow
     import pyarrow.compute
-    lengths = (pyarrow.compute.binary_length(column.dictionary).take(column.indices)
-               if isinstance(column, pyarrow.DictionaryArray) else pyarrow.compute.binary_length(column))
-    return pyarrow.compute.sum(lengths).as_py() or 0
+    if pyarrow.types.is_null(column.type):
+        return 0
+    is_dictionary = isinstance(column, pyarrow.DictionaryArray)
+    texts = column.dictionary if is_dictionary else column
+    if pyarrow.types.is_string_view(texts.type):  # whose lengths are not computed
+        texts = texts.cast(pyarrow.large_string())
+    lengths = pyarrow.compute.binary_length(texts)
+    return pyarrow.compute.sum(lengths.take(column.indices) if is_dictionary else lengths).as_py() or 0
 
 
 def read_groups(path, table, groups, columns):
@@ -310,65 +351,67 @@ def read_groups(path, table, groups, columns):
     return (batches(table, group) for group in groups)
 
 
-def read_json_lines(path, column, first_row, share, max_expansion):
+def read_rows_of_text(path, column, first_row, share, max_expansion, encoding):
     low, high, n = share
     with open_anywhere(path) as file:
         size = n_bytes_of(file) or 1
-        lines = enumerate(json_lines(unpacked(file, path, max_expansion), path))
-        while batch := list(itertools.islice(lines, ROWS_AT_ONCE)):
-            batch = [(row, line) for row, line in batch if row >= first_row and low <= row % n < high]
+        pieces = decoded(unpacked(file, path, max_expansion), path, encoding)
+        if '.csv' in (name := TABLE_NAME.search(path)[0].lower()) or '.tsv' in name:
+            records, text_of = csv_records(pieces, path, '\t' if '.tsv' in name else ',', column), format_row
+        else:
+            records, text_of = json_records(pieces, path), functools.partial(json_text, column=column, path=path)
+        records = enumerate(records)
+        while batch := list(itertools.islice(records, ROWS_AT_ONCE)):
+            batch = [(row, record) for row, record in batch if row >= first_row and low <= row % n < high]
             if batch:
-                texts = [json_text(line, column, f'{path}, line {row + 1}') for row, line in batch]
+                texts = [text_of(record, row) for row, record in batch]
                 done = 1 if file.closed else file.tell() / size  # a decompressor closes it at the end
                 yield [row for row, _ in batch], texts, done
 
 
-def unpacked(file, path, max_expansion=MAX_EXPANSION):
-    """Yields what is in a file, decompressed if its name says so, in pieces."""
-    ending, size, n_bytes, content = os.path.splitext(path)[1], n_bytes_of(file), 0, file
-    try:
-        if ending in COMPRESSIONS:
-            import pyarrow
-            content = pyarrow.CompressedInputStream(file, COMPRESSIONS[ending])
-        elif ending == '.xz':
-            content = lzma.open(file)
-        while piece := content.read(READ_BYTES):
-            n_bytes += len(piece)
-            if ending in COMPRESSED:
-                check_expansion(path, n_bytes, size if file.closed else file.tell(), max_expansion)
-            yield piece
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise BadInput(f'{path} is cut short or damaged: {first_line(error)}') from error
-
-
-def json_lines(pieces, path):
-    """The lines of a json-lines file as bytes; a file that is one JSON list gives its elements."""
-    first = next(pieces, b'').removeprefix(codecs.BOM_UTF8)
+def json_records(pieces, path):
+    """The lines of a json-lines file; a file that is one JSON list gives its elements, as JSON again."""
+    first = next(pieces, '')
     pieces = itertools.chain([first], pieces)
-    return list_elements(pieces, path) if first.lstrip().startswith(b'[') else cut_at_lines(pieces, path)
+    return list_elements(pieces, path) if first.lstrip().startswith('[') else lines_of(pieces, path)
 
 
-def cut_at_lines(pieces, path):
-    """Yields the lines of a file that comes in pieces, without their ends."""
+def lines_of(pieces: Iterable[str], path: str) -> Iterator[str]:
+    """Yields the lines of a text that comes in pieces, each with its end. Raises BadInput on one of more than 64 MB."""
     begun, size = [], 0
     for piece in pieces:
-        *lines, rest = piece.split(b'\n')
+        *lines, rest = piece.split('\n')
         if lines:
-            yield b''.join([*begun, lines[0]])
-            yield from lines[1:]
+            yield ''.join([*begun, lines[0], '\n'])
+            yield from (f'{line}\n' for line in lines[1:])
             begun, size = [], 0
         begun.append(rest)
         size += len(rest)
         if size > ROW_BYTES:
             raise BadInput(f'{path} has a line of more than {ROW_BYTES >> 20} MB; each line should be a document')
     if size:
-        yield b''.join(begun)
+        yield ''.join(begun)
+
+
+def csv_records(pieces, path, delimiter, column):
+    """Yields the values of the text's columns in each row of a CSV file behind its first, which names the columns."""
+    csv.field_size_limit(ROW_BYTES)
+    rows = csv.reader(lines_of(pieces, path), delimiter=delimiter, strict=True)
+    try:
+        names = next(rows, [])
+        places = [names.index(name) for name in pick_columns(names, column, path)]
+        for row in rows:
+            if row and len(row) != len(names):
+                raise BadInput(f'{path}, line {rows.line_num}: {len(row)} values, where the first line names {len(names)} '
+                               'columns; a text with commas or line ends stands in quotes')
+            yield [row[place] for place in places] if row else ['']
+    except csv.Error as error:
+        raise BadInput(f'{path}, line {rows.line_num}: {error}') from error
 
 
 def list_elements(pieces, path):
     """Yields the elements of a JSON list that comes in pieces, each as JSON again, without all of it in memory."""
-    decode, decoder = codecs.getincrementaldecoder('utf-8')('replace').decode, json.JSONDecoder()
-    text, at_end = decode(next(pieces)), False
+    decoder, text, at_end = json.JSONDecoder(), next(pieces), False
     place = text.index('[') + 1
     while True:
         begin = SPACE.match(text, place).end()
@@ -382,7 +425,7 @@ def list_elements(pieces, path):
         except ValueError:
             sign = None
         if sign:
-            yield json.dumps(value).encode()
+            yield json.dumps(value)
             place = sign.end()
         elif text[begin:begin + 1] == ']':
             place = begin + 1
@@ -397,17 +440,18 @@ def list_elements(pieces, path):
                            f'{ROW_BYTES >> 20} MB')
         wanted, read = len(text) - place, [text[place:]]  # as much again is read, so that no part is looked at often
         while wanted >= 0 and not at_end:
-            piece = next(pieces, b'')
-            at_end = not piece
-            read.append(decode(piece, final=at_end))
-            wanted -= len(piece)
+            piece = next(pieces, None)
+            at_end = piece is None
+            read.append(piece or '')
+            wanted -= len(read[-1])
         text, place = ''.join(read), 0
 
 
-def json_text(line, column, where):
+def json_text(line, row, column, path):
     """The document of one line of a json-lines file; '' for a blank line."""
     if not line.strip():
         return ''
+    where = f'{path}, line {row + 1}'
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -430,7 +474,7 @@ def pick_columns(names, column, where):
                    f'{shorten(", ".join(names))}')
 
 
-def format_row(values):
+def format_row(values, row=None):
     """The document of a row: its text, or SYNTH's question, reasoning and answer."""
     if len(values) == 1:
         return values[0] or ''
@@ -469,7 +513,7 @@ def wikitext_files(size: str = '2', raw: bool = True, source: str | None = None,
     for split, theirs in WIKITEXT_SPLITS.items():
         words = {split, theirs, theirs[:5]}  # val, validation, valid
         found = [name for name in sorted(os.listdir(source))
-                 if words & set(re.split(r'[._-]', name)) and not name.endswith('.bin')]  # .bin: shards
+                 if words & set(re.split(r'[._-]', name.lower())) and not name.endswith('.bin')]  # .bin: shards
         if len(found) > 1 and not all(TABLE_NAME.search(name) for name in found):
             raise BadInput(f'{source} has several files for the {split} split: {", ".join(found)}; leave one')
         if found:
@@ -480,12 +524,16 @@ def wikitext_files(size: str = '2', raw: bool = True, source: str | None = None,
 
 
 def read_split(paths: Iterable[str]) -> Iterator[str]:
-    """Yields the text of a split in pieces; a table has a line of text in each row, and nothing for a blank line."""
+    r"""Yields the text of a split in pieces, with line ends as WikiText has them, \n alone, whatever became of them since.
+
+    A table has a line of text in each row, and nothing for a blank line.
+    """
     for path in paths:
         if TABLE_NAME.search(path):
             yield from (''.join(line or ' \n' for line in lines) for _, lines, _ in read_steadily(path, 'text'))
         else:
-            yield from read_text(path)
+            yield from (line.removesuffix('\r\n') + '\n' if line.endswith('\r\n') else line
+                        for line in lines_of(read_text(path), path))
 
 
 # ---- rows of questions, such as HellaSwag's and GSM8K's -----------------------------------------------------
@@ -494,7 +542,7 @@ def read_split(paths: Iterable[str]) -> Iterator[str]:
 def read_rows(path: str) -> Iterator[tuple[str, object]]:
     """Yields (place, value) of each line of a .jsonl file that is not blank; a message about a value names its place."""
     with open_to_read(path) as file:
-        for number, line in enumerate(cut_at_lines(unpacked(file, path), path), 1):
+        for number, line in enumerate(lines_of(decoded(unpacked(file, path), path), path), 1):
             if line.strip():
                 place = f'{path}, line {number}'
                 try:

@@ -5,7 +5,7 @@
     python wikitext.py --source=FOLDER --vocab_size=8192       local files, and a BPE trained on the train text
 
 Every article is a document. The official splits are kept: train gives the train shards, validation the val shards, and
-test goes to OUT_DIR/test.txt as it is, for evaluation alone (`python evaluate.py`). A local folder has one file for each
+test goes to OUT_DIR/test.txt, for evaluation alone (`python evaluate.py`). A local folder has one file for each
 split, named by it: train.txt, wiki.valid.raw, test.parquet, ...
 """
 import os
@@ -17,7 +17,7 @@ from configurator import choice, configure, optional
 from data_folder import check_data_settings, fingerprint, is_made, make_data_folder, name_and_folder
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write
-from sources import read_split, wikitext_files
+from sources import lines_of, read_split, wikitext_files
 
 DEFAULTS = {
     'size': choice('2', '103'),           # WikiText-2 (2 million words) or WikiText-103 (103 million)
@@ -59,27 +59,13 @@ def main(config):
 def articles(pieces: Iterable[str]) -> Iterator[str]:
     """Yields the articles of a text that comes in pieces; joined together they are the text."""
     article = []
-    for line in whole_lines(pieces):
+    for line in lines_of(pieces, 'WikiText'):
         if HEADING.fullmatch(line) and any(map(str.strip, article)):  # what is blank before the first one belongs to it
             yield ''.join(article)
             article = []
         article.append(line)
     if any(map(str.strip, article)):
         yield ''.join(article)
-
-
-def whole_lines(pieces):
-    """Yields the lines of a text that comes in pieces, each with its end."""
-    begun = []
-    for piece in pieces:
-        *lines, rest = piece.split('\n')
-        if lines:
-            yield ''.join([*begun, lines[0], '\n'])
-            yield from (f'{line}\n' for line in lines[1:])
-            begun = []
-        begun.append(rest)
-    if any(begun):
-        yield ''.join(begun)
 
 
 if __name__ == '__main__':

@@ -84,9 +84,12 @@ def unwritable_output_is_dropped():
 
 
 def program_name() -> str:
-    """What was started: `train.py`, or `python -m bench` for a module."""
+    """What was started: `train.py`, `docs/plan.py`, or `python -m bench` for a module."""
     spec = getattr(sys.modules['__main__'], '__spec__', None)
-    return f'python -m {spec.name.removesuffix(".__main__")}' if spec else os.path.basename(sys.argv[0])
+    if spec:
+        return f'python -m {spec.name.removesuffix(".__main__")}'
+    path = os.path.relpath(sys.argv[0], os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return os.path.basename(path) if path.startswith('..') else path
 
 
 def warn(message):

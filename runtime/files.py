@@ -1,28 +1,23 @@
-"""Files: written atomically, found by pattern, and read as text or JSON with one clear line for what is wrong.
+"""Files: written atomically, found by pattern, and opened with one clear line for what is wrong.
 
 A file is written under a temporary name, flushed to the disk and renamed, so that a kill, a full disk or a power cut
 leaves either the old file or the new one.
 """
-import codecs
 import contextlib
 import errno
 import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
-import sys
-from collections.abc import Iterator
-
-from tqdm import tqdm
 
 from runtime.errors import BadInput, first_line, warn_once
 
 READ_BYTES = 1 << 20        # at a time
 JSON_BYTES = 32 << 20       # the most that is read as one JSON value: as Python objects it takes up to 24 times as much
 FOLDERS_NAMED = 20          # at most, in a message
-COMPRESSED = '.gz', '.bz2', '.xz', '.zst'
 
 
 @contextlib.contextmanager
@@ -111,7 +106,7 @@ def read_json(path, advice='delete it and make the data again'):
     if len(text) > JSON_BYTES:
         raise BadInput(f'{path} is larger than the {JSON_BYTES >> 20} MB that are read of a JSON file; {advice}')
     try:
-        value = json.loads(text.decode())
+        value = json.loads(text.decode('utf-8-sig'))
     except (ValueError, RecursionError) as error:  # deep nesting
         raise BadInput(f'{path} is not JSON ({first_line(error)}); {advice}') from error
     if not isinstance(value, dict):
@@ -135,20 +130,23 @@ def sha256_of(path):
 def find_files(patterns: str) -> list[str]:
     """The files that a path, a folder, a glob, or several of them with commas between, stand for, sorted.
 
-    Hidden files of a folder and its __pycache__ are left out. Raises BadInput naming a pattern without files.
+    A part of a glob that exists as it is written means itself, so a folder's name may have brackets. Hidden files of a folder
+    and its __pycache__ are left out. Linked folders are followed, and no file is taken twice, so that a link to a folder above
+    it adds nothing. Raises BadInput naming a pattern without files.
     """
-    found = set()
-    for pattern in [patterns] if os.path.exists(patterns) else patterns.split(','):
+    found = {}  # by what a file is, whatever its names are
+    is_one = os.path.exists(patterns) or any(map(os.path.isfile, expand(patterns)))  # a name may have commas
+    for pattern in [patterns] if is_one else patterns.split(','):
+        paths = [pattern] if os.path.exists(pattern) else expand(pattern)
         if os.path.isdir(pattern):
-            wanted = os.path.join(glob.escape(pattern), '**')
-        else:
-            wanted = glob.escape(pattern) if os.path.exists(pattern) else pattern  # a file's name may have brackets
-        files = [path for path in glob.glob(wanted, recursive=True)
-                 if os.path.isfile(path) and '__pycache__' not in path.split(os.sep)]
+            paths = [path for folder in folders_below(pattern) for path in entries(folder)]
+        files = [path for path in paths if os.path.isfile(path)]
         if not files:
             raise BadInput(f'no file at {pattern}')
-        found.update(files)
-    return sorted(found)
+        for path in files:
+            status = os.stat(path)
+            found.setdefault((status.st_dev, status.st_ino), path)
+    return sorted(found.values())
 
 
 def folders_near(path: str, name: str) -> str:
@@ -161,26 +159,40 @@ def folders_near(path: str, name: str) -> str:
     return ''
 
 
-def is_binary(path: str) -> bool:
-    """Whether a file has a zero byte in its first 8 KiB, which text in UTF-8 has not."""
-    with open_to_read(path) as file:
-        return b'\0' in file.read(8192)
+def expand(pattern):
+    """The paths that a glob stands for. `**` are all folders below, each of them once."""
+    paths = ['/' if pattern.startswith('/') else '']
+    for part in filter(None, re.sub(r'(^|/)\*\*$', r'\1**/*', pattern).split('/')):
+        if part == '**':
+            paths = [folder for path in paths for folder in folders_below(path or '.')]
+        else:
+            paths = [found for path in paths for found in (
+                [os.path.join(path, part)] if os.path.lexists(os.path.join(path, part))
+                else sorted(glob.glob(os.path.join(glob.escape(path), part)))) if not found.endswith('__pycache__')]
+    return paths
 
 
-def read_text(path: str) -> Iterator[str]:
-    """Yields a text file in pieces. Bytes that are not UTF-8 become U+FFFD, which a line on stderr says at the end."""
-    decoder = codecs.getincrementaldecoder('utf-8-sig')(errors='replace')
-    replaced, block = 0, None
-    if str(path).endswith(COMPRESSED):
-        raise BadInput(f'{path} is compressed; unpack it first (only tables, such as .jsonl.gz, are read as they are)')
-    with open_to_read(path) as file:
-        while block != b'':
-            block = file.read(READ_BYTES)
-            text = decoder.decode(block, final=not block)
-            replaced += text.count('\ufffd') - block.count('\ufffd'.encode())
-            yield text
-    if replaced > 0:
-        tqdm.write(f'{path}: {replaced} places are not UTF-8 and became U+FFFD', file=sys.stderr)
+def folders_below(top):
+    """The folder and all below it but hidden ones and __pycache__: first those that are inside, then those that are linked."""
+    def refuse(error):
+        raise BadInput(f'{error.filename} cannot be read: {error.strerror}') from error
+
+    tops, seen = [top], set()
+    for top in tops:
+        for folder, names, _ in os.walk(top, onerror=refuse):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                names.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            names[:] = sorted(name for name in names if not name.startswith('.') and name != '__pycache__')
+            tops += [path for path in (os.path.join(folder, name) for name in names) if os.path.islink(path)]
+            yield folder
+
+
+def entries(folder):
+    """The paths of what is in a folder and not hidden, sorted."""
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if not name.startswith('.')]
 
 
 def open_to_read(path, buffering=-1):

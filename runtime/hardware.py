@@ -16,7 +16,7 @@ import torch
 
 from runtime.errors import BadInput, first_line
 from runtime.parallel import available_cores
-from runtime.words import counted
+from runtime.words import plural
 
 DRIVER_OF_CUDA = {'11': 450, '12': 525, '13': 580}  # oldest driver for a major version: NVIDIA's "CUDA Compatibility"
 MAX_THREADS = 1024
@@ -35,7 +35,7 @@ def pick_device(name: str = 'auto', local_rank: int = 0) -> torch.device:
         raise BadInput(f'device={name} should be auto, cpu, cuda, cuda:N or mps')
     # torch.device would take cuda:999 for another number, since it keeps 8 bits of it
     if name.startswith('cuda:') and int(name.removeprefix('cuda:')) >= torch.cuda.device_count():
-        raise BadInput(f'device={name}, but torch sees {counted(torch.cuda.device_count(), "CUDA device")} here; '
+        raise BadInput(f'device={name}, but torch sees {plural(torch.cuda.device_count(), "CUDA device")} here; '
                        f'--device=auto takes the best there is')
     device = torch.device(name)
     if device.type == 'mps' and not torch.backends.mps.is_available():
@@ -155,7 +155,7 @@ def describe(device: torch.device) -> str:
     """The device in words, for logs."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
-    return f'{cpu_name()}, {counted(torch.get_num_threads(), "thread")}' if device.type == 'cpu' else device.type
+    return f'{cpu_name()}, {plural(torch.get_num_threads(), "thread")}' if device.type == 'cpu' else device.type
 
 
 def synchronize(device):

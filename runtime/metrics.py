@@ -17,7 +17,7 @@ import secrets
 
 from runtime.errors import BadInput, first_line, warn_once
 from runtime.files import atomic_write, copy_file, open_to_read, warn_if_unwritable
-from runtime.words import counted
+from runtime.words import plural
 
 
 class Metrics:
@@ -71,7 +71,7 @@ class Metrics:
         """Raises BadInput at the end of a run whose last rows could not be written."""
         self.sync()
         if self.waiting:
-            raise BadInput(f'the run is over, but the last {counted(len(self.waiting), "row")} of metrics could not be written '
+            raise BadInput(f'the run is over, but the last {plural(len(self.waiting), "row")} of metrics could not be written '
                            f'to {self.path} and are lost')
 
     def write(self, sync=False):
@@ -156,7 +156,7 @@ def parse(path, most):
         warn_once(f'{path} cannot be read: {first_line(error)}')
         return [], False
     if damaged:
-        warn_once(f'{path}: left out {counted(len(damaged), "line")} that cannot be read as a row of metrics; '
+        warn_once(f'{path}: left out {plural(len(damaged), "line")} that cannot be read as a row of metrics; '
                   f'the first is line {damaged[0]}')
     return rows, bool(damaged)
 

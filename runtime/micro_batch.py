@@ -8,7 +8,7 @@ import torch
 
 from runtime import hardware
 from runtime.errors import BadInput
-from runtime.words import counted
+from runtime.words import plural
 
 CPU_MICRO_BATCH_TOKENS = 8192  # what a CPU's caches and threads are fastest with
 NCCL_BYTES = 2**31  # what the exchange of gradients may take of a GPU's memory, beside PyTorch's own
@@ -81,7 +81,7 @@ def sequences_per_process(config, process):
     if total < 1 or total % unit:
         nearest = max(1, round(total / unit)) * unit
         raise BadInput(f'total_batch_tokens={total} should be a multiple of block_size {block_size} x '
-                       f'{counted(process.world_size, "process", "processes")} x micro_batch {max(1, micro_batch)} = {unit}; '
+                       f'{plural(process.world_size, "process", "processes")} x micro_batch {max(1, micro_batch)} = {unit}; '
                        f'the nearest is --total_batch_tokens={nearest}')
     return total // block_size // process.world_size
 

@@ -16,7 +16,7 @@ from runtime import hardware
 from runtime.files import warn_if_unwritable, write_json
 from runtime.gpu_peak import makers_peak_flops
 from runtime.metrics import best_row, read_metrics
-from runtime.words import counted, duration
+from runtime.words import duration, plural
 
 OVERFITTING_PASSES = 100
 LONG_STEP_S = 60
@@ -30,13 +30,13 @@ def announce(config: dict, process, n_params: int, train_data, n_val_tokens: int
     passes = config['max_steps'] * config['total_batch_tokens'] / train_tokens
     process.print0(f'{config["out_dir"]}: {f"resumes at step {step:,}" if step else f"starts from {origin}"}; '
                    f'{process.world_size} x {hardware.describe(process.device)}, {str(process.dtype).removeprefix("torch.")}')
-    process.print0(f'model: {n_params:,} parameters ({counted(config["n_layer"], "layer")}, '
-                   f'{counted(config["n_head"], "head")}, width {config["n_embd"]}, block {config["block_size"]}, '
+    process.print0(f'model: {n_params:,} parameters ({plural(config["n_layer"], "layer")}, '
+                   f'{plural(config["n_head"], "head")}, width {config["n_embd"]}, block {config["block_size"]}, '
                    f'vocabulary {config["vocab_size"]:,})')
     process.print0(f'batch: {config["total_batch_tokens"]:,} tokens a step = '
-                   f'{counted(process.world_size, "process", "processes")} x '
-                   f'{counted(n_micro, "micro-batch", "micro-batches")} x '
-                   f'{counted(micro_batch, "sequence")} x {counted(config["block_size"], "token")}')
+                   f'{plural(process.world_size, "process", "processes")} x '
+                   f'{plural(n_micro, "micro-batch", "micro-batches")} x '
+                   f'{plural(micro_batch, "sequence")} x {plural(config["block_size"], "token")}')
     seen = f'seen {passes:,.0f} times' if passes >= 100 else f'seen {passes:.3g} times' if passes >= 1 else \
         f'of which {100 * passes:.3g}% will be seen'
     process.print0(f'data: {train_tokens:,} tokens to train on, {seen}; {n_val_tokens:,} to validate on')

@@ -1,4 +1,4 @@
-"""Tables in plain text: one function for everything that prints rows and columns."""
+"""Tables in plain text, for everything that prints them."""
 from collections.abc import Sequence
 
 

@@ -1,9 +1,13 @@
 """Numbers in sentences: '1 step' and '2 steps', '3 min 27 s'."""
 
 
-def counted(n: int, noun: str, nouns: str | None = None) -> str:
-    """A number and what it counts: counted(1, 'process', 'processes') is '1 process'. nouns: noun and an s, if None."""
-    return f'{n:,} {noun if n == 1 else nouns or noun + "s"}'
+def plural(n: int, noun: str, nouns: str | None = None, width: int = 0) -> str:
+    """A number and what it counts: plural(1, 'process', 'processes') is '1 process'. nouns: noun and an s, if None.
+
+    width: of the number, so that words stand below each other; 'document' then is as long as 'documents'.
+    """
+    nouns = nouns or f'{noun}s'
+    return f'{n:>{width},} {(noun if n == 1 else nouns).ljust(len(nouns) if width else 0)}'
 
 
 def duration(seconds: float) -> str:
@@ -14,5 +18,5 @@ def duration(seconds: float) -> str:
     hours, minutes_of_hour = divmod(minutes, 60)
     days, hours_of_day = divmod(hours, 24)
     if days:
-        return f'{counted(days, "day")} {hours_of_day} h'
+        return f'{plural(days, "day")} {hours_of_day} h'
     return f'{hours} h {minutes_of_hour} min' if hours else f'{minutes} min {s} s'

@@ -21,7 +21,13 @@ from tasks.calculator import parse_number
 from tasks.tool_use import CALL, check_call
 from tasks.word_problems import generate_problems
 
-ANSWER = re.compile(r'####\s*(.*)')
+# GSM8K's own pattern (grade_school_math/dataset.py of its release), with the fractions of the calculator beside its numbers
+ANSWER = re.compile(r'#### (-?[0-9.,]+(?:/0*[1-9][0-9]*)?)')
+
+
+def split_sources(names: str) -> list[str]:
+    """The sources in a list with commas between them; a file's name may have commas itself."""
+    return [names] if os.path.exists(names) else names.split(',')
 
 
 def read_problems(source: str, split: str = 'train', n_generated: int = 0, seed: int = 0) -> list[dict]:
@@ -48,7 +54,7 @@ def check_problem(place, row):
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ('question', 'answer')):
         raise BadInput(f'{place}: a problem is an object with a question and an answer, both text')
     if answer_of(row['answer']) is None:
-        raise BadInput(f'{place}: the answer does not end in #### and a number')
+        raise BadInput(f'{place}: the answer has no line such as "#### 24", its number behind "#### "')
     return {'question': row['question'], 'answer': row['answer'], 'kind': row.get('kind') or kind_by_length(row['answer'])}
 
 
@@ -59,10 +65,10 @@ def kind_by_length(solution):
 
 
 def answer_of(solution: str) -> Fraction | None:
-    """The number behind the last #### of a solution, or None."""
-    answer = (ANSWER.findall(solution) or [''])[-1]
+    """The number behind the first `#### ` of a solution that has one, whatever follows it, or None."""
+    answer = ANSWER.search(solution)
     try:
-        return parse_number(answer.strip().rstrip('.').replace(',', '').replace('$', ''))
+        return parse_number(answer[1].replace(',', '')) if answer else None
     except ValueError:
         return None
 

@@ -19,14 +19,14 @@ from bpe import MAX_VOCAB, Tokenizer
 from configurator import check_bounds, configure, optional
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
-from tasks.gsm8k import check_calls, read_problems
+from tasks.gsm8k import check_calls, read_problems, split_sources
 from tasks.tool_use import encode_problem
 
 DEFAULTS = {
     'source': 'generated',  # generated, gsm8k (from the hub), .jsonl files; several with commas between
     'out_dir': 'data/math',  # folder for the shards
     'n_problems': 100_000,  # generated ones; files are taken whole
-    'n_val': 500,  # problems held out for the validation loss; of files, the last ones
+    'n_val': 500,  # problems held out for the validation loss, beside n_problems; of files, the last ones, a tenth at most
     'seed': 0,  # of generated problems and of their order
     # the vocabulary
     'tokenizer': optional(str),  # gpt2, or a tokenizer.json; None: one of vocab_size is trained on the problems
@@ -59,17 +59,21 @@ def main(config):
 
 
 def read_splits(config):
-    """{'train': problems in random order, 'val': the last n_val of each source, at most a tenth of it}."""
+    """{'train': problems in random order, 'val': the last n_val of each source, of a file at most a tenth}."""
     train, val = [], []
-    for source in config['source'].split(','):
+    for source in split_sources(config['source']):
         problems = read_problems(source, 'train', config['n_problems'] + config['n_val'], config['seed'])
+        n_train = config['n_problems']
         if source != 'generated':
             report_calls(source, problems)
-        n_train = len(problems) - min(config['n_val'], len(problems) // 10)
+            tenth = len(problems) // 10
+            if tenth < config['n_val']:
+                print(f'{source}: {tenth:,} of {len(problems):,} problems are held out, a tenth, which is less than n_val')
+            n_train = len(problems) - min(config['n_val'], tenth)
         train += problems[:n_train]
         val += problems[n_train:]
     if not val:
-        raise BadInput(f'{len(train)} problems are too few: a tenth of them is held out')
+        raise BadInput(f'too few problems ({len(train)}): a tenth of a file is held out, so it should have 10')
     np.random.default_rng(config['seed']).shuffle(train)
     return {'train': train, 'val': val}
 

@@ -12,6 +12,7 @@ from configurator import check_bounds, choice, configure, optional
 from inference import open_model
 from inference.engine import Engine, Request
 from runtime.errors import BadInput, one_line_errors
+from tasks.calculator import format_number
 from tasks.gsm8k import answer_of
 from tasks.tool_use import Calculator, decode_solution, encode_question
 
@@ -46,8 +47,8 @@ def main(config):
             print(f'\033[1;36m{text}\033[0m' if coloured else text, end='', flush=True)
         n_shown = len(sequence.tokens)
     solution = decode_solution(sequence.tokens, tokenizer)
-    if answer_of(solution) is not None:
-        print(f'\n\nanswer: {solution.rpartition("####")[2].strip()}')
+    if (answer := answer_of(solution)) is not None:
+        print(f'\n\nanswer: {format_number(answer)}')
     elif sequence.finish_reason == 'length':
         print(f'\n\nno answer: the solution was not finished after {config["max_new_tokens"]} tokens')
     else:

@@ -19,7 +19,7 @@ from inference.engine import Engine, Request
 from runtime.errors import one_line_errors
 from runtime.files import atomic_write
 from runtime.tables import table
-from tasks.gsm8k import answer_of, read_problems
+from tasks.gsm8k import answer_of, read_problems, split_sources
 from tasks.tool_use import CALL, Calculator, check_call, decode_solution, encode_question
 
 DEFAULTS = {
@@ -47,7 +47,7 @@ def main(config):
     check_bounds(config, 'batch_size', at_least=1, at_most=10_000)
     check_bounds(config, 'temperature', 'seed', at_least=0)
     problems = []
-    for source in config['source'].split(','):
+    for source in split_sources(config['source']):
         problems += read_problems(source, 'test', config['limit'] or 500, config['seed'])[:config['limit'] or None]
     model, tokenizer, _ = open_model(config)
     engine, calculator = Engine(model, config['batch_size']), Calculator(tokenizer)

@@ -25,7 +25,8 @@ import wikitext
 from bpe import Tokenizer
 from model import GPT, GPTConfig
 from runtime.errors import BadInput
-from runtime.files import JSON_BYTES, read_json, read_text, sha256_of
+from runtime.files import JSON_BYTES, read_json, sha256_of
+from runtime.text_files import read_text
 
 MB = b'a' * (1 << 20)
 DEEP = '[' * 1_000_000
@@ -137,13 +138,12 @@ def test_tables_that_people_compress_are_read(tmp_path):
 @pytest.mark.parametrize('rows', [[], [1], ['é]', ',[', {}, [[]], None, -1.5e3], [{'text': '\\" ] 😀'}] * 5])
 def test_a_json_list_is_the_same_in_whatever_pieces_it_comes(rows, size):
     for text in (json.dumps(rows), json.dumps(rows, indent=2, ensure_ascii=False)):
-        data = text.encode()
-        pieces = [data[start:start + size] for start in range(0, len(data), size)]
+        pieces = [text[start:start + size] for start in range(0, len(text), size)]
         assert [json.loads(line) for line in sources.list_elements(iter(pieces), 'x')] == rows
         with pytest.raises(BadInput, match='goes on behind its JSON list'):
-            list(sources.list_elements(iter([*pieces, b' [2]']), 'x'))
+            list(sources.list_elements(iter([*pieces, ' [2]']), 'x'))
         with pytest.raises(BadInput, match='cut short or damaged'):
-            list(sources.list_elements(iter([data[:-1]]), 'x'))
+            list(sources.list_elements(iter([text[:-1]]), 'x'))
 
 
 # ---------------------------------------------------------------------------- deep and long JSON
@@ -386,7 +386,16 @@ def test_what_is_no_file_is_refused_rather_than_waited_for(tmp_path, name, kind)
     refused(lambda: PLACES[name](str(path)), str(tmp_path))
 
 
-def test_compressed_text_is_not_read_as_text(tmp_path):
+@pytest.mark.parametrize('name, compress', [('x.txt.gz', gzip.compress), ('x.txt.BZ2', bz2.compress), ('x.txt.xz', lzma.compress)])
+def test_a_text_that_expands_past_the_limit_is_refused(tmp_path, name, compress):
+    path = tmp_path / name
+    path.write_bytes(members(compress, *[MB] * 300))
+    line = refused(lambda: sum(map(len, sources.read_documents(sources.find_source(str(path))))), 'times its size.*--max_expansion')
+    assert str(path) in line
+    refused(lambda: sum(map(len, read_text(str(path)))), 'times its size')
+
+
+def test_compressed_text_that_is_cut_short_is_refused(tmp_path):
     for name, compress in (('x.txt.gz', gzip.compress), ('x.txt.bz2', bz2.compress), ('x.txt.xz', lzma.compress)):
-        (tmp_path / name).write_bytes(compress(b'some text'))
-        refused(lambda: list(read_text(str(tmp_path / name))), 'is compressed; unpack it first')
+        (tmp_path / name).write_bytes(compress(os.urandom(9000).hex().encode())[:-20])
+        refused(lambda: list(read_text(str(tmp_path / name))), 'cut short or damaged')

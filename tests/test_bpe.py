@@ -1,4 +1,5 @@
 import collections
+import contextlib
 import doctest
 import functools
 import json
@@ -14,6 +15,7 @@ import regex
 import tiktoken
 import tokenizers
 import transformers
+from conftest import run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -345,6 +347,44 @@ def test_a_file_of_hugging_faces_trainer_loads_with_its_own_ids(source_texts, tm
         assert tokenizer.encode(text, allowed_special='all') == theirs.encode(text).ids
 
 
+BYTE_LEVEL = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True}
+
+
+def split_and_byte_level(pattern, behavior='Isolated'):
+    split = {'type': 'Split', 'pattern': {'Regex': pattern}, 'behavior': behavior, 'invert': False}
+    return {'type': 'Sequence', 'pretokenizers': [split, {**BYTE_LEVEL, 'use_regex': False}]}
+
+
+def resaved_by_transformers(path):
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token=EOT, pad_token='<|pad|>').save_pretrained(path.parent / 'saved')
+    AutoTokenizer.from_pretrained(path.parent / 'saved').save_pretrained(path.parent / 'again')
+    return path.parent / 'again' / 'tokenizer.json'
+
+
+def edited(**parts):
+    def edit(path):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **parts}))
+        return path
+    return edit
+
+
+@pytest.mark.parametrize('save', [
+    resaved_by_transformers,
+    edited(post_processor={'type': 'TemplateProcessing', 'single': [{'Sequence': {'id': 'A', 'type_id': 0}}],
+                           'pair': [{'Sequence': {'id': 'A', 'type_id': 0}}, {'Sequence': {'id': 'B', 'type_id': 1}}], 'special_tokens': {}}),
+    edited(post_processor={'type': 'Sequence', 'processors': [BYTE_LEVEL]}, normalizer={'type': 'Sequence', 'normalizers': []}),
+    edited(pre_tokenizer={'type': 'Sequence', 'pretokenizers': [BYTE_LEVEL]}),
+    edited(pre_tokenizer=split_and_byte_level(PUBLISHED_PATTERN.pattern)),
+    edited(truncation={'direction': 'Right', 'max_length': 9999, 'strategy': 'LongestFirst', 'stride': 0})])
+def test_files_of_other_tools_whose_further_steps_do_nothing_give_their_ids(source_texts, tmp_path, save):
+    train_with_tokenizers(source_texts, 500).save(str(tmp_path / 'tokenizer.json'))
+    path = save(tmp_path / 'tokenizer.json')
+    ours, theirs = Tokenizer.load(path), tokenizers.Tokenizer.from_file(str(path))
+    text = source_texts[0][:3000] + ' é 中文 😀  \n\n\t 123' + EOT
+    assert ours.encode(text, allowed_special='all') == theirs.encode(text).ids
+
+
 def change(*keys, to):
     def edit(data):
         for key in keys[:-1]:
@@ -364,7 +404,14 @@ def swap_merges(data):
     (change('pre_tokenizer', to=None), 'pre_tokenizer'),
     (change('pre_tokenizer', 'add_prefix_space', to=True), 'prefix space'),
     (change('pre_tokenizer', 'use_regex', to=False), "GPT-2's pattern"),
-    (change('post_processor', to={'type': 'TemplateProcessing'}), 'adds tokens'),
+    (change('post_processor', to={'type': 'TemplateProcessing', 'single': [{'SpecialToken': {'id': EOT, 'type_id': 0}}]}), 'adds tokens'),
+    (change('post_processor', to={'type': 'Sequence', 'processors': [{'type': 'ByteLevel'}, {'type': 'RobertaProcessing'}]}), 'adds tokens'),
+    (change('post_processor', to={'type': 'TemplateProcessing'}), "KeyError: 'single'"),
+    (change('normalizer', to={'type': 'Sequence', 'normalizers': [{'type': 'Lowercase'}]}), 'normalizes'),
+    (change('pre_tokenizer', to={'type': 'Sequence', 'pretokenizers': [{'type': 'Digits'}, BYTE_LEVEL]}), "GPT-2's pattern"),
+    (change('pre_tokenizer', to=split_and_byte_level(r'\p{N}{1,3}|[^0-9]+')), "GPT-2's pattern"),
+    (change('pre_tokenizer', to=split_and_byte_level(PUBLISHED_PATTERN.pattern, behavior='Removed')), "GPT-2's pattern"),
+    (change('model', 'end_of_word_suffix', to='</w>'), 'prefix or a suffix'),
     (change('added_tokens', 0, 'lstrip', to=True), 'not a plain special token'),
     (change('added_tokens', 0, 'id', to=7), 'should be 0 .. 299'),
     (change('added_tokens', to=[]), 'merges are not in the order'),
@@ -385,6 +432,16 @@ def test_another_kind_of_tokenizer_is_refused_in_one_line(source_texts, tmp_path
     with pytest.raises(BadInput, match=message) as error:
         Tokenizer.load(tmp_path / 'tokenizer.json')
     assert '\n' not in str(error.value) and 'tokenizer.json' in str(error.value)
+
+
+@pytest.mark.parametrize('depth', [200, 440])
+def test_steps_nested_as_deep_as_json_allows_are_read_or_refused(source_texts, tmp_path, depth):
+    data = json.loads(Tokenizer.train(source_texts[:1], 300, progress=False).to_json())
+    for _ in range(depth):
+        data['pre_tokenizer'] = {'type': 'Sequence', 'pretokenizers': [data['pre_tokenizer']]}
+    (tmp_path / 'tokenizer.json').write_text(json.dumps(data), encoding='utf-8')
+    with contextlib.suppress(BadInput):
+        assert Tokenizer.load(tmp_path / 'tokenizer.json').vocab_size == 300
 
 
 @pytest.mark.parametrize('content, message', [
@@ -443,3 +500,24 @@ def test_a_text_is_shown_cut_with_its_ids(own, own_file):
 def test_a_tokenizer_that_is_not_there_ends_the_command_in_one_line():
     result = run('--show=x', '--tokenizer=nowhere.json')
     assert result.returncode == 2 and result.stderr.startswith('bpe.py: no file nowhere.json')
+
+
+def test_a_part_of_a_character_is_shown_as_its_bytes(own_file, capsys):
+    assert run_script('bpe.py', '--show=中', f'--tokenizer={own_file}') == 0
+    assert capsys.readouterr().out.startswith('\\xe4|\\xb8|\\xad\n')
+
+
+def test_without_network_a_tokenizer_that_is_here_is_named(tmp_path, monkeypatch):
+    import tiktoken
+
+    def offline(name):
+        raise ConnectionError
+
+    monkeypatch.setattr(tiktoken, 'get_encoding', offline)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match='could not be fetched.*corpus.py --vocab_size=4096 trains one'):
+        Tokenizer.gpt2()
+    (tmp_path / 'data' / 'mine').mkdir(parents=True)
+    (tmp_path / 'data' / 'mine' / 'tokenizer.json').touch()
+    with pytest.raises(BadInput, match='--tokenizer=data/mine/tokenizer.json is here'):
+        Tokenizer.gpt2()

@@ -22,6 +22,7 @@ import data_folder
 import shards
 import sources
 from bpe import Tokenizer
+from runtime import text_files
 from runtime.errors import BadInput
 
 DEFAULTS = {key: getattr(value, 'default', value) for key, value in corpus.DEFAULTS.items()}
@@ -169,14 +170,186 @@ def test_text_that_spells_a_special_token_stays_text(tmp_path):
     assert all_documents(tmp_path / 'out') == sorted(texts)
 
 
-def test_bytes_that_are_not_utf8_are_replaced_and_counted(tmp_path, capsys):
+def test_bytes_that_are_not_utf8_are_replaced_and_counted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(text_files, 'REPLACED_IN', [])
     write_folder(tmp_path / 'in', TEXTS)
     (tmp_path / 'in' / 'latin1.txt').write_bytes(b'caf\xe9 and na\xefve, but \xef\xbf\xbd was there before')
     (tmp_path / 'in' / 'bom.txt').write_bytes(b'\xef\xbb\xbfwith a byte order mark')
     run(tmp_path / 'in', tmp_path / 'out')
     assert 'caf\ufffd and na\ufffdve, but \ufffd was there before' in all_documents(tmp_path / 'out')
     assert 'with a byte order mark' in all_documents(tmp_path / 'out')
-    assert 'latin1.txt: 2 places are not UTF-8' in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.count('latin1.txt: 2 places are not utf-8') == 1 and err.count('U+FFFD') == 1
+
+
+def test_another_encoding_is_guessed_and_read_when_it_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(text_files, 'REPLACED_IN', [])
+    texts = [f'Déjà vu à Orléans, {i}: «l’été»\n' * 3 for i in range(25)]
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    for i, text in enumerate(texts):
+        (folder / f'{i}.txt').write_bytes(text.encode('cp1252'))
+    run(folder, tmp_path / 'wrong')
+    lines = [line for line in capsys.readouterr().err.splitlines() if 'utf-8' in line]
+    assert len(lines) == 2 and '--encoding=cp1252, or convert it: iconv -f cp1252 -t utf-8' in lines[0]
+    assert 'further files like it are not named' in lines[1]
+    run(folder, tmp_path / 'out', encoding='windows-1252')
+    assert all_documents(tmp_path / 'out') == sorted(texts)
+    with pytest.raises(BadInput, match="made with encoding='cp1252', not None"):
+        run(folder, tmp_path / 'out')
+    with pytest.raises(BadInput, match='encoding=.rot13. is not the name of a text encoding'):
+        run(folder, tmp_path / 'out2', encoding='rot13')
+
+
+@pytest.mark.parametrize('name, bom', [('utf-16-le', b'\xff\xfe'), ('utf-16-be', b'\xfe\xff'), ('utf-32-le', b'\xff\xfe\0\0'), ('utf-8', b'\xef\xbb\xbf')])
+def test_a_byte_order_mark_says_how_any_kind_of_file_is_encoded(tmp_path, name, bom):
+    texts = [f'Zürich {i} – 東京\n' for i in range(30)]
+    contents = {'a.txt': '<|endoftext|>'.join(texts), 'a.jsonl': ''.join(json.dumps({'text': text}, ensure_ascii=False) + '\n' for text in texts),
+                'a.json': json.dumps([{'text': text} for text in texts], ensure_ascii=False),
+                'a.csv': 'text,n\n' + ''.join(f'"{text}",1\n' for text in texts)}
+    for file, content in contents.items():
+        (tmp_path / file).write_bytes(bom + content.encode(name))
+        assert list(sources.read_documents(sources.find_source(str(tmp_path / file)))) == texts, file
+
+
+def test_what_holds_no_text_is_left_out_and_counted(tmp_path, capsys):
+    folder = write_folder(tmp_path / 'in', TEXTS)
+    files = {'a.png': b'\x89PNG\0\0\0', 'b.pdf': b'%PDF-1.4\n%\xe2\xe3 text', 'c.dat': bytes(random.Random(0).choices(range(1, 256), k=5000)),
+             'd.txt': b'', 'e.txt': b' \n\r\n', 'f.txt': 'UTF-16 without a mark'.encode('utf-16-le')}
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / 'ansi.log').write_text('\x1b[31mred\x1b[0m\n')
+    run(folder, tmp_path / 'out')
+    assert all_documents(tmp_path / 'out') == sorted([*TEXTS, '\x1b[31mred\x1b[0m\n'])
+    line = 'left out 6 of 67 files: 3 binary, 2 empty, 1 UTF-16 without a byte order mark'
+    assert f'{line}; --verbose=True names them\n' in capsys.readouterr().err
+    sources.find_source(str(folder), verbose=True)
+    err = capsys.readouterr().err
+    assert err.startswith(f'{line}\n') and all(f'{folder / name}: ' in err for name in files)
+    with pytest.raises(BadInput, match='f.txt holds no text: UTF-16 without.*--encoding=utf-16-le'):
+        run(folder / 'f.txt', tmp_path / 'out2')
+    assert list(sources.read_documents(sources.find_source(str(folder / 'f.txt'), encoding='utf-16-le'), encoding='utf-16-le')) == ['UTF-16 without a mark']
+
+
+# ---------------------------------------------------------------------------- names and kinds of files
+
+@pytest.mark.parametrize('name', ['log[1].txt', '[a]*?.txt', '*', 'a, b.txt', '-x.txt', '100%s {0}.txt', 'naïve 日本.txt', 'line\nend.txt', ' space ', "it's.txt",
+                                  os.fsdecode(b'caf\xe9.txt')])
+@pytest.mark.parametrize('in_folder', [False, True])
+def test_a_name_of_any_characters_names_that_file_alone(tmp_path, name, in_folder):
+    for other in ('log1.txt', 'a.txt', 'ab', 'b.txt'):
+        (tmp_path / other).write_text('another text')
+    path = tmp_path / name / 'x.txt' if in_folder else tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('Right.\n\n' * 300)
+    for source in [str(path), *([str(path.parent), f'{path.parent}/*.txt', f'{path.parent}/**'] if in_folder else [])]:
+        assert sources.find_source(source).files == [str(path)]
+    run(path, tmp_path / 'out')
+    assert set(''.join(all_documents(tmp_path / 'out')).split()) == {'Right.'}
+
+
+def test_linked_folders_are_followed_and_no_file_is_read_twice(tmp_path):
+    inside, outside = tmp_path / 'in', tmp_path / 'elsewhere'
+    for path in (inside / 'a' / '1.txt', inside / 'b' / '2.txt', outside / 'deep' / '3.txt', outside / '__pycache__' / '4.txt'):
+        path.parent.mkdir(parents=True)
+        path.write_text(path.name)
+    for link, target in (('loop', '.'), ('a/loop', '..'), ('a/other', '../b'), ('linked', outside), ('again', outside), ('1.txt', 'a/1.txt'), ('broken', 'nowhere')):
+        (inside / link).symlink_to(target)
+    os.link(inside / 'b' / '2.txt', inside / 'b' / '5.txt')
+    (tmp_path / 'entry').symlink_to(inside)
+    for source in (inside, f'{inside}/**', f'{inside}/**/*.txt', tmp_path / 'entry', f'{inside}/a,{inside}/b,{inside}/linked,{inside}'):
+        documents = sources.read_documents(sources.find_source(str(source)))
+        assert sorted(documents) == ['1.txt', '2.txt', '3.txt'], source
+
+
+@pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, lzma.compress, None])
+def test_compressed_text_is_read_and_endings_may_be_in_capitals(tmp_path, pack):
+    import pyarrow
+    ending = {gzip.compress: '.GZ', bz2.compress: '.bz2', lzma.compress: '.XZ', None: '.Zst'}[pack]
+    pack = pack or (lambda data: pyarrow.compress(data, 'zstd', asbytes=True))
+    text = ''.join(f'Paragraph {i}.\n\n' for i in range(3000))
+    (tmp_path / f'x.txt{ending}').write_bytes(pack(text.encode()))
+    (tmp_path / f'x.JSONL{ending}').write_bytes(pack(''.join(json.dumps({'text': text}) + '\n' for text in TEXTS).encode()))
+    (tmp_path / f'x.Csv{ending}').write_bytes(pack(b'n,text\n1,"a, b"\n\n2,c\n'))
+    assert ''.join(sources.read_documents(sources.find_source(str(tmp_path / f'x.txt{ending}')))) == text
+    assert list(sources.read_documents(sources.find_source(str(tmp_path / f'x.JSONL{ending}')))) == TEXTS
+    assert list(sources.read_documents(sources.find_source(str(tmp_path / f'x.Csv{ending}')))) == ['a, b', 'c']
+
+
+def test_rows_of_csv_and_tsv_are_what_pythons_writer_wrote(tmp_path):
+    import csv
+    texts = ['plain', 'a "quoted", word', 'two\nlines', 'crlf\r\ntext', 'tab\there', '', ' space ', 'é😀']
+    for name, dialect in (('x.csv', 'excel'), ('x.TSV', 'excel-tab')):
+        with open(tmp_path / name, 'w', newline='', encoding='utf-8') as file:
+            csv.writer(file, dialect).writerows([['id', 'body'], *enumerate(texts)])
+        found = [text for _, rows, _ in sources.read_table(str(tmp_path / name), 'body') for text in rows]
+        assert found == texts
+        with pytest.raises(BadInput, match="no column 'text'; name one of these with --text_column: id, body"):
+            list(sources.read_table(str(tmp_path / name), 'text'))
+    for content, message in (('text,n\na,b,c\n', 'line 2: 3 values, where the first line names 2'), ('text\n"open', 'line 2: unexpected end'), ('', 'no column')):
+        (tmp_path / 'bad.csv').write_text(content)
+        with pytest.raises(BadInput, match=message):
+            list(sources.read_table(str(tmp_path / 'bad.csv'), 'text'))
+
+
+@pytest.mark.parametrize('kind', ['string', 'large_string', 'string_view', 'dictionary'])
+def test_every_arrow_type_of_text_is_read(tmp_path, kind):
+    texts = ['a', None, 'bb', 'a', ''] * 300
+    column = pyarrow.array(texts, getattr(pyarrow, kind)()) if kind != 'dictionary' else pyarrow.array(texts).dictionary_encode()
+    (tmp_path / 'in').mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({'text': column}), tmp_path / 'in' / '0.parquet')
+    pyarrow.parquet.write_table(pyarrow.table({'text': pyarrow.nulls(9)}), tmp_path / 'in' / '1.PARQUET')  # a part without any
+    assert list(sources.read_documents(sources.find_source(str(tmp_path / 'in')))) == [text for text in texts if text]
+
+
+@pytest.mark.parametrize('column, kind', [([['a']], 'list<'), ([1], 'int64'), ([{'a': 'b'}], 'struct<'), ([b'a'], 'binary')])
+def test_a_parquet_column_of_something_else_is_refused(tmp_path, column, kind):
+    pyarrow.parquet.write_table(pyarrow.table({'text': column}), tmp_path / 'x.parquet')
+    with pytest.raises(BadInput, match=f"x.parquet: column 'text' holds {kind}.*not text; name another --text_column"):
+        list(sources.read_table(str(tmp_path / 'x.parquet'), 'text'))
+
+
+def test_a_parquet_file_with_bytes_that_are_not_utf8_is_refused_in_one_line(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({'text': pyarrow.array([b'caf\xe9']).view(pyarrow.string())}), tmp_path / 'x.parquet')
+    with pytest.raises(BadInput, match='x.parquet is not a readable parquet file: UnicodeDecodeError'):
+        list(sources.read_table(str(tmp_path / 'x.parquet'), 'text'))
+
+
+# ---------------------------------------------------------------------------- where documents end
+
+@pytest.mark.parametrize('n_files', [1, 3, 25])
+def test_a_separator_after_the_first_megabyte_cuts_every_file_of_a_source(tmp_path, n_files):
+    documents = ['word ' * 250_000, 'second', 'third']
+    for i in range(n_files):
+        (tmp_path / f'{i}.txt').write_text('<|endoftext|>'.join([*documents[:1 if i else 3], f'last of {i}']))
+    found = list(sources.read_documents(sources.find_source(str(tmp_path))))
+    assert found[1:4] == ['second', 'third', 'last of 0'] and not any('<|endoftext|>' in document for document in found)
+    assert len(found) == 4 + 2 * (n_files - 1)
+
+
+def test_a_few_files_are_cut_into_blocks_so_that_little_is_held_out(tmp_path):
+    texts = [''.join(f'Book {book}, paragraph {i}.\n\n' for i in range(3000)) for book in 'AB']
+    for book, text in zip('AB', texts):
+        (tmp_path / f'{book}.txt').write_text(text)
+    run(tmp_path, tmp_path / 'out')
+    train, val = documents_of(tmp_path / 'out', 'train'), documents_of(tmp_path / 'out', 'val')
+    assert 0.005 < sum(map(len, val)) / sum(map(len, texts)) < 0.15
+    assert all(any(f'Book {book}' in text for text in train) for book in 'AB') and sum(map(len, train + val)) == sum(map(len, texts))
+
+
+def test_a_share_that_documents_make_larger_is_said(tmp_path, capsys):
+    (tmp_path / 'two.jsonl').write_text('{"text": "one of them"}\n{"text": "and another"}\n')
+    run(tmp_path / 'two.jsonl', tmp_path / 'out')
+    assert '50% of the text is held out, not 5%: documents stay whole and copies together, and there are 2' in capsys.readouterr().err
+    run(write_folder(tmp_path / 'in', TEXTS), tmp_path / 'out2', val_fraction=0.3)
+    assert 'held out' not in capsys.readouterr().err
+    assert '1 document ' in data_folder.summary('x', shards.load_meta(str(tmp_path / 'out')))
+
+
+def test_blocks_end_at_blank_lines_with_carriage_returns_too(tmp_path):
+    text = ''.join(f'Paragraph {i}\r\nhas two lines.\r\n\r\n' for i in range(300))
+    blocks = list(sources.cut_into_blocks([text], 300))
+    assert ''.join(blocks) == text and all(block.endswith('\r\n\r\n') for block in blocks[:-1])
 
 
 # ---------------------------------------------------------------------------- train and val
@@ -346,7 +519,7 @@ def test_each_bad_input_is_one_line_and_writes_nothing(tmp_path):
     (tmp_path / 'empty.txt').write_bytes(b'')
     (tmp_path / 'blank.txt').write_text(' \n\n ')
     (tmp_path / 'binary.bin').write_bytes(bytes(range(256)))
-    (tmp_path / 'utf16.txt').write_text('hello', encoding='utf-16')
+    (tmp_path / 'utf16.txt').write_text('hello', encoding='utf-16-le')
     (tmp_path / 'nothing').mkdir()
     (tmp_path / 'pictures').mkdir()
     for i in range(2):
@@ -359,7 +532,7 @@ def test_each_bad_input_is_one_line_and_writes_nothing(tmp_path):
     tokenizer.save(tmp_path / 'without_eot.json')
     (tmp_path / 'not_json.json').write_text('{')
     cases = [
-        (tmp_path / 'empty.txt', {}, 'no documents'), (tmp_path / 'blank.txt', {}, 'no documents'),
+        (tmp_path / 'empty.txt', {}, 'holds no text: empty'), (tmp_path / 'blank.txt', {}, 'holds no text: empty'),
         (tmp_path / 'binary.bin', {}, 'holds no text'), (tmp_path / 'utf16.txt', {}, 'UTF-16'),
         (tmp_path / 'nothing', {}, 'no file at'), (tmp_path / 'pictures', {}, 'binary'),
         (tmp_path / 'missing.txt', {}, 'no file at'), (tmp_path / 'one.jsonl', {}, 'only one document'),

@@ -1,3 +1,4 @@
+import gzip
 import json
 import math
 import os
@@ -111,6 +112,11 @@ def test_words_and_bytes_are_counted_before_the_clean_up():
     assert (n_words, n_bytes) == (8, len(' = T = \n \n a @-@ b \n'))  # 6 and the empty ones at both ends, as the harness has it
 
 
+@pytest.mark.parametrize('protocol', ['harness', 'gpt2'])
+def test_wikitext_with_windows_line_ends_is_the_same_text(protocol):
+    assert evaluate.apply_protocol(WIKI_TEXT.replace('\n', '\r\n'), protocol) == evaluate.apply_protocol(WIKI_TEXT, protocol)
+
+
 def test_the_papers_words_are_wikitexts_tokens_and_line_ends():
     text = ' \n = Title = \n It \'s 1 @,@ 000 . \n'
     assert evaluate.apply_protocol(text, 'gpt2')[1:] == (3 + 6 + 3, len(text.encode()))
@@ -174,6 +180,20 @@ def test_a_split_is_scored_as_the_harness_does_and_any_file_as_it_is(tmp_path, c
     assert run(capsys, model_folder, source=folder, split='val')[0] != counts
     sliding = run(capsys, model_folder, source=os.path.join(folder, 'test.txt'), stride=16)
     assert sliding[0] == counts and sliding[1] != plain and 'move on by 16' in sliding[2]
+
+
+def test_compressed_text_and_other_encodings_are_measured_and_binary_data_is_not(tmp_path, capsys, model_folder):
+    files = {'a.txt': TEXT.encode(), 'b.TXT.GZ': gzip.compress(TEXT.encode()), 'c.txt': TEXT.encode('utf-16')}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    plain, *others = [run(capsys, model_folder, source=str(tmp_path / name))[:2] for name in files]
+    assert others == [plain, plain]
+    (tmp_path / 'd.txt').write_bytes('é'.encode('latin-1') + TEXT.encode())
+    assert run(capsys, model_folder, source=str(tmp_path / 'd.txt'), encoding='latin-1')[0][2] == plain[0][2] + 2
+    for data in (gzip.compress(TEXT.encode()), b'%PDF-1.7\n' + TEXT.encode(), os.urandom(5000)):
+        (tmp_path / 'e.txt').write_bytes(data)
+        with pytest.raises(BadInput, match='e.txt holds binary data, not text'):
+            run(capsys, model_folder, source=str(tmp_path / 'e.txt'))
 
 
 def test_a_folder_with_the_wanted_split_alone_is_enough(tmp_path, capsys, model_folder):

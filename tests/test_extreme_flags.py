@@ -25,13 +25,14 @@ REFUSED = {
     'train.py': TRAIN,
     'corpus.py': f"""--num_samples=-1 --num_samples={BIG} --num_samples=0.5 --val_fraction=0 --val_fraction=1 --val_fraction=-1 --val_fraction=nan
         --val_fraction=2 --vocab_size=-1 --vocab_size=1 --vocab_size=256 --vocab_size=65537 --vocab_size={BIG} --shard_tokens=0 --shard_tokens=-1
-        --shard_tokens=2147483648 --shard_tokens=1e18 --shard_tokens=inf --workers=-1 --workers=1e6 --workers={BIG} --max_expansion=-1 --max_expansion=""",
+        --shard_tokens=2147483648 --shard_tokens=1e18 --shard_tokens=inf --workers=-1 --workers=1e6 --workers={BIG} --max_expansion=-1 --max_expansion=
+        --encoding= --encoding=latin-99 --encoding=bz2 --encoding=idna --encoding=hex --verbose=2""",
     'wikitext.py': f"""--size=3 --size= --vocab_size=-5 --vocab_size=100 --vocab_size=1e9 --shard_tokens=0 --shard_tokens={BIG} --workers=-1
         --workers=1e9""",
     'fineweb.py': f"""--part=0/1 --part=2/1 --part=1/0 --part=-1/2 --part=1/{BIG} --part=x --part= --part=1 --shard_tokens=0 --shard_tokens=-7
         --shard_tokens=1e10 --max_shards=-1 --max_shards={BIG} --workers=-1 --workers=5000 --retries=-1 --retries=nan --max_expansion=-2 --sample=5BT""",
     'evaluate.py': f"""--batch_size=0 --batch_size=-1 --batch_size={BIG} --stride=0 --stride=-1 --stride=1.5 --stride=nan --size=4 --protocol=x
-        --device=gpu --device=cuda:{BIG} --dtype=int8 --split=""",
+        --device=gpu --device=cuda:{BIG} --dtype=int8 --split= --encoding=rot13""",
     'hellaswag.py': f'--batch_size=0 --batch_size=-3 --limit=0 --limit=-1 --limit={BIG} --limit=inf --protocol= --protocol=both',
     'export.py': '--dtype=int8 --dtype= --to= --to=None',
     'bpe.py': '--tokenizer= --tokenizer=nowhere',

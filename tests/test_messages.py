@@ -73,7 +73,7 @@ def test_what_may_be_one_is_counted_by_the_helper():
 def test_the_rules_see_what_is_against_them():
     assert JARGON.search('the dict is wrong') and COUNTED_BY_HAND.search('{len(x)} whole shards')
     assert ABOUT_A_SETTING.search('seed={seed} is odd') and not ADVICE.search('seed={seed} is odd')
-    assert not COUNTED_BY_HAND.search("{counted(len(x), 'shard')} here")
+    assert not COUNTED_BY_HAND.search("{plural(len(x), 'shard')} here")
 
 
 if __name__ == '__main__':

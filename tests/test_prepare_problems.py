@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import merged_metrics
+from hypothesis import given
+from hypothesis import strategies as st
 
 import pretrained
 import shards
@@ -35,11 +37,22 @@ def write_lines(path, rows):
 # ---------------------------------------------------------------------------- problems from files, and their answers
 
 @pytest.mark.parametrize('text, number', [
-    ('so\n#### 26', 26), ('#### 1,080', 1080), ('#### $4.50', Fraction(9, 2)), ('####-5', -5), ('#### 1/3', Fraction(1, 3)),
-    ('#### 5.', 5), ('#### 1\n#### 2', 2), ('26', None), ('#### many', None), ('####', None), ('#### 1/0', None),
-    ('#### ٣x', None)])
-def test_the_answer_is_the_number_behind_the_last_mark(text, number):
+    ('so\n#### 26', 26), ('#### 1,080', 1080), ('#### 4.50', Fraction(9, 2)), ('#### -5', -5), ('#### 1/3', Fraction(1, 3)),
+    ('#### 5.', 5), ('#### 1\n#### 2', 1), ('26', None), ('#### many', None), ('####', None), ('#### 1.2.3', None), ('#### ,', None),
+    ('#### ٣x', None), ('#### 12 pens', 12), ('#### 7,500 km', 7500), ('#### 30%', 30), ('#### .5', Fraction(1, 2)), ('####\n5', None),
+    ('so\r\n#### 8\r\n', 8), ('#### ' + '9' * 5000, None), ('#### 2e30000000', 2)])
+def test_the_answer_is_the_first_number_behind_a_mark(text, number):
     assert answer_of(text) == number
+
+
+@given(st.text('#-.,0123456789 a\n', max_size=30).map('#### '.__add__))
+def test_answers_are_those_of_gsm8ks_own_pattern(text):
+    found = re.search(r'#### (\-?[0-9\.\,]+)', text)
+    try:
+        expected = Fraction(found[1].replace(',', '')) if found else None
+    except ValueError:
+        expected = None
+    assert answer_of(text) == expected
 
 
 def test_calls_of_gsm8k_that_the_calculator_does_not_confirm_are_listed(test_data):
@@ -97,7 +110,26 @@ def test_sources_can_be_mixed_and_a_tokenizer_be_given(tmp_path):
     prepare(source=f'generated,{path}', out_dir=tmp_path / 'mixed', n_problems=30, n_val=5,
               tokenizer=tmp_path / 'tokenizer.json')
     text = tokenizer.decode(shards.read_shard(tmp_path / 'mixed' / 'mixed_train_000001.bin'))
-    assert text.count('Janet has 16') == 18 and text.count('<|endoftext|>') == 30 + 18 + 2
+    assert text.count('Janet has 16') == 18 and text.count('<|endoftext|>') == 30 + 18
+
+
+def test_as_many_problems_are_generated_as_asked_for_and_of_a_file_a_tenth_is_held_out(tmp_path, capsys):
+    path = write_lines(tmp_path / 'a,b[1].jsonl', [JANET] * 29)
+    prepare(out_dir=tmp_path / 'generated', n_problems=40, n_val=30, vocab_size=300)
+    meta = shards.load_meta(str(tmp_path / 'generated'))
+    assert (meta['train_documents'], meta['val_documents']) == (40, 30)
+    capsys.readouterr()
+    prepare(source=path, out_dir=tmp_path / 'file', n_val=30, vocab_size=260)
+    meta = shards.load_meta(str(tmp_path / 'file'))
+    assert (meta['train_documents'], meta['val_documents']) == (27, 2)
+    assert f'{path}: 2 of 29 problems are held out, a tenth' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('encode', [lambda text: b'\xef\xbb\xbf' + text.encode(), lambda text: text.encode('utf-16'),
+                                    lambda text: text.replace('\n', '\r\n').encode()])
+def test_problems_are_read_whatever_an_editor_made_of_the_file(tmp_path, encode):
+    (tmp_path / 'some.JSONL').write_bytes(encode(json.dumps(JANET) + '\n' + json.dumps(DEBT) + '\n'))
+    assert [problem['question'] for problem in read_problems(str(tmp_path / 'some.JSONL'))] == [JANET['question'], DEBT['question']]
 
 
 def test_a_folder_with_shards_of_another_name_is_not_written_to(tmp_path):

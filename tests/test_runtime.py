@@ -20,7 +20,7 @@ from runtime import hardware, micro_batch, report
 from runtime.batches import DeviceBatches
 from runtime.process import Process
 from runtime.stop import Stopped, StopSignals
-from runtime.words import counted, duration
+from runtime.words import duration, plural
 
 # --- batches
 
@@ -229,8 +229,8 @@ def test_a_time_is_said_in_its_two_largest_units(seconds, words):
 
 
 def test_one_is_counted_without_an_s():
-    assert [counted(n, 'process', 'processes') for n in (0, 1, 2)] == ['0 processes', '1 process', '2 processes']
-    assert [counted(n, 'row') for n in (1, 1000)] == ['1 row', '1,000 rows']
+    assert [plural(n, 'process', 'processes') for n in (0, 1, 2)] == ['0 processes', '1 process', '2 processes']
+    assert [plural(n, 'row') for n in (1, 1000)] == ['1 row', '1,000 rows']
 
 
 @pytest.mark.parametrize('world_size, here, launched', [

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import pickle
 import random
 import struct
 import subprocess
@@ -304,6 +305,18 @@ def test_shards_without_meta_are_said_to_be_taken_for_gpt2s(tmp_path, capsys):
     data_dir = make_folder(tmp_path / 'd', list(range(30)))
     assert load_meta(data_dir)['vocab_size'] == 50257
     assert "taken for GPT-2's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('with_text', [False, True])
+def test_characters_of_nanogpt_are_not_taken_for_gpt2s_tokens(tmp_path, with_text):
+    for split in ('train', 'val'):
+        np.arange(50, dtype=np.uint16).tofile(tmp_path / f'{split}.bin')
+    (tmp_path / 'meta.pkl').write_bytes(pickle.dumps({'vocab_size': 50, 'itos': {}, 'stoi': {}}))
+    if with_text:
+        (tmp_path / 'input.txt').touch()
+    with pytest.raises(BadInput, match='meta.pkl: its tokens are characters') as error:
+        shards.BatchLoader(str(tmp_path), 'train', 8, 1, seed=0)
+    assert f'--source={tmp_path / "input.txt" if with_text else "TEXT"} --vocab_size=257' in str(error.value)
 
 
 def test_a_tokenizer_without_meta_marks_an_unfinished_folder(tmp_path):

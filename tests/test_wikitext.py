@@ -73,6 +73,18 @@ def test_tables_of_the_hub_give_the_text_of_raw_files(tmp_path, monkeypatch):
     assert (tmp_path / 'hub' / 'test.txt').read_text() == SPLITS['test']
 
 
+def test_windows_line_ends_and_names_in_capitals_change_nothing(tmp_path):
+    write_folder(tmp_path / 'in')
+    (tmp_path / 'windows').mkdir()
+    for split, text in SPLITS.items():
+        (tmp_path / 'windows' / f'Wiki.{split.upper()}.TXT').write_bytes(b'\xef\xbb\xbf' + text.replace('\n', '\r\n').encode())
+    for name in ('in', 'windows'):
+        run(source=str(tmp_path / name), out_dir=str(tmp_path / 'out' / name))
+    for split in ('train', 'val'):
+        assert documents_of(tmp_path / 'out' / 'windows', split) == documents_of(tmp_path / 'out' / 'in', split)
+    assert (tmp_path / 'out' / 'windows' / 'test.txt').read_bytes() == SPLITS['test'].encode()
+
+
 def test_articles_are_the_same_whatever_pieces_the_text_comes_in():
     whole = list(wikitext.articles([SPLITS['train']]))
     for size in (1, 7, 50):

@@ -160,7 +160,7 @@ def read_part(files, part, progress, config):
                 continue
             first_row = begin['row'] if i == begin['file'] else 0
             for rows, texts, done in sources.read_steadily(files[i], config['text_column'], first_row, (low, high, n),
-                                                           config['max_expansion'], config['retries']):
+                                                           config['max_expansion'], retries=config['retries']):
                 percent = 100 * (i * n + low + done * (high - low) - n_files * (k - 1)) / n_files
                 if n_bytes == 0:
                     bar.initial = bar.n = percent

@@ -168,7 +168,7 @@ def load(path: str, mapped: bool = False) -> dict:
     state = read_archive(path, mapped)
     for key, kind in {'model': dict, 'config': dict, 'step': int, 'architecture': list}.items():
         if not isinstance(state.get(key), kind) or state[key] is True:
-            raise BadInput(f'{path} is not a checkpoint of train.py: {key} should be a {kind.__name__} in it')
+            raise BadInput(f'{path} is not a checkpoint of train.py: it has no {key}, or a wrong one')
     if any(type(value) not in PLAIN for value in state['config'].values()):
         raise BadInput(f'{path} is not a checkpoint of train.py: its config has more than numbers and words')
     if any(type(number) is not float for number in state['architecture']):

@@ -45,7 +45,7 @@ def read_problems(source: str, split: str = 'train', n_generated: int = 0, seed:
     rows = hub_rows('openai/gsm8k', 'main', split) if source == 'gsm8k' else read_rows(source)
     problems = [check_problem(place, row) for place, row in rows]
     if not problems:
-        raise BadInput(f'{source} has no problems')
+        raise BadInput(f'{source} has no problems; each line should be one, with a question and an answer')
     return problems
 
 

@@ -73,7 +73,7 @@ def read_splits(config):
         train += problems[:n_train]
         val += problems[n_train:]
     if not val:
-        raise BadInput(f'too few problems ({len(train)}): a tenth of a file is held out, so it should have 10')
+        raise BadInput(f'{len(train)} are too few problems: a tenth of a file is held out, so it should have at least 10')
     np.random.default_rng(config['seed']).shuffle(train)
     return {'train': train, 'val': val}
 

@@ -245,7 +245,7 @@ def test_a_turn_is_measured_in_a_process_of_its_own():
     (('train', '--peer_dir=/there/is/none'), 'should be a checkout of nanoGPT'),
     (('train', '--contenders=ours,zeppelin'), "'zeppelin'"),
     (('train', '--turns=0'), 'at least 1'),
-    (('train', '--n_head=5', '--n_embd=32'), 'does not divide'),
+    (('train', '--n_head=5', '--n_embd=32'), 'should be a multiple'),
     (('train', '--batch_size=0'), 'batch_size=0'),
     (('train', '--preset=gpt5'), 'gpt2'),
     (('sample', '--block_size=10'), 'at least 17'),

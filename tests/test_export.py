@@ -339,7 +339,7 @@ FIRST = 'transformer.h.0.attn.c_attn.weight'
     (lambda f: change_tensor(f, 'transformer.surplus', lambda _: torch.ones(2)), 'transformer.surplus'),
     (lambda f: change_tensor(f, FIRST, lambda tensor: tensor.t().contiguous()), rf'{FIRST} has shape \(64, 192\).*\(192, 64\)'),
     (lambda f: change_config(f, n_layer=4), 'lacks the tensor transformer.h.3'),
-    (lambda f: change_config(f, n_head=7), 'n_embd=64 does not divide by n_head=7'),
+    (lambda f: change_config(f, n_head=7), 'n_embd=64 should be a multiple of n_head=7'),
     (lambda f: change_config(f, vocab_size='300'), "vocab_size is '300'"),
     (lambda f: change_config(f, activation_function='relu'), "activation_function is 'relu'"),
     (lambda f: pathlib.Path(f, 'config.json').write_text('{'), 'is not JSON'),

@@ -59,7 +59,7 @@ class GPTConfig:
         if self.n_embd % self.n_head:
             divisors = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
             nearest = min(divisors, key=lambda n: abs(n - self.n_head))
-            raise ValueError(f'n_embd={self.n_embd} should be a multiple of n_head={self.n_head}; it is one of n_head={nearest}')
+            raise ValueError(f'n_embd={self.n_embd} should be a multiple of n_head={self.n_head}; n_head={nearest} fits')
 
     @property
     def padded_vocab_size(self) -> int:

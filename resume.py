@@ -87,8 +87,8 @@ def find(config: dict, text: dict, mapped: bool = False, before: float = math.in
         raise BadInput(f'{path} was trained with another architecture than model.py has now, and one curve cannot show two; '
                        f'start with another --out_dir, or restore model.py')
     if before['val_tokens'] != text['val_tokens']:
-        raise BadInput(f'{path} was validated on {before["val_tokens"]:,} tokens, not {text["val_tokens"]:,}: their losses do not '
-                       f'compare; --eval_tokens={before["val_tokens"]} goes on, or another --out_dir')
+        raise BadInput(f'{path} was validated on {before["val_tokens"]:,} tokens, not {text["val_tokens"]:,}: their losses do '
+                       f'not compare; --eval_tokens={before["val_tokens"]} goes on, or another --out_dir')
     if before['val_sha256'] != text['val_sha256']:
         raise BadInput(f'{path} was validated on another text than that of {config["data_dir"]}; {another}')
     return state

@@ -1,9 +1,12 @@
+import contextlib
 import itertools
 import math
 import os
 import pathlib
+import random
 import runpy
 import signal
+import socket
 import sys
 
 import numpy as np
@@ -50,6 +53,15 @@ def run_script(script, *arguments, folder=ROOT):
         torch.set_float32_matmul_precision(precision)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def free_port():
+    """A port that nobody listens at, from those that the system gives to no connection: it stays free until it is used."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(('127.0.0.1', port))
+            return port
+    raise OSError('none of 100 ports is free')
 
 
 CLOCK = ('tokens_per_s', 'mfu', 'mfu_of_maker', 'elapsed_s', 'memory_gb')  # what the metrics of two equal runs may differ in

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -20,6 +19,7 @@ import urllib.request
 
 import pytest
 import yaml
+from conftest import free_port
 
 import pretrained
 import train
@@ -239,9 +239,7 @@ def test_the_container_keeps_sagemakers_contract_with_the_model_that_was_packed_
     (tmp_path / 'opt').mkdir()
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / 'opt', filter='data')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = path_with_python(TMPDIR=tmp_path, MODEL_DIR=tmp_path / 'opt', **SECRET)
     health = [sys.executable, CLOUD / 'healthcheck.py']
     assert subprocess.run(health, env=environment).returncode == 0, 'a container that does not serve is well'

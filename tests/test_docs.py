@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import textwrap
@@ -20,7 +19,7 @@ import time
 import urllib.request
 
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, free_port, run_script
 
 from configurator import configure
 
@@ -221,9 +220,7 @@ def run(command, folder):
 
 def answers(arguments, folder):
     """A server started with these arguments comes up, answers README's two clients, and ends when told to."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen([sys.executable, 'serve.py', *arguments, f'--port={port}'], cwd=folder)
     try:
         deadline = time.monotonic() + 120

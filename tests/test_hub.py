@@ -8,13 +8,13 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import time
 import urllib.request
 
 import hub_repositories
 import pyarrow.parquet
 import pytest
+from conftest import free_port
 from hub import client, clients, hub  # noqa: F401
 from test_corpus import all_documents
 from test_docs import PAGES, PLACEHOLDER, SMALLER, commands, parts, relative, script_of
@@ -78,9 +78,7 @@ def test_every_command_of_the_docs_that_asks_the_hub_runs(hub, client, test_data
 
 
 def serve_and_ask(client, arguments, environment):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = client.start('serve.py', *arguments, f'--port={port}', **environment)
     try:
         ask = urllib.request.Request(f'http://127.0.0.1:{port}/v1/completions', json.dumps({'prompt': 'a', 'max_tokens': 3}).encode(),

@@ -7,14 +7,13 @@ import pathlib
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 import torch
-from conftest import merged_metrics
+from conftest import free_port, merged_metrics
 
 import checkpoint
 import train
@@ -40,9 +39,7 @@ def spawn():
     started = []
 
     def spawn(world_size, settings):
-        with socket.socket() as free:
-            free.bind(('127.0.0.1', 0))
-            port = free.getsockname()[1]
+        port = free_port()
         processes = []
         for rank in range(world_size):
             environment = {} if world_size == 1 else {

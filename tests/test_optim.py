@@ -2,10 +2,10 @@
 import collections
 import multiprocessing
 import os
-import socket
 
 import pytest
 import torch
+from conftest import free_port
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -86,9 +86,7 @@ def in_processes(tmp_path_factory):
     def in_processes(world_size, function, *arguments):
         folder = tmp_path_factory.mktemp('ranks')
         torch.save(arguments, folder / 'arguments')  # by a file, as tensors sent between processes share their memory
-        with socket.socket() as free:
-            free.bind(('127.0.0.1', 0))
-            port = free.getsockname()[1]
+        port = free_port()
         children = [context.Process(target=in_child, args=(rank, world_size, port, folder, function)) for rank in range(world_size)]
         for child in children:
             child.start()

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from conftest import merged_metrics
+from conftest import free_port, merged_metrics
 
 import checkpoint
 from runtime.metrics import read_metrics
@@ -39,9 +39,7 @@ def sshd(tmp_path_factory):
         os.makedirs('/run/sshd', exist_ok=True)  # which sshd wants to have, if it is started by root
     for name in ('host_key', 'user_key'):
         subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', folder / name], check=True)
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (folder / 'known_hosts').write_text(f'[127.0.0.1]:{port} {(folder / "host_key.pub").read_text()}')
     (folder / 'sshd_config').write_text(
         f'Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile {folder}/pid\nUsePAM no\n'

@@ -4,7 +4,6 @@ import json
 import math
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import sys
@@ -14,7 +13,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from conftest import merged_metrics
+from conftest import free_port, merged_metrics
 
 import checkpoint
 import shards
@@ -94,7 +93,7 @@ def start():
     started = []
 
     def start(world_size, runs):
-        ports = random.sample(range(20_000, 30_000), len(runs))  # where no system takes the ports of connections from
+        ports = [free_port() for _ in runs]
         processes = [context.Process(target=train_in_child, args=(rank, world_size, ports, runs)) for rank in range(world_size)]
         for process in processes:
             process.start()

@@ -17,7 +17,7 @@ from runtime.errors import BadInput, first_line, warn_once
 
 READ_BYTES = 1 << 20        # at a time
 JSON_BYTES = 32 << 20       # the most that is read as one JSON value: as Python objects it takes up to 24 times as much
-FOLDERS_NAMED = 20          # at most, in a message
+FOLDERS_NAMED = 5           # at most, in a message
 
 
 @contextlib.contextmanager

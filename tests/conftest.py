@@ -21,11 +21,16 @@ if 'SCRATCHGPT_TEST_DATA' in os.environ:
     os.environ.setdefault('TIKTOKEN_CACHE_DIR', os.path.join(os.environ['SCRATCHGPT_TEST_DATA'], 'tiktoken_cache'))
 
 
-LONGEST_FIRST = 'test_notebook.py', 'test_two_hosts.py', 'test_bench_step.py', 'test_gpu_run.py', 'test_interruptions.py'
+LONGEST_FIRST = [f'test_{name}.py' for name in (
+    'interruptions', 'gpu_run', 'docs', 'notebook', 'two_hosts', 'bench_step', 'bench', 'reproducible', 'optim', 'train', 'serve_load',
+    'serve', 'generation_graphs', 'change_the_model', 'remote', 'hub', 'generation', 'faults', 'page', 'soak', 'export')]
 
 
 def pytest_collection_modifyitems(items):
-    """The longest tests begin first, so that no worker still has minutes before it when the others have nothing left."""
+    """The longest files begin first, so that no worker still has minutes before it when the others have nothing left.
+
+    A worker takes a whole file (--dist=loadfile): what a file's tests share takes up to a minute to make.
+    """
     items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else len(LONGEST_FIRST))
 
 

@@ -184,12 +184,14 @@ def world(tmp_path_factory, texts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('path', PAGES, ids=relative)
-def test_every_command_that_needs_neither_gpu_nor_network_runs(path, world):
-    for command, marked in dict.fromkeys(commands(path.read_text())):
-        if not marked and not PLACEHOLDER.search(command):
-            for part in parts(command):
-                run(part, world)
+def test_every_command_that_needs_neither_gpu_nor_network_runs(world):
+    """One test, so that one worker makes the folder in which all of them run."""
+    for path in PAGES:
+        print(f'--- {relative(path)}')
+        for command, marked in dict.fromkeys(commands(path.read_text())):
+            if not marked and not PLACEHOLDER.search(command):
+                for part in parts(command):
+                    run(part, world)
 
 
 def run(command, folder):

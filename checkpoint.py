@@ -269,7 +269,8 @@ def find(path: str) -> tuple[str, dict]:
     if os.path.isdir(path):
         return load_newest(path)
     if not os.path.exists(path):
-        raise BadInput(f'{path} does not exist{runs_near(path)}')
+        others = [os.path.basename(other) for other in list_checkpoints(os.path.dirname(path) or '.')]
+        raise BadInput(f'{path} does not exist{"; beside it there is " + ", ".join(others[:3]) if others else runs_near(path)}')
     return path, load(path)
 
 

@@ -71,7 +71,7 @@ class plain:
     @property
     def expected(self):
         """What a value should be, for a message."""
-        return KINDS[self.kind] + (' of at most 64 bits' if self.kind is int else '')
+        return KINDS[self.kind] + (' below 2**63' if self.kind is int else '')
 
     def parse(self, text):
         """The value of a flag's text, or ValueError."""
@@ -229,6 +229,8 @@ def no_config_file(path):
     """The BadInput for a config file that is not there: names the one that is meant, or lists those that are there."""
     if '=' in path:
         return BadInput(f'no config file {path}; a setting is written with two dashes before it: --{path}')
+    if not path.endswith('.py') and (os.path.exists(path) or ' ' in path):
+        return BadInput(f'{shorten(path)!r} is no config file; a setting is written --key=value, and --help lists the keys')
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     folder = folder or os.path.relpath(os.path.join(HERE, 'config'))
     files = [file for file in sorted(glob.glob(os.path.join(glob.escape(folder), '*.py'))) if comment_at_head(file)]

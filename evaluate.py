@@ -59,6 +59,8 @@ DEFAULTS = {
 def main(config):
     check_bounds(config, 'stride', at_least=1)
     config['encoding'] = known_encoding(config['encoding'])
+    if config['source'] is not None and not os.path.exists(config['source']):
+        raise BadInput(f'no file or folder {config["source"]!r}; --source takes a text, or a folder with WikiText\'s test.txt')
     model, tokenizer, process = open_for_evaluation(config)
     protocol, text = choose_text(config)
     stride = config['stride'] or model.config.block_size

@@ -75,9 +75,11 @@ def find_source(source: str, dataset_config: str | None = None, dataset_split: s
                        'Hugging Face hub') from None
     tables = [path for path in files if TABLE_NAME.search(path)]
     if tables and len(tables) < len(files):
-        example = os.path.join(os.path.dirname(tables[0]), '*' + TABLE_NAME.search(tables[0])[0])
-        raise BadInput(f'{source} holds tables ({os.path.basename(tables[0])}) and text files together; name one kind, '
-                       f"as in --source='{example}'")
+        others = [path for path in files if path not in tables]
+        named = max(tables, others, key=len)[0]
+        example = os.path.join(os.path.dirname(named), '*' + os.path.splitext(named)[1])
+        raise BadInput(f'{source} holds tables ({os.path.basename(tables[0])}) and text files ({os.path.basename(others[0])}) '
+                       f"together; name one kind, as in --source='{example}'")
     files = tables or text_files(files, source, encoding, verbose)
     return Source(os.path.splitext(os.path.basename(os.path.normpath(source)))[0], files)
 
@@ -339,7 +341,9 @@ def read_groups(path, table, groups, columns):
     import pyarrow.parquet
 
     def batches(table, group):
-        return table.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=[group], columns=columns)
+        found = table.metadata.row_group(group)
+        fit = ROW_BYTES * found.num_rows // max(1, found.total_byte_size)
+        return table.iter_batches(batch_size=max(1, min(ROWS_AT_ONCE, fit)), row_groups=[group], columns=columns)
 
     def fetch(group):
         with open_anywhere(path) as file:
@@ -466,6 +470,8 @@ def json_text(line, row, column, path):
 
 
 def pick_columns(names, column, where):
+    if list(names).count(column) > 1:
+        raise BadInput(f'{where} has several columns {column!r}; give each a name of its own')
     if column in names:
         return (column,)
     if column == 'text' and all(name in names for name in SYNTH_COLUMNS):
@@ -508,7 +514,7 @@ def wikitext_files(size: str = '2', raw: bool = True, source: str | None = None,
                            'give a folder with the splits as --source')
         return {split: found[theirs] for split, theirs in WIKITEXT_SPLITS.items()}
     if not os.path.isdir(source):
-        raise BadInput(f'no folder {source!r}; --source names one with train.txt, valid.txt and test.txt')
+        raise BadInput(f'no file or folder {source!r}; --source names a folder with train.txt, valid.txt and test.txt')
     files = {}
     for split, theirs in WIKITEXT_SPLITS.items():
         words = {split, theirs, theirs[:5]}  # val, validation, valid

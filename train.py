@@ -141,8 +141,8 @@ def run(config, process, lock):
     process.print0(f'kernels: {raw_model.config.kernels}; attention: {attention_backend(raw_model, process)}')
     if is_done(config, progress, process):
         limit = '--max_steps' if progress.step >= config['max_steps'] else '--patience'
-        process.print0(f'{config["out_dir"]} is at its end, step {progress.step:,}; the same command with a larger '
-                       f'{limit} trains on')
+        process.print0(f'{config["out_dir"]} is at step {progress.step:,}, where this command ends; with a larger {limit} it '
+                       f'trains on')
         return
     if saved:
         resume.report_changes(config, text, saved, process.print0)

@@ -1,4 +1,4 @@
-# GPT-2 (124M) on 10 billion tokens of FineWeb-Edu: the reproduction. Meant for GPUs:
+# GPT-2 (124M) on 10 billion tokens of FineWeb-Edu: the reproduction. Meant for GPUs.
 #   torchrun --nproc_per_node=8 train.py config/train_gpt2.py
 # Needs data/fineweb: python fineweb.py --out_dir=data/fineweb
 out_dir = 'out/gpt2'

@@ -64,7 +64,7 @@ def unknown_model(service, name):
 
 def encode_prompt(service, prompt: str | list[int], truncate: int | None) -> list[int]:
     """Token ids of a prompt. truncate: how many of the last to keep at most, -1 for as many as fit, None for all."""
-    ids = encode_text(service, prompt) if isinstance(prompt, str) else prompt
+    ids = encode_text(service, prompt, cut=truncate is not None) if isinstance(prompt, str) else prompt
     limit, vocab_size = service.max_prompt_tokens, service.tokenizer.vocab_size
     wrong = next((i for i in ids if not 0 <= i < vocab_size), None)
     if wrong is not None:
@@ -76,14 +76,20 @@ def encode_prompt(service, prompt: str | list[int], truncate: int | None) -> lis
     return ids
 
 
-def encode_text(service, text: str) -> list[int]:
-    """Token ids of a text. One that is certain to be too long for a prompt is refused without being encoded."""
+def encode_text(service, text: str, cut: bool = False) -> list[int]:
+    """Token ids of a text. One that is certain to be too long for a prompt is refused, or cut, without being encoded.
+
+    cut: keep twice as much of its end as a prompt can have: where it was cut, tokens may be others, but these are not taken.
+    """
+    most = service.max_prompt_tokens * service.longest_token  # bytes
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         message = f'the prompt is not Unicode text: character {error.start} is half of a pair'
         raise ApiError(400, message, 'prompt') from None
-    if size > service.max_prompt_tokens * service.longest_token:
+    if size > most and cut:
+        text = text[-2 * most:]
+    elif size > most:
         raise too_long(service, f'{size:,} bytes')
     return service.tokenizer.encode(text)
 

@@ -65,7 +65,7 @@ class Decoder:
         rows_of = {}
         for slot, sequence in enumerate(sequences):
             top_k, temperature, top_p = numbers_of(sequence.request, self.config.vocab_size)
-            way = way_of(sequence.request)
+            way = way_of(sequence.request, self.config.vocab_size)
             integers[:, slot] = torch.tensor([sequence.ids[-1], sequence.cached, -1, top_k, way])
             numbers[:UNIFORMS, slot] = torch.tensor([temperature, top_p])
             if way != GREEDY:

@@ -50,7 +50,7 @@ class CompletionRequest(Strict):
     tools: Literal['calculator'] | None = Field(None, description='puts the result behind every <<48/2= in the text')
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     seed: Annotated[int, Field(ge=-2 ** 63, lt=2 ** 63)] | None = Field(None, description='-1: another text each time')
-    truncate_prompt_tokens: Literal[-1] | Annotated[int, Field(ge=1)] | None = Field(
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = Field(
         None, description='only so many of the last tokens of a prompt are taken; -1: as many as fit')
     logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
     echo: bool | None = False
@@ -79,6 +79,13 @@ class CompletionRequest(Strict):
             message = f'stop has a text of {longest:,} characters; at most {MAX_STOP_LENGTH:,} are possible'
             raise PydanticCustomError('stop', message)
         return stop
+
+    @field_validator('truncate_prompt_tokens')
+    @classmethod
+    def explain_truncate(cls, n_tokens):
+        if n_tokens == 0:
+            raise PydanticCustomError('truncate', 'truncate_prompt_tokens should be at least 1, or -1 for as many as fit')
+        return n_tokens
 
     @model_validator(mode='after')
     def fill_in(self):

@@ -25,13 +25,13 @@ class Settings(NamedTuple):
     uniforms: Tensor  # random numbers in [0, 1)
 
 
-def way_of(request) -> int:
-    """GREEDY, WHOLE, NUCLEUS, or for a request with top_k the smallest K that has room for it."""
+def way_of(request, vocab_size: int) -> int:
+    """GREEDY, WHOLE, NUCLEUS, or for a request with top_k the smallest K that has room for it, or for the vocabulary."""
     if request.temperature < GREEDY_BELOW:
         return GREEDY
     if request.top_k is not None:
         way = LEAST_K
-        while way < request.top_k:
+        while way < min(request.top_k, vocab_size):
             way *= K_STEP
         return way
     return NUCLEUS if request.top_p is not None and request.top_p < 1 else WHOLE

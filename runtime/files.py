@@ -131,8 +131,8 @@ def find_files(patterns: str) -> list[str]:
     """The files that a path, a folder, a glob, or several of them with commas between, stand for, sorted.
 
     A part of a glob that exists as it is written means itself, so a folder's name may have brackets. Hidden files of a folder
-    and its __pycache__ are left out. Linked folders are followed, and no file is taken twice, so that a link to a folder above
-    it adds nothing. Raises BadInput naming a pattern without files.
+    and its __pycache__ are left out. Linked folders are followed, and no file is taken twice, so that a loop of links adds
+    nothing. Raises BadInput naming a pattern without files.
     """
     found = {}  # by what a file is, whatever its names are
     is_one = os.path.exists(patterns) or any(map(os.path.isfile, expand(patterns)))  # a name may have commas
@@ -142,7 +142,7 @@ def find_files(patterns: str) -> list[str]:
             paths = [path for folder in folders_below(pattern) for path in entries(folder)]
         files = [path for path in paths if os.path.isfile(path)]
         if not files:
-            raise BadInput(f'no file at {pattern}')
+            raise BadInput(f'the folder {pattern} is empty' if os.path.isdir(pattern) else f'no file at {pattern}')
         for path in files:
             status = os.stat(path)
             found.setdefault((status.st_dev, status.st_ino), path)

@@ -72,8 +72,8 @@ def known_encoding(name: str) -> str:
     """
     try:
         found = WITHOUT_MARK.get(codecs.lookup(name).name, codecs.lookup(name).name)
-        b'any bytes'.decode(found, 'replace')  # refuses what is for other things than text, such as bz2
-        codecs.getincrementaldecoder(found)('replace').decode(b'any bytes', final=True)
+        bytes(range(256)).decode(found, 'replace')  # refuses what is for other things than text, such as bz2
+        codecs.getincrementaldecoder(found)('replace').decode(bytes(range(256)), final=True)
         return found
     except (LookupError, TypeError, ValueError) as error:
         raise BadInput(f'encoding={name!r} is not the name of a text encoding, such as utf-8, latin-1 or cp1251') from error
@@ -151,7 +151,7 @@ def unpacked(file, path: str, max_expansion: int = MAX_EXPANSION, piece_bytes: i
                 check_expansion(path, n_bytes, size if file.closed else file.tell(), max_expansion)
             yield piece
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise BadInput(f'{path} is cut short or damaged: {first_line(error)}') from error
+        raise BadInput(f'{path} is cut short or damaged ({first_line(error)}); repair or remove it') from error
 
 
 def check_expansion(path, n_bytes, n_packed, max_expansion):

@@ -82,7 +82,7 @@ def test_flags_are_read_by_the_type_of_their_default(flag, key, value):
     ('--learning_rate=fast', ['--learning_rate=fast', 'a number']),
     ('--learning_rate=nan', ['--learning_rate=nan', 'a number']),
     ('--compile=maybe', ['--compile=maybe', 'True or False']),
-    ('--top_k=x', ['--top_k=x', 'a whole number of at most 64 bits, or None']),
+    ('--top_k=x', ['--top_k=x', 'a whole number below 2**63, or None']),
     ('--dtype=fp8', ['--dtype=fp8', 'one of auto, float32']),
     ('--max_steps', ['--max_steps=VALUE', 'a whole number']),
     ('max_steps=3', ['--max_steps=3']),

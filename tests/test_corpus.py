@@ -182,6 +182,17 @@ def test_bytes_that_are_not_utf8_are_replaced_and_counted(tmp_path, capsys, monk
     assert err.count('latin1.txt: 2 places are not utf-8') == 1 and err.count('U+FFFD') == 1
 
 
+@pytest.mark.parametrize('kind', ['parquet', 'csv'])
+def test_a_table_with_two_columns_of_a_name_is_refused(tmp_path, kind):
+    path = tmp_path / f'twice.{kind}'
+    if kind == 'csv':
+        path.write_text('text,text\na,b\n')
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(['a'])] * 2, ['text', 'text']), path)
+    with pytest.raises(BadInput, match="several columns 'text'"):
+        list(sources.read_table(str(path), 'text'))
+
+
 def test_another_encoding_is_guessed_and_read_when_it_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(text_files, 'REPLACED_IN', [])
     texts = [f'Déjà vu à Orléans, {i}: «l’été»\n' * 3 for i in range(25)]
@@ -195,7 +206,7 @@ def test_another_encoding_is_guessed_and_read_when_it_is_named(tmp_path, capsys,
     assert 'further files like it are not named' in lines[1]
     run(folder, tmp_path / 'out', encoding='windows-1252')
     assert all_documents(tmp_path / 'out') == sorted(texts)
-    with pytest.raises(BadInput, match="made with encoding='cp1252', not None"):
+    with pytest.raises(BadInput, match="made with encoding='cp1252', not utf-8"):
         run(folder, tmp_path / 'out')
     with pytest.raises(BadInput, match='encoding=.rot13. is not the name of a text encoding'):
         run(folder, tmp_path / 'out2', encoding='rot13')
@@ -534,7 +545,7 @@ def test_each_bad_input_is_one_line_and_writes_nothing(tmp_path):
     cases = [
         (tmp_path / 'empty.txt', {}, 'holds no text: empty'), (tmp_path / 'blank.txt', {}, 'holds no text: empty'),
         (tmp_path / 'binary.bin', {}, 'holds no text'), (tmp_path / 'utf16.txt', {}, 'UTF-16'),
-        (tmp_path / 'nothing', {}, 'no file at'), (tmp_path / 'pictures', {}, 'binary'),
+        (tmp_path / 'nothing', {}, 'is empty'), (tmp_path / 'pictures', {}, 'binary'),
         (tmp_path / 'missing.txt', {}, 'no file at'), (tmp_path / 'one.jsonl', {}, 'only one document'),
         (tmp_path / 'mixed', {}, 'tables .* and text files together'),
         (folder, {'vocab_size': 256}, 'from 257'), (folder, {'vocab_size': 70_000}, 'to 65536'),

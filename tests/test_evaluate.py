@@ -212,7 +212,7 @@ def test_without_a_model_it_says_what_is_missing_and_ends_with_2(tmp_path, capsy
 
 @pytest.mark.parametrize('changes, message', [
     (dict(batch_size=0), 'batch_size=0'),
-    (dict(stride=65), 'stride=65 should be 1 to 64'), (dict(source='missing'), 'no folder'), (dict(init_from='gpt7'), 'gpt7')])
+    (dict(stride=65), 'stride=65 should be 1 to 64'), (dict(source='missing'), 'no file or folder'), (dict(init_from='gpt7'), 'gpt7')])
 def test_bad_settings_are_one_line(tmp_path, capsys, model_folder, changes, message):
     with pytest.raises(BadInput, match=message) as error:
         run(capsys, model_folder, **{'source': write_splits(tmp_path / 'in'), **changes})

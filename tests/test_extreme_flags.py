@@ -26,7 +26,7 @@ REFUSED = {
     'corpus.py': f"""--num_samples=-1 --num_samples={BIG} --num_samples=0.5 --val_fraction=0 --val_fraction=1 --val_fraction=-1 --val_fraction=nan
         --val_fraction=2 --vocab_size=-1 --vocab_size=1 --vocab_size=256 --vocab_size=65537 --vocab_size={BIG} --shard_tokens=0 --shard_tokens=-1
         --shard_tokens=2147483648 --shard_tokens=1e18 --shard_tokens=inf --workers=-1 --workers=1e6 --workers={BIG} --max_expansion=-1 --max_expansion=
-        --encoding= --encoding=latin-99 --encoding=bz2 --encoding=idna --encoding=hex --verbose=2""",
+        --encoding= --encoding=latin-99 --encoding=bz2 --encoding=idna --encoding=hex --encoding=punycode --verbose=2""",
     'wikitext.py': f"""--size=3 --size= --vocab_size=-5 --vocab_size=100 --vocab_size=1e9 --shard_tokens=0 --shard_tokens={BIG} --workers=-1
         --workers=1e9""",
     'fineweb.py': f"""--part=0/1 --part=2/1 --part=1/0 --part=-1/2 --part=1/{BIG} --part=x --part= --part=1 --shard_tokens=0 --shard_tokens=-7

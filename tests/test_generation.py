@@ -258,7 +258,7 @@ def test_a_repetition_penalty_equals_that_of_transformers():
 def sample_rows(logits, request, uniforms):
     """(n, V), (n,) -> (n,): all rows by the same request."""
     top_k, temperature, top_p = (torch.full((len(logits), 1), number) for number in numbers_of(request, logits.size(1)))
-    return sample(logits, {way_of(request): None}, Settings(top_k, temperature, top_p, uniforms[:, None]))
+    return sample(logits, {way_of(request, logits.size(1)): None}, Settings(top_k, temperature, top_p, uniforms[:, None]))
 
 
 def frequencies(logits, n=40_000, **how):

@@ -550,6 +550,22 @@ def test_of_a_long_prompt_only_the_end_is_taken_where_that_is_asked_for(served, 
         complete(served, ids)
 
 
+def test_of_a_long_text_too_only_the_end_is_taken(served, reference):
+    text = 'def read(self): ' * 20_000
+    answer = complete(served, text, temperature=0, extra_body={'truncate_prompt_tokens': -1})
+    assert answer.usage.prompt_tokens == 64
+    assert answer.choices[0].text == complete(served, reference[1].encode(text)[-64:], temperature=0).choices[0].text
+
+
+@pytest.mark.parametrize('top_k', [2 ** 31, 2 ** 63, 10 ** 30])
+def test_a_top_k_beyond_all_numbers_is_all_tokens_and_harms_no_other_request(served, top_k):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        other = pool.submit(complete, served, 'def ', temperature=0, max_tokens=60)
+        answer = complete(served, 'def ', seed=3, extra_body={'top_k': top_k})
+    assert answer.choices[0].text == complete(served, 'def ', seed=3, extra_body={'top_k': 300}).choices[0].text
+    assert other.result().usage.completion_tokens == 60
+
+
 @pytest.mark.parametrize('kind', [None, 'text/plain', 'application/x-www-form-urlencoded', 'application/jsonp', 'multipart/form-data'])
 def test_a_request_that_is_not_sent_as_json_is_refused(served, kind):
     """A page of another site can make a browser send these without asking first."""

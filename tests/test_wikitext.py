@@ -117,7 +117,7 @@ def test_bad_folders_are_one_line_and_write_nothing(tmp_path):
         (tmp_path / 'blank' / f'{split}.txt').write_text(' \n')
     write_folder(tmp_path / 'twice')
     write_folder(tmp_path / 'twice', 'wiki.{}.raw')
-    for name, message in (('missing', 'no folder'), ('train_only', 'valid.txt'), ('blank', 'no text'),
+    for name, message in (('missing', 'no file or folder'), ('train_only', 'valid.txt'), ('blank', 'no text'),
                           ('twice', 'several files')):
         with pytest.raises(BadInput, match=message) as error:
             run(source=str(tmp_path / name), out_dir=str(tmp_path / 'out'))

@@ -547,7 +547,7 @@ def test_each_bad_input_is_one_line_and_writes_nothing(tmp_path):
         (tmp_path / 'binary.bin', {}, 'holds no text'), (tmp_path / 'utf16.txt', {}, 'UTF-16'),
         (tmp_path / 'nothing', {}, 'is empty'), (tmp_path / 'pictures', {}, 'binary'),
         (tmp_path / 'missing.txt', {}, 'no file at'), (tmp_path / 'one.jsonl', {}, 'only one document'),
-        (tmp_path / 'mixed', {}, 'tables .* and text files together'),
+        (tmp_path / 'mixed', {}, 'tables .* and text files .* together'),
         (folder, {'vocab_size': 256}, 'from 257'), (folder, {'vocab_size': 70_000}, 'to 65536'),
         (folder, {'vocab_size': 60_000}, 'vocab_size=60000'), (folder, {'val_fraction': 0.0}, 'val_fraction'),
         (folder, {'vocab_size': 300, 'tokenizer': 'x.json'}, 'not both'),

@@ -27,10 +27,7 @@ LONGEST_FIRST = [f'test_{name}.py' for name in (
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files begin first, so that no worker still has minutes before it when the others have nothing left.
-
-    A worker takes a whole file (--dist=loadfile): what a file's tests share takes up to a minute to make.
-    """
+    """The longest files begin first, so that no worker still has minutes before it when the others have nothing left."""
     items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else len(LONGEST_FIRST))
 
 

@@ -48,8 +48,6 @@ def load(path: str, *, strict: bool = False, **overrides) -> tuple[GPT, Tokenize
         raise BadInput(f'{path} has no checkpoint such as ckpt_0001000.pt, and no config.json{checkpoint.runs_near(path)}')
     else:
         path, state = checkpoint.find(path)
-        if not isinstance(state['config'], dict) or not isinstance(state['model'], dict):
-            raise BadInput(f'{path} is not a checkpoint of train.py, which has tensors in `model` and settings in `config`')
         config = {**state['config'], 'kernels': 'torch', **overrides}
         model = make_model(config, state['model'], path, state['architecture'], strict)
         tokenizer = load_tokenizer(os.path.dirname(path))

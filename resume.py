@@ -94,12 +94,17 @@ def find(config: dict, text: dict, mapped: bool = False, before: float = math.in
     return state
 
 
+def has_weights(config: dict) -> bool:
+    """Whether init_from names weights to start from."""
+    return config['init_from'] not in ('auto', 'scratch', 'resume')
+
+
 def with_sizes_of_weights(config: dict, saved: dict) -> dict:
     """The config of a run that init_from gives its weights, with their model as its checkpoint has it; others as they are.
 
     The first start had the model from the weights, whatever its settings were, and the same command has to resume it.
     """
-    if config['init_from'] in ('auto', 'scratch', 'resume') or config['init_from'] != saved['init_from']:
+    if not has_weights(config) or config['init_from'] != saved['init_from']:
         return config
     chosen = *pretrained.CHOSEN_BY_RUN, 'block_size', 'vocab_size'
     return {**config, **{key: saved[key] for key in GPTConfig.__dataclass_fields__ if key in saved and key not in chosen}}

@@ -75,9 +75,10 @@ def find_source(source: str, dataset_config: str | None = None, dataset_split: s
                        'Hugging Face hub') from None
     tables = [path for path in files if TABLE_NAME.search(path)]
     if tables and len(tables) < len(files):
-        others = [path for path in files if path not in tables]
+        others = [path for path in files if not TABLE_NAME.search(path)]
         named = max(tables, others, key=len)[0]
-        example = os.path.join(os.path.dirname(named), '*' + os.path.splitext(named)[1])
+        ending = TABLE_NAME.search(named)[0] if named is tables[0] else os.path.splitext(named)[1]
+        example = os.path.join(os.path.dirname(named), f'*{ending}')
         raise BadInput(f'{source} holds tables ({os.path.basename(tables[0])}) and text files ({os.path.basename(others[0])}) '
                        f"together; name one kind, as in --source='{example}'")
     files = tables or text_files(files, source, encoding, verbose)

@@ -159,7 +159,7 @@ def run(config, process, lock):
 
 def check_config(config):
     """Checks what can be checked before anything is loaded. Raises BadInput."""
-    tokenizer = pretrained.tokenizer_file(config['init_from']) or 'gpt2' if has_weights(config) else None
+    tokenizer = pretrained.tokenizer_file(config['init_from']) or 'gpt2' if resume.has_weights(config) else None
     for split in ('train', 'val'):
         shards.find_shards(config['data_dir'], split, tokenizer)
     for key in ('tensorboard', 'wandb'):
@@ -180,14 +180,9 @@ def check_config(config):
                        f'eval_interval={config["eval_interval"]}')
 
 
-def has_weights(config):
-    """Whether init_from names weights to start from."""
-    return config['init_from'] not in ('auto', 'scratch', 'resume')
-
-
 def inherited_block_size(config):
     """What block_size=None means: that of the weights in init_from, which a run that resumes has from its own checkpoint."""
-    if not has_weights(config):
+    if not resume.has_weights(config):
         return 1024
     resumes = checkpoint.list_checkpoints(config['out_dir'])
     return pretrained.block_size_of(config['out_dir'] if resumes else config['init_from'])
@@ -219,7 +214,7 @@ def open_data(config, process):
 def build_model(config, meta, saved, process, compiled):
     """(GPT, complete config) of this run: fresh, or with the weights that init_from names, if it does not resume."""
     chosen = {**config, 'kernels': kernels.choose(config['kernels'], process.device, compiled)}
-    if saved is None and has_weights(config):
+    if saved is None and resume.has_weights(config):
         model = pretrained.load_to_train(chosen, meta)
         config = {**config, **{key: value for key, value in vars(model.config).items() if key not in pretrained.CHOSEN_BY_RUN}}
     else:

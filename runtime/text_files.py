@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from runtime.errors import BadInput, first_line
 from runtime.files import READ_BYTES, open_to_read
+from runtime.words import plural
 
 COMPRESSIONS = {'.gz': 'gzip', '.bz2': 'bz2', '.zst': 'zstd'}  # and .xz, for which pyarrow has nothing
 EXPANDS_FREELY = 32 << 20  # bytes that any compressed file may become
@@ -122,7 +123,7 @@ def guess_encoding(piece, text):
 
 def report_replaced(path, n_replaced, encoding, guess):
     """A line on stderr for the first of the files in REPLACED_IN, one for all others: a folder may have thousands."""
-    line = f'{path}: {n_replaced:,} {"place is" if n_replaced == 1 else "places are"} not {encoding} and became U+FFFD'
+    line = f'{path}: {plural(n_replaced, "place is", "places are")} not {encoding} and became U+FFFD'
     if guess == 'another':
         line += '; another encoding is named with --encoding=NAME'
     elif guess:

@@ -4,6 +4,7 @@ import math
 import os
 import pathlib
 import random
+import re
 import runpy
 import signal
 import socket
@@ -55,6 +56,13 @@ def run_script(script, *arguments, folder=ROOT):
         torch.set_float32_matmul_precision(precision)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def link_clone(folder):
+    """Fills a folder with links to what a clone has, but for data and runs: scripts that are run in it leave nothing here."""
+    for path in ROOT.iterdir():
+        if not re.match(r'\.|__|data$|out', path.name):
+            (folder / path.name).symlink_to(path)
 
 
 def free_port():

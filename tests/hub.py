@@ -354,10 +354,9 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def clients(hub, tmp_path_factory):
+    from conftest import link_clone
     folder = tmp_path_factory.mktemp('clone')
-    for path in ROOT.iterdir():
-        if not re.match(r'\.|__|data$|out', path.name):
-            (folder / path.name).symlink_to(path)
+    link_clone(folder)
     with Client(hub, folder) as client:
         yield client
 

@@ -19,7 +19,7 @@ import time
 import urllib.request
 
 import pytest
-from conftest import ROOT, free_port, run_script
+from conftest import ROOT, free_port, link_clone, run_script
 
 from configurator import configure
 
@@ -171,9 +171,7 @@ def test_every_script_and_config_is_in_the_readme_and_every_file_named_there_exi
 def world(tmp_path_factory, texts):
     """A folder like a clone in which `make demo` has run, and a few texts of the reader's own."""
     folder = tmp_path_factory.mktemp('clone')
-    for path in ROOT.iterdir():
-        if not re.match(r'\.|__|data$|out', path.name):
-            (folder / path.name).symlink_to(path)
+    link_clone(folder)
     (folder / 'mytexts').mkdir()
     for i, text in enumerate(texts[:200]):
         (folder / 'mytexts' / f'{i}.txt').write_text(text)

@@ -64,18 +64,21 @@ FIXED = {
 SIGNS = {'add': '+', 'subtract': '-', 'multiply': '*', 'divide': '/'}
 PARTS = {'find number': 'n', 'find name': 'name', 'find quote': 'quoted', 'find email': 'email'}
 # What "it" is after a turn, if that is not what the turn was about
-RESULTS = dict.fromkeys(('reverse', 'upper', 'lower', 'title', 'replace', 'longer', 'shorter', 'find name', 'find quote'), 'word')
+RESULTS = dict.fromkeys('reverse upper lower title replace longer shorter'.split() + ['find name', 'find quote'], 'word')
 RESULTS |= dict.fromkeys((*SIGNS, 'larger', 'smaller', 'find number'), 'number')
 NUMERALS = 'zero one two three four five six seven eight nine ten eleven twelve'.split()
 ORDINALS = 'first second third fourth fifth sixth seventh eighth'.split()
 SEPARATORS = {', ': ('comma', 'commas'), '-': ('hyphen', 'dash', 'hyphens', 'dashes'), '/': ('slash', 'slashes')}
 QUOTES = ('{}',) * 8 + ('"{}"',) * 6 + ("'{}'",) * 4 + ('the word {}', 'the word {}', 'the word "{}"', "the word '{}'")
+SMALL_WORDS = 'a the my is was on in at and to of for with his her this that we he it no all are from has had not'.split()
+RUDE = re.compile('sex|shi|fuc|cunt|tit|nig|dic|coc|cum|ass|pis|rap|fag|slu|whor|pus|porn|nazi|kil|dea')  # in made-up words
 ONSETS = 'b c d f g h j k l m n p r s t v w y z b d f g l m n p r s t br ch cl dr fl gr pl pr sh sl sp st th tr qu'.split()
 VOWELS = 'a e i o u a e i o u ai ea ee oo ou'.split()
 CODAS = ['', '', '', *'n r s t l m d p ck ll nd ng nt rm ss st sh th x y'.split()]
 
 OPTIONS = re.compile(r'\[([^\[\]]*)\]')
 WORD = re.compile(r'[a-z]{3,}')
+FRESH_SLOT = re.compile(r'\{(?:a|v|list|bare|text|numbers)\}')  # what "it" cannot stand for
 
 
 def main(config):
@@ -95,8 +98,8 @@ def main(config):
             file.writelines(json.dumps(conversation).encode() + b'\n' for conversation in chosen)
         return
     for conversation in chosen:
-        print(f'[{conversation["kind"]}]', *(f'{message["role"]}: {message["content"]}' for message in conversation['messages']),
-              sep='\n', end='\n\n')
+        lines = (f'{message["role"]}: {message["content"]}' for message in conversation['messages'])
+        print(f'[{conversation["kind"]}]', *lines, sep='\n', end='\n\n')
 
 
 def generate_conversations(split: str, seed: int = 0, wordings: dict | None = None) -> Iterator[dict]:
@@ -156,10 +159,10 @@ def by_split(words):
 
 WORDINGS = read_wordings(os.path.join(os.path.dirname(__file__), 'instruction_wordings.txt'))
 LISTS = {name: ' '.join(WORDINGS.pop(name)['train']).split() for name in ('words', 'names', 'places')}
-# Words of the wordings and of fixed answers belong to no split, and are never asked about
-ORDINARY = {word for splits in WORDINGS.values() for lines in splits.values() for line in lines for word in WORD.findall(line.lower())}
-ORDINARY |= {word for text in (*FIXED.values(), *NUMERALS, *ORDINALS, 'times twice letter letters word', *sum(SEPARATORS.values(), ()))
-             for word in WORD.findall(text.lower())}
+# Words that belong to no split and are never asked about: those of the wordings, of fixed answers, and of slots
+ORDINARY = set(WORD.findall(' '.join((
+    *(line for splits in WORDINGS.values() for lines in splits.values() for line in lines), *FIXED.values(), *NUMERALS, *ORDINALS,
+    *sum(SEPARATORS.values(), ()), 'times twice letter letters word com org net edu', ' '.join(SMALL_WORDS))).lower()))
 WORDS = by_split(sorted(set(LISTS['words']) - ORDINARY))
 NAMES, PLACES = by_split(LISTS['names']), by_split(LISTS['places'])
 
@@ -170,8 +173,14 @@ def draw_word(split, rng):
         return rng.choice(WORDS[split])
     while True:
         word = ''.join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2, 3))))
-        if 3 <= len(word) <= 10 and split_of(word) == split and word not in ORDINARY:
+        if 3 <= len(word) <= 10 and split_of(word) == split and word not in ORDINARY and not RUDE.search(word):
             return word
+
+
+def draw_plural(split, rng):
+    while split_of(plural := f'{draw_word(split, rng)}s') != split:
+        pass
+    return plural
 
 
 def draw_words(n, split, rng):
@@ -217,7 +226,8 @@ def make_turn(split, rng, say, before, wordings):
     wording = choose_wording(rng, wordings['again' if is_again else task][split], is_follow_up or is_again)
     if wording is None:
         return None
-    question = phrase(wording, rng, say, slots_of(task, subject, details, split, rng, say, is_follow_up, wording), before is None)
+    slots = slots_of(task, subject, details, split, rng, say, is_follow_up, wording)
+    question = phrase(wording, rng, say, slots, is_first=before is None, is_careless=split == 'train' and rng.random() < 0.08)
     # a training text must have no word of the other splits; in these, answers may happen to have one of training's
     text = f'{question} {answer}' if split == 'train' else question
     if any(split_of(word) != split for word in WORD.findall(text.lower()) if word not in ORDINARY):
@@ -241,7 +251,9 @@ def draw_subject(task, split, rng, say):
         return draw_words(2, split, rng)
     if need == 'list':
         words = draw_words(rng.choice((3, 3, 4, 5) if task != 'word count' else (2, 3, 4, 5, 6)), split, rng)
-        return words if len({word[0] for word in words}) == len(words) or rng.random() < 0.2 else None
+        if task == 'word count' and rng.random() < 0.4:  # more like a sentence
+            return [rng.choice(SMALL_WORDS) if rng.random() < 0.4 else word for word in words]
+        return words if task != 'sort words' or len({word[0] for word in words}) == len(words) or rng.random() < 0.2 else None
     if need == 'numbers':
         largest = rng.choice((20, 100, 100, 1000))
         return [str(n) for n in rng.sample(range(largest), rng.choice((2, 2, 3, 4) if task in RESULTS else (3, 4, 5)))]
@@ -249,12 +261,12 @@ def draw_subject(task, split, rng, say):
         return str(rng.randint(2, rng.choice((20, 100, 100, 1000, 10_000))))
     if need == 'text':
         parts = {'n': str(rng.randint(2, rng.choice((20, 100, 1000)))), 'name': draw_name(NAMES, split, rng),
-                 'place': draw_name(PLACES, split, rng), 'quoted': draw_word(split, rng), 'things': f'{draw_word(split, rng)}s',
+                 'place': draw_name(PLACES, split, rng), 'quoted': draw_word(split, rng), 'thing': draw_word(split, rng), 'things': draw_plural(split, rng),
                  'email': rng.choice(('{0}@{1}.{2}', '{0}.{3}@{1}.{2}', '{0}_{3}@{1}.{2}')).format(
                      *draw_words(2, split, rng), rng.choice(('com', 'org', 'net', 'de', 'edu', 'io')), draw_word(split, rng))}
         sentence = say('sentences')
-        return {'sentence': sentence.format(**parts)} | {part: value for part, value in parts.items()
-                                                         if sentence.count('{' + part + '}') == 1}
+        once = {part: value for part, value in parts.items() if sentence.count(f'{{{part}}}') == 1}
+        return {'sentence': sentence.format(**parts), **once}
     return None
 
 
@@ -297,8 +309,9 @@ def answer_for(task, subject, details):
     if task in ('letter count', 'vowels'):
         counted, shown = 0, []
         for character in subject:
-            counted += character == letter or not letter and character.lower() in 'aeiou'
-            shown.append(f'{character}{counted}' if character == letter or not letter and character.lower() in 'aeiou' else character)
+            is_meant = character.lower() in (letter or 'aeiou')
+            counted += is_meant
+            shown.append(f'{character}{counted}' if is_meant else character)
         return f'{"-".join(shown)} -> {counted}'
     if task in SIGNS:
         a, b = int(subject), details['b']
@@ -341,7 +354,7 @@ def choose_wording(rng, lines, is_follow_up):
     if is_follow_up:
         if short and rng.random() < 0.6:
             return rng.choice(short)
-        others = [line for line in others if not any(slot in line for slot in ('{a}', '{list}', '{bare}', '{text}', '{numbers}', '{v}'))]
+        others = [line for line in others if not FRESH_SLOT.search(line)]
     else:
         others = others or short  # thanks
     return rng.choice(others) if others else None
@@ -364,13 +377,14 @@ def slots_of(task, subject, details, split, rng, say, is_follow_up, wording):
         slots['list'] = slots['numbers'] = enumeration([mark.format(item) for item in subject], rng, task)
         is_quoted = rng.random() < (0.3 if ': {bare}' in wording else 0.8)
         slots['bare'] = (rng.choice(('"{}"', '"{}"', "'{}'")) if is_quoted else '{}').format(' '.join(subject))
+        if rng.random() < 0.25:
+            slots['bare'] = slots['list']
     elif need == 'text':
         slots['text'] = subject['sentence']
-    else:
-        slots |= {'thing': draw_word(split, rng), 'place': draw_name(PLACES, split, rng), 'name': draw_name(NAMES, split, rng)}
     if 'letter' in details:
-        slots['c'], slots['d'] = (rng.choice(('{}', '{}', '"{}"', "'{}'", 'the letter {}', 'the letter "{}"')).format(details[key])
-                                  for key in ('letter', 'other'))
+        for slot, key in (('c', 'letter'), ('d', 'other')):
+            mark = rng.choice(('{}', '{}', '"{}"', "'{}'", 'the letter {}', 'the letter "{}"'))
+            slots[slot] = mark.format(details[key])
         slots['cs'] = rng.choice(("{}'s", "{}'s", '"{}"s', "letter {}'s", 'letters {}', '{}s')).format(details['letter'])
     if 'n' in details:
         n = details['n']
@@ -380,7 +394,8 @@ def slots_of(task, subject, details, split, rng, say, is_follow_up, wording):
     if 'separator' in details:
         slots['sep'] = rng.choice(SEPARATORS[details['separator']])
         slots['sep'] = slots['sep'] if slots['sep'].endswith('s') else f'a {slots["sep"]}'
-    return slots | {'b': details.get('b')}
+    names = {'thing': draw_word(split, rng), 'place': draw_name(PLACES, split, rng), 'name': draw_name(NAMES, split, rng)}
+    return names | slots | {'b': details.get('b')}
 
 
 def enumeration(items, rng, task):
@@ -391,18 +406,19 @@ def enumeration(items, rng, task):
     return ', '.join(items[:-1]) + last + items[-1]
 
 
-def phrase(wording, rng, say, slots, is_first):
+def phrase(wording, rng, say, slots, is_first, is_careless):
     """A wording as somebody would write it: polite or not, in small letters or not, with a full stop or not."""
     text = expand(wording.lstrip('*~ '), rng)
     if wording[0] not in '*~':
         text = say('questions').replace('X', text[:-1]) + '?' if text[-1] == '?' else say('asking').replace('X', text)
+    if rng.random() < 0.25:
+        text = text.replace('what is', "what's").replace('I would', "I'd")
+    if is_careless:
+        text = careless(text, rng)
     if text[-1] not in '?.!' and not wording.endswith('{text}') and '=' not in text:
         text += rng.choice('...!') if wording[0] not in '*~' else rng.choice(('', '', '.'))
     style = rng.random()
-    if style < 0.6 and text[0] != '{':
-        text = text[0].upper() + text[1:]
-    else:
-        text = text.lower()
+    text = text[0].upper() + text[1:] if style < 0.6 else text.lower()
     if is_first and rng.random() < 0.12:
         text = f'{say("before")} {text}'
     if rng.random() < 0.06 and text[-1] in '?.!':
@@ -410,6 +426,16 @@ def phrase(wording, rng, say, slots, is_first):
     if style > 0.75 and '{text}' not in text:
         text = text.lower().rstrip('?.!')
     return text.format(**slots)
+
+
+def careless(text, rng):
+    """A wording with a slip of the fingers: a short word is missing, or a letter stands twice."""
+    words = text.split(' ')
+    i = rng.randrange(len(words))
+    if words[i].isalpha() and len(words) > 2:
+        place = rng.randrange(len(words[i]))
+        words[i:i + 1] = [words[i][:place] + words[i][place] + words[i][place:]] if len(words[i]) > 3 else []
+    return ' '.join(words)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,15 @@
+# A small GPT that learns to follow instructions about words and numbers: what `make chat` trains, for 2 CPU cores.
+# Needs data/chat: python -m tasks.chat --source=generated --vocab_size=257 --out_dir=data/chat
+out_dir = 'out/chat'
+data_dir = 'data/chat'
+block_size = 256
+n_layer, n_head, n_embd = 4, 4, 256
+total_batch_tokens = 16 * 256
+max_steps = 1900
+optimizer = 'muon'
+learning_rate, muon_lr = 3e-3, 0.02
+warmup_steps = 20
+schedule, wsd_decay = 'wsd', 0.5
+eval_interval = 300
+sample_interval = 0
+checkpoint_interval = 300

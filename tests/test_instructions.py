@@ -1,0 +1,303 @@
+import itertools
+import re
+
+import pytest
+
+from tasks import instructions
+from tasks.chat_score import is_right
+from tasks.instructions import FIXED, ORDINARY, SPLITS, TASKS, WORDINGS, generate_conversations, split_of
+
+SLOT = re.compile(r'\{\w+\}')
+NUMBERS = 'zero one two three four five six seven eight nine ten'.split()
+PLACES = 'first second third fourth fifth'.split()
+
+
+def take(split, n, seed=0, wordings=None):
+    return list(itertools.islice(generate_conversations(split, seed, wordings), n))
+
+
+def words_of(text):
+    return {word for word in re.findall('[a-z]{3,}', text.lower()) if word not in ORDINARY}
+
+
+def expansions(text):
+    """All texts that a wording with [a|b] stands for."""
+    found = re.search(r'\[([^\[\]]*)\]', text)
+    if not found:
+        return {' '.join(text.split()).replace(' ?', '?').replace(' ,', ',').replace(' :', ':')}
+    return set().union(*(expansions(text[:found.start()] + option + text[found.end():]) for option in found[1].split('|')))
+
+
+def cores(split):
+    """The wordings of a split without marks, punctuation at the end, and case."""
+    return {(section, text.lstrip('*~ ').rstrip('?.!').lower()) for section, splits in WORDINGS.items()
+            for line in splits[split] for text in expansions(line) if text != 'X' and section != 'it'}
+
+
+# ---------------------------------------------------------------------------- answers
+
+def plain_wordings():
+    """Wordings from which a program can see what is asked: the task, and what it is about between bars."""
+    slots = {'word': '{w}', 'pair': '{w}|{v}', 'list': '{bare}', 'numbers': '{numbers}', 'text': '{text}', 'number': '{a}'}
+    more = {'letter count': '|{cs}', 'replace': '|{c}|{d}', 'repeat': '|{times}', 'nth': '|{nth}', 'join': '|{sep}',
+            **dict.fromkeys(('add', 'subtract', 'multiply', 'divide'), '|{b}')}
+    wordings = {section: dict.fromkeys(SPLITS, ['']) for section in ('before', 'after')}
+    wordings |= {section: WORDINGS[section] for section in ('sentences', 'system')} | {'it': dict.fromkeys(SPLITS, ['it'])}
+    for task, (_, _, need) in TASKS.items():
+        fresh, later = f'* {task}|{slots.get(need, "")}{more.get(task, "")}|', f'~ {task}|it{more.get(task, "")}|'
+        wordings[task] = dict.fromkeys(SPLITS, [fresh] * (need != 'any') + [later] * (need is not None))
+    return wordings | {'again': dict.fromkeys(SPLITS, ['~ again|{w}|'])}
+
+
+class Solver:
+    """Answers the plain wordings in their order, remembering what "it" is."""
+
+    def __init__(self):
+        self.it, self.before = {}, None
+
+    def answer(self, question):
+        task, subject, *more = question.strip(' .!?').strip('|').split('|') + ['']
+        if task == 'again':
+            task, more = self.before
+        self.before = task, more
+        if task in FIXED:
+            self.it = {}
+            return FIXED[task]
+        if task in ('longer', 'shorter'):
+            return self.compare(task, subject, more[0])
+        need = TASKS[task][2]
+        if subject != 'it':
+            self.it = {need: self.parse(need, subject)}
+        self.it = {need: self.it[need]}  # and what comes of it
+        shown, result = getattr(self, task.replace(' ', '_'))(self.it[need], *more[:-1])
+        for key, tasks in (('word', 'reverse upper lower title replace find_name find_quote'),
+                           ('number', 'add subtract multiply divide larger smaller find_number')):
+            if task.replace(' ', '_') in tasks.split():
+                self.it[key] = result
+        if task == 'repeat':
+            self.it = {}
+        return f'{shown}{result}'
+
+    def parse(self, need, text):
+        if need == 'word':
+            return re.search(r'''^(?:the word )?["']?(\w+)["']?$''', text)[1]
+        if need == 'list':
+            return re.findall(r'\w+', text)
+        return re.findall(r'\d+', text) if need == 'numbers' else text
+
+    def compare(self, task, one, other):
+        pair = [self.parse('word', one), self.parse('word', other)] if one != 'it' else self.it['pair']
+        lengths = {len(word): word for word in pair}
+        result = lengths[(max if task == 'longer' else min)(lengths)]
+        self.it = {'pair': pair, 'word': result}
+        self.before = task, []
+        return f'{self.length(pair[0])[0][:-4]}, {self.length(pair[1])[0]}{result}'
+
+    def spell(self, word):
+        return re.sub(r'\B', '-', word), ''
+
+    def reverse(self, word):
+        backwards = ''
+        for letter in word:
+            backwards = letter + backwards
+        return f'{self.spell(word)[0]} -> {self.spell(backwards)[0]} -> ', backwards
+
+    def length(self, word):
+        return ' '.join(map('{}{}'.format, word, range(1, 99))) + ' -> ', len(word)
+
+    def letter_count(self, word, letters):
+        return self.mark(word, re.sub(r"\bletters?\b|\W|s\b", '', letters) or 's')
+
+    def vowels(self, word):
+        return self.mark(word, 'aeiouAEIOU')
+
+    def mark(self, word, letters):
+        marked, n = list(word), 0
+        for place in [i for i, letter in enumerate(word) if letter in letters]:
+            n += 1
+            marked[place] += str(n)
+        return '-'.join(marked) + ' -> ', n
+
+    def upper(self, word):
+        return '', ''.join(chr(ord(letter) & ~32) for letter in word)
+
+    def lower(self, word):
+        return '', ''.join(chr(ord(letter) | 32) for letter in word)
+
+    def title(self, word):
+        return '', chr(ord(word[0]) - 32) + word[1:]
+
+    def first(self, word):
+        return '', re.match('.', word)[0]
+
+    def last(self, word):
+        return f'{self.spell(word)[0]} -> ', re.search('.$', word)[0]
+
+    def nth(self, word, place):
+        n = PLACES.index(place) + 1 if place in PLACES else int(place[0])
+        numbered = self.length(word)[0].split()[:n]
+        return f'{" ".join(numbered)} -> ', numbered[-1][0]
+
+    def replace(self, word, old, new):
+        old, new = (re.search(r'''(\w)["']?$''', letter)[1] for letter in (old, new))
+        return '', word.translate({ord(old): new})
+
+    def repeat(self, word, times):
+        n = 2 if times == 'twice' else int(times[0]) if times[0].isdigit() else NUMBERS.index(times.split()[0])
+        return f'{word} ' * (n - 1), word
+
+    def sort_words(self, words):
+        remaining, found = list(words), []
+        while remaining:
+            found.append(min(remaining))
+            remaining.remove(found[-1])
+        return '', ', '.join(found)
+
+    def sort_up(self, numbers):
+        return '', ', '.join(str(n) for n in range(1000) if str(n) in numbers)
+
+    def sort_down(self, numbers):
+        return '', ', '.join(str(n) for n in range(999, -1, -1) if str(n) in numbers)
+
+    def word_count(self, words):
+        return ' '.join(f'{word} {i + 1}' for i, word in enumerate(words)) + ' -> ', len(words)
+
+    def join(self, words, separator):
+        marks = {'com': ', ', 'hyp': '-', 'das': '-', 'sla': '/'}
+        text = ' '.join(words)
+        return '', text.replace(' ', marks[separator.removeprefix('a ')[:3]])
+
+    def larger(self, numbers):
+        return '', self.sort_down(numbers)[1].split(', ')[0]
+
+    def smaller(self, numbers):
+        return '', self.sort_up(numbers)[1].split(', ')[0]
+
+    def find_number(self, text):
+        return '', re.search(r'\b\d+\b', text)[0]
+
+    def find_name(self, text):
+        return '', self.slot('name', text)
+
+    def find_quote(self, text):
+        return '', re.search('"(.*)"', text)[1]
+
+    def find_email(self, text):
+        return '', re.search(r'[\w.]+@\w+\.\w+', text)[0]
+
+    def slot(self, name, text):
+        """What stands in a slot of the sentence that the text was made of, by another way than filling it in."""
+        for line in WORDINGS['sentences']['train']:
+            for sentence in expansions(line):
+                pattern = re.escape(sentence)
+                for slot, rule in (('name', r'(?P<name>[A-Z]\w+)'), ('n', r'\d+'), ('things', r'\w+'), ('place', r'[A-Z]\w+'),
+                                   ('quoted', r'\w+'), ('thing', r'\w+'), ('email', r'[\w.]+@\w+\.\w+')):
+                    pattern = pattern.replace(rf'\{{{slot}\}}', rule)
+                if 'name' in re.findall(r'\?P<(\w+)>', pattern) and (found := re.fullmatch(pattern, text)):
+                    return found[name]
+
+    def add(self, a, b):
+        return self.call(a, '+', b, int(a) + int(b))
+
+    def subtract(self, a, b):
+        return self.call(a, '-', b, int(a) - int(b))
+
+    def multiply(self, a, b):
+        return self.call(a, '*', b, sum([int(a)] * int(b)))
+
+    def divide(self, a, b):
+        return self.call(a, '/', b, next(n for n in range(10**6) if n * int(b) == int(a)))
+
+    def call(self, a, sign, b, result):
+        return f'<<{a}{sign}{b}={result}>>', str(result)
+
+
+def test_answers_are_those_of_another_solver():
+    seen = set()
+    for conversation in take('train', 6000, wordings=plain_wordings()):
+        solver = Solver()
+        messages = [message['content'] for message in conversation['messages'] if message['role'] != 'system']
+        for question, answer in zip(messages[::2], messages[1::2]):
+            question = re.sub(r'^\W*', '', question)
+            question = question[0].lower() + question[1:]
+            assert solver.answer(question) == answer, messages
+            seen.add((solver.before[0], '|it' in question))
+    assert {task for task, _ in seen} == set(TASKS)
+    assert len({task for task, is_follow_up in seen if is_follow_up}) > 25
+
+
+# ---------------------------------------------------------------------------- splits
+
+def test_the_same_seed_gives_the_same_conversations_another_seed_others():
+    assert take('train', 50, 5) == take('train', 50, 5)
+    assert take('train', 50, 5) != take('train', 50, 6)
+    assert take('train', 50, 5) != take('test', 50, 5)
+
+
+def test_no_wording_is_in_two_splits():
+    train, dev, test = (cores(split) for split in SPLITS)
+    assert not train & test and not train & dev and not dev & test
+    assert len(train) > 10_000 and len(test) > 150
+
+
+@pytest.mark.slow
+def test_no_test_wording_and_no_test_word_is_in_20000_training_conversations():
+    contents = [message['content'] for conversation in take('train', 20_000) for message in conversation['messages']]
+    text = '\n'.join(contents).lower()
+    for section, core in cores('test') | cores('dev'):
+        if section in ('asking', 'questions', 'it', 'sentences'):
+            core = core.replace('x', '{x}') if section in ('asking', 'questions') else core
+        pieces = SLOT.split(core)
+        if section != 'it' and all(piece.strip() in text for piece in pieces):
+            pattern = r'[^\n]{1,60}?'.join(re.escape(piece) for piece in pieces)
+            found = re.search(rf'^{pattern}[.?!]*$', text, re.MULTILINE)
+            assert not found, (section, core, found)
+    asked = set().union(*(words_of(message['content']) for conversation in take('test', 3000)
+                          for message in conversation['messages'] if message['role'] == 'user'))
+    assert len(asked) > 1000 and not asked & words_of(text)
+
+
+@pytest.mark.parametrize('split', SPLITS)
+def test_words_belong_to_the_split(split):
+    for conversation in take(split, 500):
+        for message in conversation['messages']:
+            if message['role'] == 'user':
+                assert {split_of(word) for word in words_of(message['content'])} <= {split}
+
+
+# ---------------------------------------------------------------------------- form
+
+@pytest.mark.parametrize('split', SPLITS)
+def test_conversations_have_one_to_four_turns_and_fit_into_the_context(split):
+    conversations = take(split, 3000)
+    for conversation in conversations:
+        roles = [message['role'] for message in conversation['messages']]
+        turns = roles[roles[0] == 'system':]
+        assert turns == ['user', 'assistant'] * (len(turns) // 2) and 2 <= len(turns) <= 8
+        text = ''.join(message['content'] for message in conversation['messages'])
+        assert len(text) + 2 * len(roles) + 1 < 256 and text.isascii()
+        assert not SLOT.search(text) and '[' not in text and '|' not in text and '  ' not in text
+        assert all(message['content'].strip() == message['content'] != '' for message in conversation['messages'])
+    assert {len(conversation['messages']) // 2 for conversation in conversations} == {1, 2, 3, 4}
+    assert {conversation['kind'] for conversation in conversations} == {kind for kind, _, _ in TASKS.values()} | {'follow-up'}
+
+
+def test_every_task_has_wordings_in_every_split():
+    sections = {*TASKS, 'asking', 'questions', 'before', 'after', 'it', 'again', 'system', 'sentences'}
+    assert set(WORDINGS) == sections
+    for section in sections:
+        assert all(len(WORDINGS[section][split]) >= 1 for split in SPLITS)
+
+
+def test_an_answer_is_compared_without_calls_and_white_space():
+    assert is_right(' <<48/2=24>>24 ', '<<2*12=24>>24')
+    assert is_right('a  b\n', 'a b')
+    assert not is_right('ab', 'a b') and not is_right('Pen', 'pen') and not is_right('', '24')
+
+
+def test_wordings_of_ones_own_are_written_as_jsonl(tmp_path):
+    (tmp_path / 'mine.txt').write_text('== spell, test\nlet me hear {w} as letters\n\n== asking, test\nX\n')
+    config = dict(split='test', seed=0, n=200, wordings=str(tmp_path / 'mine.txt'), to=str(tmp_path / 'mine.jsonl'))
+    instructions.main(config)
+    lines = (tmp_path / 'mine.jsonl').read_text().splitlines()
+    assert len(lines) == 200 and any('et me hear' in line for line in lines)

@@ -128,7 +128,7 @@ def run(config, process, lock):
     config = resume.with_sizes_of_weights(config, saved['config']) if saved else config
     check_model_fits(config, process)
     compiled = hardware.may_compile(config['compile'], process.device, process.print0)
-    raw_model, config = build_model(config, data.meta, saved, process, compiled)
+    raw_model, config = build_model(config, data.tokenizer, saved, process, compiled)
     model = wrap(raw_model, process, compiled, config['reproducible'])
     data.train.batch_size = data.val.batch_size = choose_micro_batch(model, config, process)
     optimizers = Optimizers(raw_model, config, process)
@@ -211,11 +211,11 @@ def open_data(config, process):
     return Data(train, val, meta, tokenizer, questions)
 
 
-def build_model(config, meta, saved, process, compiled):
+def build_model(config, tokenizer, saved, process, compiled):
     """(GPT, complete config) of this run: fresh, or with the weights that init_from names, if it does not resume."""
     chosen = {**config, 'kernels': kernels.choose(config['kernels'], process.device, compiled)}
     if saved is None and resume.has_weights(config):
-        model = pretrained.load_to_train(chosen, meta)
+        model = pretrained.load_to_train(chosen, tokenizer)
         config = {**config, **{key: value for key, value in vars(model.config).items() if key not in pretrained.CHOSEN_BY_RUN}}
     else:
         torch.manual_seed(config['seed'])

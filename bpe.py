@@ -281,6 +281,19 @@ class Tokenizer:
             merges = [merge.split(' ') if isinstance(merge, str) else merge for merge in data['model']['merges']]
             return from_words(data['model']['vocab'], merges, special_tokens)
 
+    def with_special_tokens(self, names: Iterable[str]) -> 'Tokenizer':
+        """This tokenizer with further special tokens behind its last id; those that it has already stay as they are."""
+        new = [name for name in names if name not in self.special_tokens]
+        special_tokens = self.special_tokens | {name: self.vocab_size + i for i, name in enumerate(new)}
+        tokenizer = Tokenizer(self.tokens, special_tokens)
+        if 'merges' in vars(self):
+            tokenizer.merges = self.merges
+        return tokenizer
+
+    def extends(self, other: 'Tokenizer') -> bool:
+        """Whether it gives the ids of the other one for all text, and may have further special tokens behind them."""
+        return self.tokens == other.tokens and self.special_tokens.items() >= other.special_tokens.items()
+
     def save(self, path: str):
         """Writes a Hugging Face tokenizer.json: the same tokenizer always gives the same bytes."""
         with atomic_write(path) as file:

@@ -20,14 +20,18 @@ from the start, but tokenizes only what comes after the last whole shard. (finew
 
 sources.py reads the text, data_folder.py makes the shards.
 """
-import hashlib
-import itertools
-from collections.abc import Iterable
-
 import shards
 import sources
 from configurator import check_bounds, configure, optional
-from data_folder import check_data_settings, fingerprint, is_made, make_data_folder, name_and_folder
+from data_folder import (
+    check_data_settings,
+    find_threshold,
+    fingerprint,
+    hash_of,
+    is_made,
+    make_data_folder,
+    name_and_folder,
+)
 from runtime.errors import BadInput, one_line_errors, warn
 from runtime.text_files import MAX_EXPANSION, known_encoding
 
@@ -93,23 +97,6 @@ def settings_of(source, config):
     if config['source'] != 'stdlib':
         settings['input_files'] = fingerprint(source.files)
     return settings
-
-
-def hash_of(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    digest = hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).digest()
-    return int.from_bytes(digest, 'big') / 2**64
-
-
-def find_threshold(documents: Iterable[str], val_fraction: float, looked_at: int = 1000) -> float:
-    """Texts with a hash below this are held out: val_fraction, or what puts a text on each side if there are few."""
-    hashes = sorted({hash_of(text) for text in itertools.islice(documents, looked_at)})
-    if not hashes:
-        raise BadInput('there are no documents in this source: nothing but empty text')
-    if len(hashes) == 1:
-        raise BadInput('there is only one document in this source, so none to hold out; '
-                       'cut it with --document_separator')
-    return min(max(val_fraction, (hashes[0] + hashes[1]) / 2), hashes[-1])
 
 
 if __name__ == '__main__':

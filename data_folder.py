@@ -93,6 +93,26 @@ def tokenized(documents: Iterable[tuple], tokenizer: Tokenizer, workers: int) ->
     return itertools.chain.from_iterable(ordered_map(encode, pieces, workers))
 
 
+# ---- which documents are held out -------------------------------------------------------------------
+
+
+def hash_of(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    digest = hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).digest()
+    return int.from_bytes(digest, 'big') / 2**64
+
+
+def find_threshold(documents: Iterable[str], val_fraction: float, looked_at: int = 1000) -> float:
+    """Texts with a hash below this are held out: val_fraction, or what puts a text on each side if there are few."""
+    hashes = sorted({hash_of(text) for text in itertools.islice(documents, looked_at)})
+    if not hashes:
+        raise BadInput('there are no documents in this source: nothing but empty text')
+    if len(hashes) == 1:
+        raise BadInput('there is only one document in this source, so none to hold out; '
+                       'cut it with --document_separator')
+    return min(max(val_fraction, (hashes[0] + hashes[1]) / 2), hashes[-1])
+
+
 # ---- what a killed job resumes from -----------------------------------------------------------------
 
 

@@ -6,8 +6,8 @@
     from transformers import pipeline
     pipeline('text-generation', 'exported')('def parse', do_sample=False)
 
-Writes model.safetensors and config.json (pretrained.py), tokenizer.json (bpe.py), tokenizer_config.json and
-generation_config.json.
+Writes model.safetensors and config.json (pretrained.py), tokenizer.json (bpe.py), tokenizer_config.json,
+generation_config.json, and for a model that was trained on conversations chat_template.jinja (chat_template.py).
 """
 import os
 import sys
@@ -16,10 +16,11 @@ import architecture
 import checkpoint
 import pretrained
 from bpe import EOT
+from chat_template import JINJA, has_chat_tokens, stop_tokens
 from configurator import choice, configure, optional
 from runtime import hardware
 from runtime.errors import BadInput, one_line_errors
-from runtime.files import write_json
+from runtime.files import atomic_write, write_json
 
 DEFAULTS = {
     'out_dir': 'out',  # a run's folder: its newest checkpoint is taken
@@ -58,7 +59,11 @@ def export(model, tokenizer, folder, dtype=None):
         'clean_up_tokenization_spaces': False,  # older versions of transformers take spaces away otherwise
     })
     write_json(os.path.join(folder, 'generation_config.json'), {
-        'bos_token_id': tokenizer.eot, 'eos_token_id': tokenizer.eot, 'pad_token_id': tokenizer.eot})
+        'bos_token_id': tokenizer.eot, 'pad_token_id': tokenizer.eot,
+        'eos_token_id': list(stop_tokens(tokenizer)) if has_chat_tokens(tokenizer) else tokenizer.eot})
+    if has_chat_tokens(tokenizer):
+        with atomic_write(os.path.join(folder, 'chat_template.jinja')) as file:
+            file.write(JINJA.encode())
 
 
 if __name__ == '__main__':

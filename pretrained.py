@@ -22,7 +22,7 @@ from configurator import shown
 from model import GPT, GPTConfig
 from runtime import hub
 from runtime.errors import BadInput, first_line, warn
-from runtime.files import atomic_write, make_folder, open_to_read, read_json, sha256_of, write_json
+from runtime.files import atomic_write, make_folder, open_to_read, read_json, write_json
 
 PUBLISHED_SIZES = {  # (n_layer, n_head, n_embd), from table 2 of the paper; block_size 1024 and 50,257 tokens for all
     'gpt2': (12, 12, 768), 'gpt2-medium': (24, 16, 1024), 'gpt2-large': (36, 20, 1280), 'gpt2-xl': (48, 25, 1600)}
@@ -54,19 +54,20 @@ def load(path: str, *, strict: bool = False, **overrides) -> tuple[GPT, Tokenize
     return fit_vocabulary(model, tokenizer, path), tokenizer, path
 
 
-def load_to_train(config: dict, meta: dict) -> GPT:
+def load_to_train(config: dict, tokenizer: Tokenizer) -> GPT:
     """The model that init_from names, with this run's block_size. Raises BadInput if it does not fit the data.
 
-    config: of the run; meta: of its data.
+    config: of the run; tokenizer: of its data, which may have special tokens that the weights have no rows for yet.
     """
-    model, _, source = load(config['init_from'], **{key: config[key] for key in CHOSEN_BY_RUN})
-    if tokenizer_sha256(source) != meta['tokenizer_sha256'] or model.config.vocab_size != meta['vocab_size']:
+    model, own, source = load(config['init_from'], **{key: config[key] for key in CHOSEN_BY_RUN})
+    if not tokenizer.extends(own):
         raise BadInput(f'{config["data_dir"]} was made with another tokenizer than {source}; make data with its own: python '
                        f'corpus.py --source=TEXTS --tokenizer={tokenizer_file(source) or "gpt2"} --out_dir=ANOTHER_FOLDER')
     if config['block_size'] > model.config.block_size:
         raise BadInput(f'block_size={config["block_size"]} is more than the {model.config.block_size} of {source}; '
                        f'leave it out, or --block_size={model.config.block_size} or less')
     crop_block_size(model, config['block_size'])
+    resize_vocabulary(model, tokenizer.vocab_size)
     return model
 
 
@@ -121,12 +122,6 @@ def tokenizer_file(path):
     """The tokenizer.json beside a model, or None, which stands for GPT-2's."""
     file = os.path.join(path if os.path.isdir(path) else os.path.dirname(path), 'tokenizer.json')
     return file if os.path.exists(file) else None
-
-
-def tokenizer_sha256(path):
-    """The hash of the tokenizer.json beside a model, as meta.json of its data has it."""
-    file = tokenizer_file(path)
-    return file and sha256_of(file)
 
 
 def from_nanogpt(state, path, overrides, strict):
@@ -210,12 +205,24 @@ def fit_vocabulary(model, tokenizer, path):
     if tokens > rows or rows >= tokens + MAX_PADDING:
         raise BadInput(f'{path} has a vocabulary of {rows} tokens, but its tokenizer has {tokens}; put the tokenizer.json it '
                        f'was trained with beside it')
-    if tokens < rows:
-        model.config.vocab_size = tokens
-        weight = torch.zeros(model.config.padded_vocab_size, model.config.n_embd)
-        weight[:tokens] = model.transformer.wte.weight[:tokens].detach()
-        model.transformer.wte = nn.Embedding.from_pretrained(weight, freeze=False)
+    resize_vocabulary(model, tokens)
     return model
+
+
+def resize_vocabulary(model, vocab_size):
+    """Drops embedding rows behind vocab_size, or adds some, each the mean of those that were trained.
+
+    So a new token has about the probability of an average one at first (Hewitt 2021, "Initializing New Word Embeddings for
+    Pretrained Language Models").
+    """
+    trained = model.transformer.wte.weight[:model.config.vocab_size].detach()
+    if vocab_size == len(trained):
+        return
+    model.config.vocab_size = vocab_size
+    weight = torch.zeros(model.config.padded_vocab_size, model.config.n_embd)
+    weight[:vocab_size] = trained.mean(dim=0)
+    weight[:len(trained)][:vocab_size] = trained[:vocab_size]
+    model.transformer.wte = nn.Embedding.from_pretrained(weight, freeze=False)
 
 
 def crop_block_size(model, block_size):

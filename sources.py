@@ -559,6 +559,42 @@ def read_rows(path: str) -> Iterator[tuple[str, object]]:
                 yield place, value
 
 
+def read_records(path: str) -> Iterator[tuple[str, dict]]:
+    """Yields (place, {column: value}) of each row of a table: parquet, json-lines, a JSON list, csv or tsv."""
+    ending = TABLE_NAME.search(path)[0].lower()
+    if '.parquet' in ending:
+        rows = parquet_records(path)
+    elif '.csv' in ending or '.tsv' in ending:
+        csv.field_size_limit(ROW_BYTES)
+        rows = csv.DictReader(lines_of(read_text(path), path), delimiter='\t' if '.tsv' in ending else ',', strict=True)
+    else:
+        rows = (json.loads(line) for line in json_records(read_text(path), path) if line.strip())
+    row = 0
+    try:
+        for row, record in enumerate(rows, 1):
+            if not isinstance(record, dict):
+                raise BadInput(f'{path}, row {row} should be an object, with a name for each value')
+            yield f'{path}, row {row}', record
+    except BadInput:
+        raise
+    except (csv.Error, ValueError, RecursionError) as error:
+        raise BadInput(f'{path}, row {row + 1} cannot be read: {first_line(error)}') from None
+
+
+def parquet_records(path):
+    import pyarrow
+    import pyarrow.parquet
+    try:
+        with open_to_read(path) as file:
+            size, table = n_bytes_of(file), pyarrow.parquet.ParquetFile(file)
+            n_bytes = sum(table.metadata.row_group(i).total_byte_size for i in range(table.num_row_groups))
+            check_expansion(path, n_bytes, size, MAX_EXPANSION)
+            for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise BadInput(f'{path} is not a readable parquet file: {first_line(error)}') from error
+
+
 def hub_rows(name: str, dataset_config: str | None, dataset_split: str) -> Iterator[tuple[str, dict]]:
     """The same as `read_rows` of a split of a dataset on the Hugging Face hub."""
     import datasets

@@ -128,12 +128,13 @@ def run(config, process, lock):
     config = resume.with_sizes_of_weights(config, saved['config']) if saved else config
     check_model_fits(config, process)
     compiled = hardware.may_compile(config['compile'], process.device, process.print0)
-    raw_model, config = build_model(config, data.meta, saved, process, compiled)
+    raw_model, config = build_model(config, data.tokenizer, saved, process, compiled)
     model = wrap(raw_model, process, compiled, config['reproducible'])
     data.train.batch_size = data.val.batch_size = choose_micro_batch(model, config, process)
     optimizers = Optimizers(raw_model, config, process)
     saved = resume.first_usable(saved, config, text, raw_model, optimizers, mapped)
-    progress = resume.restore(saved, raw_model, optimizers, data.train) if saved else Progress()
+    progress = resume.restore(saved, raw_model, optimizers) if saved else Progress()
+    data.train.seek(progress.sequence_index)
     process.check_same_step(progress.step)
     report.announce(config, process, raw_model.n_params(), data.train, n_val_tokens, progress.step)
     if config['reproducible']:
@@ -211,11 +212,11 @@ def open_data(config, process):
     return Data(train, val, meta, tokenizer, questions)
 
 
-def build_model(config, meta, saved, process, compiled):
+def build_model(config, tokenizer, saved, process, compiled):
     """(GPT, complete config) of this run: fresh, or with the weights that init_from names, if it does not resume."""
     chosen = {**config, 'kernels': kernels.choose(config['kernels'], process.device, compiled)}
     if saved is None and resume.has_weights(config):
-        model = pretrained.load_to_train(chosen, meta)
+        model = pretrained.load_to_train(chosen, tokenizer)
         config = {**config, **{key: value for key, value in vars(model.config).items() if key not in pretrained.CHOSEN_BY_RUN}}
     else:
         torch.manual_seed(config['seed'])
@@ -438,14 +439,7 @@ def train_step(model, raw_model, optimizers, batches, config, process, stop):
     train_data.seek(start + n_sequences)
     *losses, grad_norm = stop.sum_and_notice([losses, grad_norm])
     loss, grad_norm = math.fsum(losses) / averaged_over, grad_norm / process.world_size  # fsum: exact, then rounded once
-    row = {'loss': loss, 'lr': optimizers.learning_rate(), 'grad_norm': grad_norm}
-    if math.isfinite(loss) and math.isfinite(grad_norm):
-        optimizers.step()
-    else:
-        optimizers.skip()
-        row['skipped'] = True
-    raw_model.zero_grad(set_to_none=True)
-    return row
+    return optimizers.step_if_finite(loss, grad_norm)
 
 
 def next_batch(batches, config, process):

@@ -15,10 +15,11 @@ from fractions import Fraction
 
 from tqdm import tqdm
 
+from chat_template import CALL
 from runtime.errors import BadInput
 from sources import hub_rows, read_rows
 from tasks.calculator import parse_number
-from tasks.tool_use import CALL, check_call
+from tasks.tool_use import check_call
 from tasks.word_problems import generate_problems
 
 # GSM8K's own pattern (grade_school_math/dataset.py of its release), with the fractions of the calculator beside its numbers

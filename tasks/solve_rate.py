@@ -13,6 +13,7 @@ import operator
 
 from tqdm import tqdm
 
+from chat_template import CALL
 from configurator import check_bounds, choice, configure, optional
 from inference import open_model
 from inference.engine import Engine, Request
@@ -20,7 +21,7 @@ from runtime.errors import one_line_errors
 from runtime.files import atomic_write
 from runtime.tables import table
 from tasks.gsm8k import answer_of, read_problems, split_sources
-from tasks.tool_use import CALL, Calculator, check_call, decode_solution, encode_question
+from tasks.tool_use import Calculator, check_call, decode_solution, encode_question
 
 DEFAULTS = {
     'source': 'generated',  # generated, gsm8k (from the hub), .jsonl files; several with commas between

@@ -6,26 +6,21 @@
         engine.step()                             # calls tool(sequence) after each new token
 
 A problem is `<|endoftext|>`, the question, a line end and the solution; the next `<|endoftext|>` ends the solution. Only the
-solution and that end count as targets (the mask of shards.py). Text is encoded in pieces, cut where the calculator takes
-over, so that the model sees the same tokens in training as when the calculator writes them: in GPT-2's vocabulary `=-` is one
-token, and a model that has learned to write it would be past the `=` before the calculator could answer.
+solution and that end count as targets (the mask of shards.py). What the model writes is encoded in pieces, cut where the
+calculator takes over (chat_template.py).
 
 This file does not know where problems come from, nor how a model is trained.
 """
-import re
-
 import numpy as np
 
+from chat_template import encode_answer
 from tasks.calculator import MAX_CHARACTERS, calculate, parse_number
-
-CALL = re.compile(r'<<([^<>]*)=([^<>=]*)>>')  # the expression is all that comes before the last =
-
 
 # ---------------------------------------------------------------------------- text to tokens
 
 def encode_problem(problem: dict, tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of a {'question', 'answer'}, (n,) uint16, and whether each counts as a target, (n,) bool."""
-    prompt, solution = encode_question(problem['question'], tokenizer), encode_solution(problem['answer'], tokenizer)
+    prompt, solution = encode_question(problem['question'], tokenizer), encode_answer(problem['answer'], tokenizer)
     counted = np.zeros(len(prompt) + len(solution), dtype=bool)
     counted[0] = counted[len(prompt):] = True  # the first token ends the problem before
     return np.array(prompt + solution, dtype=np.uint16), counted
@@ -34,16 +29,6 @@ def encode_problem(problem: dict, tokenizer) -> tuple[np.ndarray, np.ndarray]:
 def encode_question(question: str, tokenizer) -> list[int]:
     """The prompt for a solution."""
     return [tokenizer.eot, *tokenizer.encode(question.strip() + '\n')]
-
-
-def encode_solution(solution: str, tokenizer) -> list[int]:
-    """The tokens of a solution, in pieces: up to the = of a call, its result with >>, and what follows."""
-    ids, end = [], 0
-    for call in CALL.finditer(solution):
-        result = call.start(2)
-        ids += tokenizer.encode(solution[end:result]) + tokenizer.encode(solution[result:call.end()])
-        end = call.end()
-    return ids + tokenizer.encode(solution[end:])
 
 
 def decode_solution(tokens: list[int], tokenizer) -> str:

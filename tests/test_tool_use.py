@@ -16,6 +16,7 @@ import pretrained
 import sample
 import train
 from bpe import Tokenizer
+from chat_template import CALL, encode_answer
 from configurator import configure
 from inference.engine import Engine, Request
 from model import GPT, GPTConfig
@@ -24,7 +25,7 @@ from tasks import solve, solve_rate
 from tasks.calculator import calculate
 from tasks.gsm8k import answer_of
 from tasks.prepare_problems import open_or_train_tokenizer
-from tasks.tool_use import CALL, Calculator, check_call, encode_problem, encode_question, encode_solution
+from tasks.tool_use import Calculator, check_call, encode_problem, encode_question
 from tasks.word_problems import generate_problems
 
 JANET = {'question': 'Janet has 16 eggs and eats 3. She sells the rest for $2 each. What does she get?',
@@ -104,7 +105,7 @@ def test_only_solution_and_end_of_a_problem_count(tokenizer, problem):
 def test_what_the_calculator_writes_are_the_tokens_seen_in_training(tokenizer, problem, vocabulary, test_data):
     """With GPT-2's vocabulary, `=-` would be one token, and the calculator would come too late."""
     tokenizer = tokenizer if vocabulary == 'own' else Tokenizer.gpt2(test_data / 'gpt2')
-    tokens, calculator = encode_solution(problem['answer'], tokenizer), Calculator(tokenizer)
+    tokens, calculator = encode_answer(problem['answer'], tokenizer), Calculator(tokenizer)
     found = 0
     for length in range(1, len(tokens)):
         ids = calculator(SimpleNamespace(ids=tokens[:length], finish_reason=None))

@@ -1,0 +1,170 @@
+"""Conversations -> shards in which only what the assistant says counts as targets.
+
+    python -m tasks.chat --source=chats.jsonl --tokenizer=gpt2 --out_dir=data/chat           a file: one conversation a row
+    python -m tasks.chat --source=HuggingFaceTB/smol-smoltalk --out_dir=data/smoltalk        a dataset on the hub [network]
+    python -m tasks.chat --source=generated --vocab_size=257 --out_dir=data/instructions     generated instructions
+    python -m tasks.chat --source=chats.jsonl --show=True                                    look at the first one
+
+Files are .jsonl, .json, .parquet or .csv. Shapes of a row: messages (OpenAI, Hugging Face), conversations (ShareGPT),
+instruction with input and output (Alpaca), prompt and completion, question and answer. Conversations that are longer than
+max_tokens are cut between two turns. Held out are conversations by a hash of their text. Run again on finished data, it says
+so and ends. What tokens a conversation has: chat_template.py.
+"""
+import collections
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+import data_folder
+import shards
+from bpe import MAX_VOCAB, Tokenizer
+from chat_template import CHAT_TOKENS, encode_conversation, encode_message, with_chat_tokens
+from configurator import check_bounds, configure, optional
+from runtime.errors import BadInput, one_line_errors
+from runtime.files import write_json
+from runtime.words import plural
+from tasks.conversations import local_files, read_conversations, split_sources, text_of_conversation
+
+DEFAULTS = {
+    'source': 'generated',  # generated, files, folders, globs, a dataset on the hub; several with commas between
+    'out_dir': 'data/chat',  # folder for the shards
+    'system': optional(str),  # a system message for conversations that have none
+    'max_tokens': 1024,  # longest conversation, in tokens; longer ones are cut between two turns
+    'n_conversations': 60_000,  # generated ones; files are taken whole
+    'val_fraction': 0.02,  # share of the conversations held out
+    'seed': 0,  # of generated conversations
+    'show': False,  # print the first conversation as tokens, with those that count marked, and end
+    # the vocabulary
+    'tokenizer': 'gpt2',  # gpt2, or a tokenizer.json
+    'vocab_size': 0,  # first train a BPE of so many entries (257 = bytes) on the conversations; 0 = use --tokenizer
+    # a dataset on the hub
+    'dataset_config': optional(str),  # its configuration, where it has several
+    'dataset_split': 'train',  # its split
+    # how
+    'shard_tokens': shards.SHARD_TOKENS,  # tokens in a shard
+}
+
+
+def main(config):
+    check(config)
+    name, out_dir = data_folder.name_and_folder(config['out_dir'], 'chat')
+    settings = settings_of(config)
+    if not config['show'] and data_folder.is_made(out_dir, settings):
+        return
+
+    def conversations():
+        return read_conversations(config['source'], config['n_conversations'], config['seed'], config['dataset_config'],
+                                  config['dataset_split'], config['system'])
+
+    if config['show']:
+        tokenizer, _ = open_tokenizer(conversations, {**config, 'vocab_size': 0})
+        show(next(iter(conversations())), tokenizer)
+        return
+    threshold = data_folder.find_threshold(map(text_of_conversation, conversations()), config['val_fraction'])
+    tokenizer, tokenizer_file = open_tokenizer(conversations, config)
+    data_folder.prepare_folder(out_dir, name, tokenizer_file)
+    counts, val = collections.Counter(), []
+
+    def train_documents():
+        """What write_shards reads. Held-out conversations are put aside; they are few."""
+        for messages in tqdm(conversations(), 'encoding', unit=' conversations'):
+            split = 'val' if data_folder.hash_of(text_of_conversation(messages)) < threshold else 'train'
+            for piece in cut_at_turns(messages, tokenizer, config['max_tokens'], counts):
+                counts[split] += 1
+                if split == 'train':
+                    yield encode_conversation(piece, tokenizer)
+                else:
+                    val.append(encode_conversation(piece, tokenizer))
+
+    written = shards.write_shards(train_documents(), out_dir, name, 'train', config['shard_tokens'], masked=True)
+    written |= shards.write_shards(val, out_dir, name, 'val', config['shard_tokens'], first=0, masked=True)
+    if counts['too long']:
+        print(f'left out {plural(counts["too long"], "turn")} of more than max_tokens={config["max_tokens"]} tokens',
+              file=sys.stderr)
+    if not counts['train'] or not counts['val']:
+        raise BadInput(f'{config["source"]} has too few conversations of at most {config["max_tokens"]} tokens to train on '
+                       f'some and to hold out others; a larger --max_tokens leaves out fewer')
+    meta = {**data_folder.describe(tokenizer, tokenizer_file), 'source': config['source'], 'train_documents': counts['train'],
+            'val_documents': counts['val'], 'settings': settings, 'shards': written}
+    write_json(os.path.join(out_dir, 'meta.json'), meta)
+    print(data_folder.summary(out_dir, meta))
+
+
+def check(config):
+    check_bounds(config, 'max_tokens', at_least=8)
+    check_bounds(config, 'n_conversations', at_least=2, at_most=10**9)
+    check_bounds(config, 'val_fraction', above=0, below=1)
+    check_bounds(config, 'seed', at_least=0)
+    data_folder.check_data_settings({**config, 'workers': 0})
+    if config['vocab_size'] > MAX_VOCAB - len(CHAT_TOKENS):
+        raise BadInput(f'vocab_size={config["vocab_size"]} should be at most {MAX_VOCAB - len(CHAT_TOKENS)}: ids have 16 bits, '
+                       f'and {len(CHAT_TOKENS)} more say who speaks')
+
+
+def settings_of(config):
+    """What the data follows from; kept in meta.json, so that other settings do not end up in the same folder."""
+    named = [source for source in split_sources(config['source']) if source != 'generated']
+    files = [path for source in named for path in local_files(source) or ()]
+    return {key: value for key, value in config.items() if key not in ('out_dir', 'show')} | {
+        'input_files': data_folder.fingerprint(files)}
+
+
+def open_tokenizer(conversations, config) -> tuple[Tokenizer, bytes]:
+    """(Tokenizer with the tokens of a conversation, content of its tokenizer.json)"""
+    if config['vocab_size']:
+        texts = (message['content'] for messages in conversations() for message in messages)
+        tokenizer = Tokenizer.train(texts, config['vocab_size'])
+    else:
+        tokenizer, _ = data_folder.named_tokenizer(config['tokenizer'])
+    tokenizer = with_chat_tokens(tokenizer)
+    return tokenizer, tokenizer.to_json().encode()
+
+
+def cut_at_turns(messages: list[dict], tokenizer: Tokenizer, max_tokens: int, counts: dict) -> Iterator[list[dict]]:
+    """Yields a conversation, or parts of it that have at most max_tokens and begin with its system message.
+
+    A turn, a user's message and its answer, is in one part. One that is too long by itself is left out, which `counts` counts.
+    """
+    has_system = messages[0]['role'] == 'system'
+    system, turns = messages[:has_system], [messages[i:i + 2] for i in range(has_system, len(messages), 2)]
+    part, n_system = [], n_tokens_of(system, tokenizer)
+    n_tokens = room = max_tokens - 1 - n_system  # 1: <|endoftext|>
+    for turn in turns:
+        n_turn = n_tokens_of(turn, tokenizer)
+        if n_turn > room:
+            counts['too long'] += 1
+            continue
+        if part and n_turn > n_tokens:
+            yield system + part
+            part, n_tokens = [], room
+        part, n_tokens = part + turn, n_tokens - n_turn
+    if part:
+        yield system + part
+
+
+def n_tokens_of(messages, tokenizer):
+    return sum(len(encode_message(message, tokenizer)) for message in messages)
+
+
+def show(messages: Iterable[dict], tokenizer: Tokenizer):
+    """Prints a conversation as tokens, a line for each run that the model only reads or that it learns to write."""
+    ids, counted = encode_conversation(messages, tokenizer)
+    in_colour = sys.stdout.isatty() and 'NO_COLOR' not in os.environ
+    edges = np.flatnonzero(np.diff(counted)) + 1
+    for run, is_counted in zip(np.split(ids, edges), np.split(counted, edges)):
+        pieces = [tokenizer.token_bytes(i).decode('utf-8', errors='backslashreplace').replace('\n', '\\n') for i in run]
+        if in_colour:
+            colours = (102, 106) if is_counted[0] else (47, 107)
+            line = ''.join(f'\x1b[30;{colours[n % 2]}m{piece}' for n, piece in enumerate(pieces)) + '\x1b[0m'
+        else:
+            line = '|'.join(pieces)
+        print(f'{"learned" if is_counted[0] else "read":8}{line}')
+    print(f'{plural(len(ids), "token")}, of which {int(counted.sum()):,} count as targets')
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main(configure(DEFAULTS))

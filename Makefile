@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo math check test lint bench gpu gpu_in_venv lock locked clean
+.PHONY: demo math chat check test lint bench gpu gpu_in_venv lock locked clean
 
 # Tokenizes Python's own source, trains a small GPT on it and shows what it writes. Run again, it resumes from what is there.
 demo: $(VENV)/runtime
@@ -16,6 +16,13 @@ math: $(VENV)/runtime
 	$(PY) train.py config/math_small.py
 	$(PY) -m tasks.solve --out_dir=out/math --question='Ben has 486 shells. On Friday he finds 47 more. He puts them into 13 boxes, the same number in each. How many shells are in each?'
 	$(PY) -m tasks.solve_rate --out_dir=out/math
+
+# Generates instructions, trains a small GPT to follow them, scores it on others and shows a conversation. Run again, it resumes.
+chat: $(VENV)/runtime
+	$(PY) -m tasks.chat --source=generated --vocab_size=257 --out_dir=data/chat
+	$(PY) train.py config/chat_small.py
+	$(PY) -m tasks.chat_score --out_dir=out/chat
+	$(PY) -m tasks.chat_score --out_dir=out/chat --chat='Hi! What can you do? | Spell the word harbour. | And backwards? | Now in capitals, please.'
 
 # The fast half of the tests, for the minute after an edit.
 check: $(VENV)/dev

@@ -1,7 +1,8 @@
-"""How many conversations a model ends with the right answer, by kind.
+"""How many conversations a model ends with the right answer, by kind; and one conversation with it.
 
     python -m tasks.chat_score --out_dir=out/chat                              generated ones, with test wordings and words
     python -m tasks.chat_score --source=FILE.jsonl --out_dir=out/chat --limit=0    {"messages": [...], "kind": ...} on each line
+    python -m tasks.chat_score --out_dir=out/chat --chat='Spell "harbour". | And backwards?'       no score, but its answers
 
 The model gets each conversation up to the user's last message, with the earlier answers as they stand there, and writes the
 likeliest answer, with the calculator. An answer is right if it equals the one in the conversation; white space is not
@@ -30,6 +31,7 @@ DEFAULTS = {
     'limit': 600,  # conversations at most; 0: all of a file, 600 generated ones
     'out_dir': 'out/chat',  # a run's folder: its newest checkpoint is taken
     'init_from': optional(str),  # instead: a checkpoint or a folder in Hugging Face's layout
+    'chat': '',  # instead of a score: the model's answers to these questions of one conversation, with | between
     'max_new_tokens': 120,  # longest answer, in tokens
     'seed': 0,  # of generated conversations
     'details': optional(str),  # write every conversation with the answer to this .jsonl file
@@ -44,14 +46,13 @@ CALL = re.compile(r'<<[^<>]*>>')
 def main(config):
     check_bounds(config, 'max_new_tokens', 'batch_size', at_least=1, at_most=10_000)
     check_bounds(config, 'limit', 'seed', at_least=0, at_most=10**8)
-    conversations = read_conversations(config)
+    conversations = [] if config['chat'] else read_conversations(config)
     model, tokenizer, source = open_model(config)
     chat_template.need_chat_tokens(tokenizer, source)
-    room = model.config.block_size - config['max_new_tokens']
-    if room < 1:
-        raise BadInput(f'max_new_tokens={config["max_new_tokens"]} leaves no room for a question: the model reads and writes '
-                       f'{model.config.block_size} tokens')
-    answers = answer_all(conversations, model, tokenizer, config)
+    if config['chat']:
+        return show_chat(config['chat'].split('|'), model, tokenizer, config)
+    asked = [conversation['messages'][:-1] for conversation in conversations]
+    answers = answer_all(asked, model, tokenizer, config, 'answering')
     results = [{**conversation, 'answer': answer, 'right': is_right(answer, conversation['messages'][-1]['content'])}
                for conversation, answer in zip(conversations, answers)]
     print(format_table(results))
@@ -82,14 +83,26 @@ def read_conversations(config):
     return conversations[:config['limit'] or None]
 
 
-def answer_all(conversations, model, tokenizer, config):
-    """The model's answer to the last user's message of each conversation. The oldest turns of long ones are left out."""
+def answer_all(conversations, model, tokenizer, config, description=None):
+    """The model's answers to conversations that end with a user's message. Of long ones, the oldest turns are left out."""
     engine, calculator = Engine(model, config['batch_size']), Calculator(tokenizer)
-    stop_tokens, most = chat_template.stop_tokens(tokenizer), model.config.block_size - config['max_new_tokens']
-    prompts = [chat_template.encode_prompt(conversation['messages'][:-1], tokenizer, most) for conversation in conversations]
+    stop_tokens, most = chat_template.stop_tokens(tokenizer), model.config.block_size * 7 // 8
+    try:
+        prompts = [chat_template.encode_prompt(messages, tokenizer, most) for messages in conversations]
+    except ValueError as error:
+        raise BadInput(f'a conversation cannot be asked: {error}') from None
     sequences = generate_many(engine, [Request(prompt, config['max_new_tokens'], temperature=0, stop_tokens=stop_tokens,
-                                               tool=calculator) for prompt in prompts], 'answering')
+                                               tool=calculator) for prompt in prompts], description)
     return [tokenizer.decode([token for token in sequence.tokens if token not in stop_tokens]) for sequence in sequences]
+
+
+def show_chat(questions, model, tokenizer, config):
+    messages = []
+    for question in questions:
+        messages.append({'role': 'user', 'content': question.strip()})
+        (answer,) = answer_all([messages], model, tokenizer, {**config, 'batch_size': 1})
+        messages.append({'role': 'assistant', 'content': answer or '...'})
+        print(f'user       {question.strip()}\nassistant  {CALL.sub("", answer)}')
 
 
 def is_right(answer: str, reference: str) -> bool:

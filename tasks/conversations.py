@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Iterator
 
-from bpe import EOT
 from chat_template import check_messages
 from configurator import shorten
 from runtime.errors import BadInput
@@ -161,9 +160,9 @@ def say_once(line):
     print(line, file=sys.stderr)
 
 
-def text_of_conversation(messages: list[dict]) -> str:
-    """What tells a conversation from others."""
-    return EOT.join(f'{message["role"]}: {message["content"]}' for message in messages)
+def first_question(messages: list[dict]) -> str:
+    """By its hash, conversations are trained on or held out: so what begins alike is on the same side, in tasks.dpo too."""
+    return next(message['content'] for message in messages if message['role'] == 'user')
 
 
 # ---------------------------------------------------------------------------- preferences

@@ -217,8 +217,9 @@ def run(command, folder):
         arguments = [*words[1:], *SMALLER[script]]
         subprocess.run([sys.executable, '-m', 'torch.distributed.run', *arguments], cwd=folder, check=True, timeout=300)
     elif program == 'bash':
-        environment = {**os.environ, 'PYTHON': sys.executable, 'SEEDS': '1'}
-        subprocess.run([*words, *SMALLER['train.py']], cwd=folder, env=environment, check=True, timeout=300)
+        environment = {**os.environ, 'PYTHON': sys.executable, 'SEEDS': '1', 'START_STEPS': '2'}
+        smaller = SMALLER['tasks.grpo' if 'grpo' in words[1] else 'train.py']
+        subprocess.run([*words, *smaller], cwd=folder, env=environment, check=True, timeout=300)
     elif script == 'serve.py':
         answers(arguments, folder)
     else:

@@ -11,7 +11,8 @@ A document is a file of a folder, or a row of a table. Text files are cut where 
 hundredth of their bytes (256 to 8,192 characters), so that there is something to hold out.
 
 Tables are parquet, jsonl, a JSON list, csv and tsv; text and tables may be compressed (.gz, .bz2, .xz, .zst). Linked folders
-are followed. Files that hold no text are left out and counted. Text is UTF-8, or what a byte order mark says, or --encoding.
+are followed, but for those above. Files that hold no text are left out and counted. Text is UTF-8, or what a byte order mark
+says, or --encoding.
 
 Whole documents go to train or val by a hash of their text, so a text is on the same side on every
 machine, and copies of a text are never on both sides. The same settings on the same input give the same

@@ -33,6 +33,7 @@ TABLE_NAME = re.compile(r'\.(parquet|jsonl|ndjson|json|csv|tsv)(\.gz|\.bz2|\.xz|
 FILE_NAME = re.compile(TABLE_NAME.pattern + r'|\.(txt|md|gz|bz2|xz|zst|zip|py|html)$', re.IGNORECASE)
 DATASET_NAME = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 SPACE, LIST_SIGN = re.compile(r'\s*'), re.compile(r'\s*([],])')
+RETURN = re.compile(r'(?<=\r)(?!\n)')  # behind a carriage return that ends a line by itself
 FEW_FILES = 20                  # below that many, files are cut into blocks: whole ones leave no small part to hold out
 BLOCK_CHARACTERS = (256, 8192)
 ROWS_AT_ONCE = 512
@@ -399,12 +400,17 @@ def lines_of(pieces: Iterable[str], path: str) -> Iterator[str]:
 
 
 def csv_records(pieces, path, delimiter, column):
-    """Yields the values of the text's columns in each row of a CSV file behind its first, which names the columns."""
+    """Yields the values of the text's columns in each row of a CSV file behind its first, which names the columns.
+
+    Its lines end as any system ends them.
+    """
     csv.field_size_limit(ROW_BYTES)
-    rows = csv.reader(lines_of(pieces, path), delimiter=delimiter, strict=True)
+    lines = (line for lines in lines_of(pieces, path) for line in RETURN.split(lines) if line)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         names = next(rows, [])
-        places = [names.index(name) for name in pick_columns(names, column, path)]
+        columns = pick_columns(names, column, f'{path}, whose first line should name its columns,')
+        places = [names.index(name) for name in columns]
         for row in rows:
             if row and len(row) != len(names):
                 raise BadInput(f'{path}, line {rows.line_num}: {len(row)} values, where the first line names {len(names)} '
@@ -477,8 +483,8 @@ def pick_columns(names, column, where):
         return (column,)
     if column == 'text' and all(name in names for name in SYNTH_COLUMNS):
         return SYNTH_COLUMNS
-    raise BadInput(f'{where} has no column {column!r}; name one of these with --text_column: '
-                   f'{shorten(", ".join(names))}')
+    advice = f'name one of these with --text_column: {shorten(", ".join(names))}' if names else 'it has none at all'
+    raise BadInput(f'{where} has no column {column!r}; {advice}')
 
 
 def format_row(values, row=None):

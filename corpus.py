@@ -23,6 +23,7 @@ sources.py reads the text, data_folder.py makes the shards.
 """
 import hashlib
 import itertools
+import os
 from collections.abc import Iterable
 
 import shards
@@ -61,11 +62,15 @@ def main(config):
     if not 0 < config['val_fraction'] < 1:
         raise BadInput(f"val_fraction={config['val_fraction']} should be above 0 and below 1: without held-out text "
                        'nobody knows how good a model is')
+    settings, on_hub = settings_of(config), sources.name_on_hub(config['source'])
+    if on_hub and is_made(name_and_folder(config['out_dir'], os.path.basename(on_hub))[1], settings):
+        return  # without the network
     source = sources.find_source(config['source'], config['dataset_config'], config['dataset_split'], config['encoding'],
                                  config['verbose'])
     name, out_dir = name_and_folder(config['out_dir'], source.name)
-    settings = settings_of(source, config)
-    if is_made(out_dir, settings):
+    if config['source'] != 'stdlib':
+        settings['input_files'] = fingerprint(source.files)
+    if not on_hub and is_made(out_dir, settings):
         return
 
     def texts():
@@ -85,15 +90,11 @@ def main(config):
              f"together, and there are {meta['train_documents'] + meta['val_documents']:,}; --document_separator makes more")
 
 
-def settings_of(source, config):
-    """What the data follows from; kept in meta.json, so that other settings do not end up in the same folder."""
+def settings_of(config):
+    """What the data follows from beside its input; kept in meta.json, so that others do not end up in the same folder."""
     keys = ('source', 'text_column', 'document_separator', 'num_samples', 'val_fraction', 'vocab_size', 'tokenizer',
-            'dataset_config', 'dataset_split', 'shard_tokens')
-    settings = {key: config[key] for key in keys} | ({'tokenizer': None} if config['vocab_size'] else {})
-    settings['encoding'] = None if config['encoding'] == 'utf-8' else config['encoding']  # data made before has none
-    if config['source'] != 'stdlib':
-        settings['input_files'] = fingerprint(source.files)
-    return settings
+            'dataset_config', 'dataset_split', 'shard_tokens', 'encoding')
+    return {key: config[key] for key in keys} | ({'tokenizer': None} if config['vocab_size'] else {})
 
 
 def hash_of(text: str) -> float:

@@ -65,10 +65,8 @@ def find_source(source: str, dataset_config: str | None = None, dataset_split: s
     """
     if source == 'stdlib':
         return Source('stdlib', stdlib_files())
-    if source == 'SYNTH':
-        return hub_source(SYNTH, dataset_config, dataset_split)
-    if DATASET_NAME.fullmatch(source) and not FILE_NAME.search(source) and not os.path.exists(source):
-        return hub_source(source, dataset_config, dataset_split)
+    if name := name_on_hub(source):
+        return hub_source(name, dataset_config, dataset_split)
     try:
         files = find_files(source)
     except BadInput as error:
@@ -114,13 +112,21 @@ def stdlib_files() -> list[str]:
     return sorted(files, key=lambda path: os.path.relpath(path, root).replace(os.sep, '/'))
 
 
+def name_on_hub(source: str) -> str | None:
+    """The name that a --source has on the Hugging Face hub, or None if it is on this machine."""
+    if source == 'SYNTH':
+        return SYNTH
+    is_name = source != 'stdlib' and DATASET_NAME.fullmatch(source) and not FILE_NAME.search(source)
+    return source if is_name and not os.path.exists(source) else None
+
+
 def hub_source(name: str, dataset_config: str | None, dataset_split: str, revision: str | None = None) -> Source:
     """A split of a dataset on the Hugging Face hub, as of `revision` or else now."""
     files = hub_files(name, dataset_config, revision).get(dataset_split, [])
     if not files or not all(TABLE_NAME.search(path) for path in files):
         raise BadInput(f'{name} has no parquet or json files for split {dataset_split!r}; download it and give its files '
                        'as --source')
-    return Source(name.split('/')[-1], files)
+    return Source(os.path.basename(name), files)
 
 
 def hub_files(name: str, dataset_config: str | None, revision: str | None = None) -> dict[str, list[str]]:

@@ -111,7 +111,7 @@ def test_synth_becomes_question_reasoning_and_answer(tmp_path, name):
         f'Q: What is {i}?\n\nReasoning:\n{i} is\na number\n\nA: Number {i}.' for i in range(70))
 
 
-def test_a_dataset_on_the_hub_is_found_by_its_name(tmp_path, monkeypatch):
+def test_a_dataset_on_the_hub_is_found_by_its_name_and_asked_for_only_until_its_data_is_made(tmp_path, monkeypatch, capsys):
     (tmp_path / 'PleIAs' / 'SYNTH').mkdir(parents=True)
     rows = [{'query': str(i), 'synthetic_reasoning': 'r', 'synthetic_answer': 'a'} for i in range(40)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / 'PleIAs' / 'SYNTH' / 'train-0.parquet')
@@ -119,6 +119,11 @@ def test_a_dataset_on_the_hub_is_found_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv('HF_HOME', str(tmp_path / 'cache'))
     run('SYNTH', tmp_path / 'out', num_samples=30)
     assert len(all_documents(tmp_path / 'out')) == 30
+    monkeypatch.setattr(sources, 'hub_files', lambda *_: pytest.fail('finished data needs no network'))
+    run('SYNTH', tmp_path / 'out', num_samples=30)
+    assert 'already made, with the same settings' in capsys.readouterr().out
+    with pytest.raises(BadInput, match='made with num_samples=30, not 20'):
+        run('SYNTH', tmp_path / 'out', num_samples=20)
 
 
 def test_the_stdlib_is_without_tests_and_generated_tables(tmp_path):
@@ -206,7 +211,7 @@ def test_another_encoding_is_guessed_and_read_when_it_is_named(tmp_path, capsys,
     assert 'further files like it are not named' in lines[1]
     run(folder, tmp_path / 'out', encoding='windows-1252')
     assert all_documents(tmp_path / 'out') == sorted(texts)
-    with pytest.raises(BadInput, match="made with encoding='cp1252', not utf-8"):
+    with pytest.raises(BadInput, match="made with encoding='cp1252', not 'utf-8'"):
         run(folder, tmp_path / 'out')
     with pytest.raises(BadInput, match='encoding=.rot13. is not the name of a text encoding'):
         run(folder, tmp_path / 'out2', encoding='rot13')

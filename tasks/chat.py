@@ -26,7 +26,8 @@ from configurator import check_bounds, configure, optional
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
 from runtime.words import plural
-from tasks.conversations import first_question, local_files, read_conversations, split_sources
+from tasks.conversations import first_question, local_files, read_conversations
+from tasks.gsm8k import split_sources
 
 DEFAULTS = {
     'source': 'generated',  # generated, files, folders, globs, a dataset on the hub; several with commas between

@@ -17,6 +17,7 @@ from configurator import shorten
 from runtime.errors import BadInput
 from runtime.words import plural
 from sources import DATASET_NAME, FILE_NAME, TABLE_NAME, find_source, hub_rows, read_records
+from tasks.gsm8k import split_sources
 from tasks.instructions import generate_conversations
 
 SHAPES = {  # the keys that tell a shape, and an example of it
@@ -33,11 +34,6 @@ SPEAKERS = {'human': 'user', 'gpt': 'assistant', 'chatgpt': 'assistant', 'bot': 
 
 
 # ---------------------------------------------------------------------------- rows
-
-def split_sources(names: str) -> list[str]:
-    """The sources in a list with commas between them; a file's name may have commas itself."""
-    return [names] if os.path.exists(names) else [name for name in names.split(',') if name]
-
 
 def read_rows_of(source: str, dataset_config: str | None = None, dataset_split: str = 'train') -> Iterator[tuple[str, dict]]:
     """Yields (place, row) of files, a folder, a glob, or a dataset on the Hugging Face hub."""

@@ -16,7 +16,7 @@ from data_folder import find_threshold, hash_of
 from runtime.errors import BadInput, one_line_errors
 from runtime.words import plural
 from scoring.likelihood import log_likelihoods
-from tasks.conversations import read_preferences, text_of_conversation
+from tasks.conversations import first_question, read_preferences
 from tasks.post_training import identify, post_train, token_logprobs
 
 DEFAULTS = {
@@ -86,7 +86,7 @@ class Preferences:
             (losses.sum() / len(chosen)).backward()
             loss += losses.sum().item() / len(chosen)
             margin += margins.sum().item() / len(chosen)
-            n_right += (margins > 0).sum().item() / len(chosen)
+            n_right += count_right(margins) / len(chosen)
         margin, n_right = self.process.sum([margin, n_right])
         n_tokens = sum(2 * len(prompt) + len(better) + len(worse) for prompt, better, worse in
                        (self.pairs['train'][i] for i in chosen))
@@ -96,8 +96,7 @@ class Preferences:
         """Loss, and the share of held-out pairs whose better answer gained more probability than the other."""
         totals = both_logprobs(self.model, self.pairs['val'], self.process, self.config['micro_batch'], check_stop=check_stop)
         losses, margins = dpo_losses(totals, self.reference['val'], self.config['beta'])
-        return {'val_loss': losses.mean().item(), 'val_accuracy': (margins > 0).double().mean().item(),
-                'val_margin': margins.mean().item()}
+        return {'val_loss': losses.mean().item(), 'val_accuracy': count_right(margins) / len(margins)}
 
 
 def dpo_losses(totals, reference, beta):
@@ -108,6 +107,11 @@ def dpo_losses(totals, reference, beta):
     rewards = beta * (totals - reference)
     margins = rewards[:, 0] - rewards[:, 1]
     return -F.logsigmoid(margins), margins
+
+
+def count_right(margins):
+    """How many margins are above 0; one of 0, as before the first step, counts half."""
+    return (margins.sign().sum().item() + len(margins)) / 2
 
 
 def both_logprobs(model, pairs, process, micro_batch, description='', check_stop=None):
@@ -122,17 +126,16 @@ def flatten(pairs):
 
 
 def encode_pairs(rows, tokenizer, config, process):
-    """{'train' and 'val': [(prompt, chosen, rejected) as token ids]}, split by a hash of the prompt."""
+    """{'train' and 'val': [(prompt, chosen, rejected) as token ids]}, split as tasks.chat splits conversations."""
     end, pairs, n_long = stop_tokens(tokenizer)[0], {'train': [], 'val': []}, 0
-    prompts = [text_of_conversation(messages) for messages, *_ in rows]
-    threshold = find_threshold(prompts, config['val_fraction'], looked_at=len(prompts))
-    for text, (messages, *answers) in zip(prompts, rows):
+    threshold = find_threshold([first_question(messages) for messages, *_ in rows], config['val_fraction'])
+    for messages, *answers in rows:
         prompt = encode_prompt(messages, tokenizer)
         answers = [[*encode_answer(answer, tokenizer), end] for answer in answers]
         if len(prompt) + max(map(len, answers)) > config['block_size'] + 1:
             n_long += 1
         else:
-            pairs['val' if hash_of(text) < threshold else 'train'].append((prompt, *answers))
+            pairs['val' if hash_of(first_question(messages)) < threshold else 'train'].append((prompt, *answers))
     if n_long:
         process.print0(f'left out {plural(n_long, "pair")} of {len(rows):,} that are longer than the context of '
                        f'{config["block_size"]} tokens')

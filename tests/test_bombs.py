@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -26,7 +27,7 @@ from bpe import Tokenizer
 from model import GPT, GPTConfig
 from runtime.errors import BadInput
 from runtime.files import JSON_BYTES, read_json, sha256_of
-from runtime.text_files import read_text
+from runtime.text_files import MAX_EXPANSION, read_text
 
 MB = b'a' * (1 << 20)
 DEEP = '[' * 1_000_000
@@ -115,6 +116,8 @@ def test_a_table_that_expands_past_the_limit_is_refused(tmp_path, name):
     message = 'at most 64 MB' if name == 'list.json' else message
     line = refused(lambda: sum(map(len, sources.read_documents(sources.find_source(str(path))))), message)
     assert str(path) in line
+    if ratio := re.search(r'becomes ([0-9,.]+) times its size', line):
+        assert float(ratio[1].replace(',', '')) > MAX_EXPANSION
 
 
 def test_a_text_that_many_rows_share_is_read_without_a_copy_for_each(tmp_path):
@@ -160,6 +163,18 @@ def test_deep_json_and_endless_numbers_are_refused_wherever_json_is_read(tmp_pat
             refused(use, folder)
         except pytest.fail.Exception:
             assert text.startswith('9'), 'a line that is only a number is JSON'
+
+
+@pytest.mark.parametrize('value, words', [
+    (b'9' * 10_000, 'it has a number of more than 4,300 digits'), (b'"caf\xe9"', 'byte 14 is not utf-8'), (b'}', 'Expecting value: column 10'),
+    (DEEP.encode(), 'its lists or objects are too deep inside each other')])
+def test_what_is_wrong_with_json_is_said_in_words_wherever_it_is_read(tmp_path, value, words):
+    for name, use in (('x.json', lambda path: read_json(path)), ('x.jsonl', lambda path: list(sources.read_rows(path))),
+                      ('y.jsonl', lambda path: list(sources.read_table(path, 'text'))), ('y.json', lambda path: list(sources.read_table(path, 'text')))):
+        is_list, path = name == 'y.json', tmp_path / name
+        path.write_bytes(b'[' * is_list + b'{"text": ' + value + b'}' + b']' * is_list)
+        if b'\xe9' not in value or name == 'x.json':  # in documents, such a byte is replaced
+            refused(lambda: use(str(path)), 'cut short or damaged' if is_list and value == b'}' else f'JSON.*{words}' if not is_list else words)
 
 
 @pytest.mark.slow

@@ -1,9 +1,18 @@
+"""Generated instructions: their answers beside another solver, what the splits do not share, and the score."""
 import itertools
+import json
 import re
 
 import pytest
+import torch
 
-from tasks import instructions
+import export
+from bpe import Tokenizer
+from chat_template import with_chat_tokens
+from configurator import configure
+from model import GPT, GPTConfig
+from runtime.errors import BadInput
+from tasks import chat_score, instructions
 from tasks.chat_score import is_right
 from tasks.instruction_answers import FIXED, TASKS
 from tasks.instruction_words import ORDINARY, SPLITS, WORDINGS, split_of
@@ -304,3 +313,57 @@ def test_wordings_of_ones_own_are_written_as_jsonl(tmp_path):
     instructions.main(config)
     lines = (tmp_path / 'mine.jsonl').read_text().splitlines()
     assert len(lines) == 200 and any('et me hear' in line for line in lines)
+
+
+# ---------------------------------------------------------------------------- the score
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    """A folder with a random model that knows the tokens of a conversation."""
+    tokenizer = with_chat_tokens(Tokenizer.train(['Spell cat'], 257, progress=False))
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(block_size=256, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=2, n_embd=16))
+    folder = str(tmp_path_factory.mktemp('tiny'))
+    export.export(model, tokenizer, folder)
+    return folder
+
+
+def score(**settings):
+    chat_score.main(configure(chat_score.DEFAULTS, [f'--{key}={value}' for key, value in settings.items()]))
+
+
+def test_the_score_asks_the_last_question_after_the_reference_turns(tiny, tmp_path, capsys, monkeypatch):
+    conversations = take('test', 12)
+    asked = []
+
+    def answer_all(messages_of, *_):
+        asked.extend(messages_of)
+        return [conversation['messages'][-1]['content'] + '!' * (i < 3) for i, conversation in enumerate(conversations)]
+
+    monkeypatch.setattr(chat_score, 'answer_all', answer_all)
+    score(init_from=tiny, limit=12, details=tmp_path / 'details.jsonl', device='cpu')
+    assert asked == [conversation['messages'][:-1] for conversation in conversations]
+    assert re.search(r'^all +12 +75\.0%$', capsys.readouterr().out, re.MULTILINE)
+    rows = [json.loads(line) for line in (tmp_path / 'details.jsonl').read_text().splitlines()]
+    assert [row['right'] for row in rows] == [False] * 3 + [True] * 9
+
+
+def test_a_file_is_scored_with_a_model_and_a_chat_is_shown(tiny, tmp_path, capsys):
+    long = [{'role': role, 'content': 'x' * 150} for role in ('user', 'assistant')]
+    rows = [{'messages': long * 2, 'kind': 'long'}, {'messages': long[:1] + take('test', 1)[0]['messages'][-1:]}]
+    (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    score(init_from=tiny, source=tmp_path / 'rows.jsonl', max_new_tokens=5, device='cpu')
+    out = capsys.readouterr().out
+    assert re.search(r'^long +1 ', out, re.MULTILINE) and re.search(r'^no kind +1 ', out, re.MULTILINE)
+    score(init_from=tiny, chat='Spell cat. | And backwards?', max_new_tokens=5, device='cpu')
+    assert re.findall(r'^user +(.*)$', capsys.readouterr().out, re.MULTILINE) == ['Spell cat.', 'And backwards?']
+
+
+@pytest.mark.parametrize('row', ['{"messages": []}', '{"text": "a"}', '[]', '{"messages": [{"role": "user", "content": "a"}]}',
+                                 '{"messages": [{"role": "user"}]}', '{"messages": 3}', '{"messages": [3, 4]}'])
+def test_a_file_of_something_else_is_refused_in_one_line(tiny, tmp_path, row):
+    (tmp_path / 'rows.jsonl').write_text(row + '\n')
+    with pytest.raises(BadInput, match='is no conversation such as'):
+        score(init_from=tiny, source=tmp_path / 'rows.jsonl', device='cpu')
+    with pytest.raises(BadInput, match='no file'):
+        score(init_from=tiny, source=tmp_path / 'nothing.jsonl', device='cpu')

@@ -1,11 +1,11 @@
 # A small GPT that learns to follow instructions about words and numbers: what `make chat` trains, for 2 CPU cores.
-# Needs data/chat: python -m tasks.chat --source=generated --vocab_size=257 --out_dir=data/chat
+# Needs data/chat: python -m tasks.chat --source=generated --vocab_size=257 --n_conversations=105000 --out_dir=data/chat
 out_dir = 'out/chat'
 data_dir = 'data/chat'
 block_size = 256
-n_layer, n_head, n_embd = 4, 4, 256
+n_layer, n_head, n_embd = 4, 6, 192
 total_batch_tokens = 8 * 256
-max_steps = 3700
+max_steps = 5800
 optimizer = 'muon'
 learning_rate, muon_lr = 2e-3, 0.012
 warmup_steps = 40

@@ -33,13 +33,13 @@ TASKS = {name: Task(*values) for name, values in {
     'upper': ('upper and lower case', 2, 'word'), 'lower': ('upper and lower case', 1.5, 'word'),
     'title': ('upper and lower case', 1.5, 'word'), 'first': ('letter at a place', 1.5, 'word'),
     'last': ('letter at a place', 1.5, 'word'), 'nth': ('letter at a place', 2, 'word'), 'replace': ('replace', 3, 'word'),
-    'repeat': ('repeat', 2, 'word'), 'sort words': ('sort words', 4, 'list'), 'sort up': ('sort numbers', 3, 'numbers'),
-    'sort down': ('sort numbers', 2, 'numbers'), 'word count': ('count words', 3, 'list'), 'join': ('join', 3, 'list'),
+    'repeat': ('repeat', 2, 'word'), 'sort words': ('sort words', 5, 'list'), 'sort up': ('sort numbers', 4, 'numbers'),
+    'sort down': ('sort numbers', 3, 'numbers'), 'word count': ('count words', 3, 'list'), 'join': ('join', 3, 'list'),
     'longer': ('compare words', 2, 'pair'), 'shorter': ('compare words', 2, 'pair'),
     'larger': ('compare numbers', 2, 'numbers'), 'smaller': ('compare numbers', 2, 'numbers'),
     'find number': ('find', 2, 'text'), 'find name': ('find', 2, 'text'), 'find quote': ('find', 2, 'text'),
     'find email': ('find', 2, 'text'), 'add': ('arithmetic', 1.5, 'number'), 'subtract': ('arithmetic', 1.5, 'number'),
-    'multiply': ('arithmetic', 1.5, 'number'), 'divide': ('arithmetic', 1.5, 'number'), 'help': ('help', 1.5, None),
+    'multiply': ('arithmetic', 1.5, 'number'), 'divide': ('arithmetic', 1.5, 'number'), 'help': ('help', 2, None),
     'hello': ('small talk', 1, None), 'thanks': ('small talk', 1, 'any'), 'refuse': ('refuse', 5, None),
 }.items()}
 FIXED = {
@@ -65,13 +65,16 @@ def draw_subject(task, writer):
     if need == 'pair':
         return draw_words(2, split, rng)
     if need == 'list':
-        words = draw_words(rng.choice((3, 3, 4, 5) if task != 'word count' else (2, 3, 4, 5, 6)), split, rng)
+        words = draw_words(rng.choice((2, 3, 4, 5, 6) if task == 'word count' else (3, 3, 4)), split, rng)
         if task == 'word count' and rng.random() < 0.4:  # more like a sentence
             return [rng.choice(SMALL_WORDS) if rng.random() < 0.4 else word for word in words]
-        return words if task != 'sort words' or len({word[0] for word in words}) == len(words) or rng.random() < 0.2 else None
+        return words if task != 'sort words' or begin_differently(words) or rng.random() < 0.1 else None
     if need == 'numbers':
-        largest = rng.choice((20, 100, 100, 1000))
-        return [str(n) for n in rng.sample(range(largest), rng.choice((2, 2, 3, 4) if task in RESULTS else (3, 4, 5)))]
+        n = rng.choice((2, 2, 3) if task in RESULTS else (3, 3, 4))
+        if rng.random() < 0.4:
+            return [str(number) for number in rng.sample(range(rng.choice((20, 100, 1000))), n)]
+        numbers = [str(number) for number in rng.sample(range(10, 100), n)]
+        return numbers if begin_differently(numbers) else None
     if need == 'number':
         return str(rng.randint(2, rng.choice((20, 100, 100, 1000, 10_000))))
     if need == 'text':
@@ -82,6 +85,10 @@ def draw_subject(task, writer):
         once = {part: value for part, value in parts.items() if sentence.count(f'{{{part}}}') == 1}
         return {'sentence': sentence.format(**parts), **once}
     return None
+
+
+def begin_differently(texts):
+    return len({text[0] for text in texts}) == len(texts)
 
 
 def suits(task, subject):
@@ -140,12 +147,12 @@ def answer_for(task: str, subject, details: dict) -> str | None:
         return f'{numbered(subject[:n])} -> {subject[n - 1]}' if n <= len(subject) else None
     return {
         'spell': lambda: '-'.join(subject),
-        'reverse': lambda: f'{"-".join(subject)} -> {"-".join(subject[::-1])} -> {subject[::-1]}',
+        'reverse': lambda: worked_letters(subject, subject[::-1]),
         'length': lambda: f'{numbered(subject)} -> {len(subject)}',
         'upper': lambda: subject.upper(), 'lower': lambda: subject.lower(), 'title': lambda: subject.capitalize(),
         'first': lambda: subject[0], 'last': lambda: f'{"-".join(subject)} -> {subject[-1]}',
-        'replace': lambda: subject.replace(letter, details['other']),
-        'repeat': lambda: ' '.join([subject] * n),
+        'replace': lambda: worked_letters(subject, subject.replace(letter, details['other'])),
+        'repeat': lambda: ' '.join(f'{i}. {subject}' for i in range(1, n + 1)),
         'sort words': lambda: ', '.join(sorted(subject)),
         'sort up': lambda: ', '.join(sorted(subject, key=int)),
         'sort down': lambda: ', '.join(sorted(subject, key=int, reverse=True)),
@@ -155,6 +162,10 @@ def answer_for(task: str, subject, details: dict) -> str | None:
         'shorter': lambda: f'{numbered(subject[0])}, {numbered(subject[1])} -> {min(subject, key=len)}',
         'larger': lambda: max(subject, key=int), 'smaller': lambda: min(subject, key=int),
     }[task]()
+
+
+def worked_letters(word, result):
+    return f'{"-".join(word)} -> {"-".join(result)} -> {result}'
 
 
 def numbered(word):

@@ -79,8 +79,8 @@ def draw_word(split, rng):
     if rng.random() < REAL_WORD:
         return rng.choice(WORDS[split])
     while True:
-        word = ''.join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2, 3))))
-        if 3 <= len(word) <= 10 and split_of(word) == split and word not in ORDINARY and not RUDE.search(word):
+        word = ''.join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2, 2, 3))))
+        if 3 <= len(word) <= 9 and split_of(word) == split and word not in ORDINARY and not RUDE.search(word):
             return word
 
 

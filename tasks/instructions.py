@@ -50,13 +50,13 @@ DEFAULTS = {
     'to': optional(str),  # write them to this .jsonl file instead
 }
 MAX_CHARACTERS = 230  # of a conversation, so that all of it fits into a context of 256 bytes
-N_TURNS = {1: 4, 2: 4, 3: 2, 4: 1}  # how often a conversation has so many at most
+N_TURNS = {1: 5, 2: 4, 3: 2, 4: 1}  # how often a conversation has so many at most
 # Probabilities
 SYSTEM = 0.04  # a conversation begins with a system message, which changes nothing
 FOLLOW_UP = 0.65  # a turn is about what the one before is about, where that is possible
 SAME_TASK = 0.15  # it is the same task on another word: "and table?"
 SHORT_FOLLOW_UP = 0.6  # a follow-up has a wording that needs a turn before; else "it" takes the word's place
-CARELESS = 0.08  # a slip of the fingers, in training
+CARELESS = 0.05  # a slip of the fingers, in training
 
 AGAIN = {name for name, task in TASKS.items() if task.need == 'word'} - {'replace', 'lower', 'repeat'}
 QUOTES = ('{}',) * 8 + ('"{}"',) * 6 + ("'{}'",) * 4 + ('the word {}', 'the word {}', 'the word "{}"', "the word '{}'")
@@ -197,7 +197,7 @@ def slots_of(task, subject, details, writer, wording, form):
     elif need in ('list', 'numbers'):
         quotes = rng.choice(('{}', '{}', '"{}"', "'{}'")) if need == 'list' else '{}'
         slots['list'] = slots['numbers'] = enumeration([quotes.format(item) for item in subject], task, rng)
-        is_quoted = rng.random() < (0.3 if ': {bare}' in wording else 0.8)
+        is_quoted = rng.random() < (0.4 if ': {bare}' in wording else 0.9)
         slots['bare'] = (rng.choice(('"{}"', '"{}"', "'{}'")) if is_quoted else '{}').format(' '.join(subject))
         if rng.random() < 0.25 and len(subject) > 2 and not set(subject) & set(SMALL_WORDS):
             slots['bare'] = slots['list']

@@ -151,11 +151,12 @@ class Solver:
 
     def replace(self, word, old, new):
         old, new = (re.search(r'''(\w)["']?$''', letter)[1] for letter in (old, new))
-        return '', word.translate({ord(old): new})
+        changed = word.translate({ord(old): new})
+        return f'{self.spell(word)[0]} -> {self.spell(changed)[0]} -> ', changed
 
     def repeat(self, word, times):
         n = 2 if times == 'twice' else int(times[0]) if times[0].isdigit() else NUMBERS.index(times.split()[0])
-        return f'{word} ' * (n - 1), word
+        return f'1. {word} 2. {word} 3. {word} 4. {word} 5. {word}'[:(4 + len(word)) * n - 1], ''
 
     def sort_words(self, words):
         remaining, found = list(words), []

@@ -2,9 +2,8 @@
 
     draw_word('train', rng)            # a real English word or a made-up one
     split_of('harbour')                # 'train', 'dev' or 'test', by a hash of it
-    WORDINGS['spell']['test']          # lines of instruction_wordings.txt
+    WORDINGS['spell']                  # lines of instruction_wordings.txt
 """
-import collections
 import os
 import random
 import re
@@ -29,15 +28,11 @@ WORD = re.compile(r'[a-z]{3,}')
 # ---------------------------------------------------------------------------- wordings
 
 def read_wordings(path: str) -> dict:
-    """{section: {split: [lines]}} of a file in the form that the first lines of instruction_wordings.txt explain."""
-    wordings = collections.defaultdict(dict)
+    """{section: [lines]} of a file in the form that the first lines of instruction_wordings.txt explain."""
     with open(path, encoding='utf-8') as file:
         _, *sections = re.split(r'^== ', file.read(), flags=re.MULTILINE)
-    for section in sections:
-        heading, *lines = section.strip().split('\n')
-        name, split = heading.split(', ')
-        wordings[name][split] = [line for line in lines if line]
-    return wordings
+    blocks = [section.strip().split('\n') for section in sections]
+    return {name: [line for line in lines if line] for name, *lines in blocks}
 
 
 def expand(text: str, rng: random.Random) -> str:
@@ -47,13 +42,13 @@ def expand(text: str, rng: random.Random) -> str:
     return ' '.join(text.split()).replace(' ?', '?').replace(' ,', ',').replace(' :', ':')
 
 
-
 WORDINGS = read_wordings(os.path.join(os.path.dirname(__file__), 'instruction_wordings.txt'))
+
 
 # ---------------------------------------------------------------------------- words
 
 def split_of(word: str) -> str:
-    """The split that a word, in small or capital letters, belongs to."""
+    """The split that a word, or a wording without choices, belongs to, in small or capital letters."""
     return {0: 'test', 1: 'test', 2: 'dev'}.get(zlib.crc32(word.lower().encode()) % 20, 'train')
 
 
@@ -66,9 +61,9 @@ def by_split(words):
     return {split: [word for word in words if split_of(word) == split] for split in SPLITS}
 
 
-LISTS = {name: ' '.join(WORDINGS.pop(name)['train']).split() for name in ('words', 'names', 'places')}
+LISTS = {name: ' '.join(WORDINGS.pop(name)).split() for name in ('words', 'names', 'places')}
 ORDINARY = set(WORD.findall(' '.join((  # words of the wordings and of what is put into them: never asked about
-    *(line for splits in WORDINGS.values() for lines in splits.values() for line in lines), *NUMERALS, *ORDINALS, *SMALL_WORDS,
+    *(line for lines in WORDINGS.values() for line in lines), *NUMERALS, *ORDINALS, *SMALL_WORDS,
     *sum(SEPARATORS.values(), ()), 'times twice letter letters word words welcome sorry com org net edu')).lower()))
 WORDS = by_split(sorted(set(LISTS['words']) - ORDINARY))
 NAMES, PLACES = by_split(LISTS['names']), by_split(LISTS['places'])

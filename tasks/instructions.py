@@ -11,12 +11,11 @@ A conversation has one to four turns, of which later ones may refer to the one b
 work where a model could not know the result otherwise: `l-a-m-p -> p-m-a-l -> pmal`, or `<<48/2=24>>24` for the calculator.
 The same seed gives the same conversations on every machine. What the splits (train, dev, test) do not share:
 
-- wordings: each line of instruction_wordings.txt belongs to one split;
+- wordings: a line of instruction_wordings.txt, with its choices made, belongs to one split by a hash of it;
 - words: a word, name or address that is asked about belongs to one split by a hash of it (instruction_words.py).
 
 This file knows nothing about tokens or models.
 """
-import itertools
 import json
 import random
 import re
@@ -30,16 +29,15 @@ from tasks.instruction_answers import FIXED, RESULTS, TASKS, answer_for, draw_de
 from tasks.instruction_words import (
     NAMES,
     NUMERALS,
-    ORDINALS,
     PLACES,
     SEPARATORS,
-    SMALL_WORDS,
     WORDINGS,
     belongs_to,
     draw_name,
     draw_word,
     expand,
     read_wordings,
+    split_of,
 )
 
 DEFAULTS = {
@@ -54,11 +52,11 @@ N_TURNS = {1: 5, 2: 4, 3: 2, 4: 1}  # how often a conversation has so many at mo
 # Probabilities
 SYSTEM = 0.04  # a conversation begins with a system message, which changes nothing
 FOLLOW_UP = 0.65  # a turn is about what the one before is about, where that is possible
-SAME_TASK = 0.15  # it is the same task on another word: "and table?"
 SHORT_FOLLOW_UP = 0.6  # a follow-up has a wording that needs a turn before; else "it" takes the word's place
+POLITE = 0.4  # a wording stands in one of "asking" or "questions"
+ATTEMPTS = 30  # to find a wording of the split
 CARELESS = 0.05  # a slip of the fingers, in training
 
-AGAIN = {name for name, task in TASKS.items() if task.need == 'word'} - {'replace', 'lower', 'repeat'}
 QUOTES = ('{}',) * 8 + ('"{}"',) * 6 + ("'{}'",) * 4 + ('the word {}', 'the word {}', 'the word "{}"', "the word '{}'")
 FRESH_SLOT = re.compile(r'\{(?:a|v|list|bare|text|numbers)\}')  # what "it" cannot stand for
 
@@ -66,7 +64,7 @@ FRESH_SLOT = re.compile(r'\{(?:a|v|list|bare|text|numbers)\}')  # what "it" cann
 def main(config):
     check_bounds(config, 'n', at_least=1, at_most=10**8)
     check_bounds(config, 'seed', at_least=0)
-    wordings = wordings_with(config['wordings'], config['split']) if config['wordings'] else WORDINGS
+    wordings = own_wordings(config['wordings']) if config['wordings'] else None
     conversations = generate_conversations(config['split'], config['seed'], wordings)
     chosen = [conversation for _, conversation in zip(range(config['n']), conversations)]
     if config['to']:
@@ -78,19 +76,21 @@ def main(config):
         print(f'[{conversation["kind"]}]', *lines, sep='\n', end='\n\n')
 
 
-def wordings_with(path, split):
-    """The wordings of a file for a split. Tasks without a section there are left out; other sections are then the split's."""
+def own_wordings(path):
+    """The wordings of a file. Tasks without a section there are left out; what is around them is as always."""
     own = read_wordings(path)
     if unknown := own.keys() - WORDINGS:
         raise BadInput(f'{path} has a section {min(unknown)}; there are {", ".join(WORDINGS)}')
-    wordings = {section: splits for section, splits in WORDINGS.items() if section not in TASKS}
-    return wordings | {section: {split: list(itertools.chain(*splits.values()))} for section, splits in own.items()}
+    return {section: lines for section, lines in WORDINGS.items() if section not in TASKS} | own
 
 
 def generate_conversations(split: str, seed: int = 0, wordings: dict | None = None) -> Iterator[dict]:
-    """Yields {'messages': [{'role', 'content'}, ...], 'kind': kind of the last turn} without end."""
+    """Yields {'messages': [{'role', 'content'}, ...], 'kind': kind of the last turn} without end.
+
+    wordings: {section: lines}, all of which may be used in any split; None: those of the split.
+    """
     rng = random.Random(f'{split} {seed}')
-    writer = Writer(split, rng, wordings or WORDINGS)
+    writer = Writer(split, rng, wordings or WORDINGS, wordings is not None)
     while True:
         messages, kind, before = [], None, None
         if rng.random() < SYSTEM:
@@ -112,10 +112,11 @@ class Writer(NamedTuple):
     split: str
     rng: random.Random
     wordings: dict
+    in_any_split: bool  # whether wordings are taken whatever their hash says
 
     def say(self, section):
-        """One of the section's wordings."""
-        return expand(self.rng.choice(self.wordings[section][self.split]), self.rng)
+        """One of the section's lines, with its choices made."""
+        return expand(self.rng.choice(self.wordings[section]), self.rng)
 
 
 # ---------------------------------------------------------------------------- a turn
@@ -126,61 +127,59 @@ class Turn(NamedTuple):
     answer: str
     kind: str
     task: str
-    details: dict
     it: dict
 
 
 def make_turn(writer, before):
     """The Turn after another one, or after None; None if the draw was not suitable."""
-    chosen = choose_task(writer, before)
-    if chosen is None:
-        return None
-    form, task = chosen
+    form, task = choose_task(writer, before)
     kind, _, need = TASKS[task]
     subject = before.it[need] if form == 'follow-up' else draw_subject(task, writer)
     if not suits(task, subject):
         return None
-    details = before.details if form == 'again' else draw_details(task, subject, writer.rng)
+    details = draw_details(task, subject, writer.rng)
     answer = FIXED.get(task) or answer_for(task, subject, details)
-    wording = choose_wording(writer, 'again' if form == 'again' else task, form)
+    wording = choose_wording(writer, task, form)
     if answer is None or wording is None:
         return None
-    slots = slots_of(task, subject, details, writer, wording, form)
-    question = phrase(wording, slots, writer, is_first=before is None or not before.it)
+    question = phrase(wording, slots_of(task, subject, details, writer, form), writer)
     # a training text must have no word of the other splits; in these, answers may happen to have one of training's
     if not belongs_to(f'{question} {answer}' if writer.split == 'train' and task not in FIXED else question, writer.split):
         return None
     it = {} if task in FIXED else {'any': True} if task == 'repeat' else {'any': True, need: subject}
     if task in RESULTS:
         it[RESULTS[task]] = answer.split(' -> ')[-1].split('>>')[-1]
-    return Turn(question, answer, kind if form == 'fresh' or need == 'any' else 'follow-up', task, details, it)
+    return Turn(question, answer, kind if form == 'fresh' or need == 'any' else 'follow-up', task, it)
 
 
 def choose_task(writer, before):
-    """(form, task): another task on its own is 'fresh', one on what "it" is a 'follow-up', the same on another word 'again'."""
+    """(form, task): another task on its own is 'fresh', one on what "it" is a 'follow-up'."""
     rng = writer.rng
-    if before and before.task in AGAIN and 'again' in writer.wordings and rng.random() < SAME_TASK:
-        return 'again', before.task
     form = 'follow-up' if before and before.it and rng.random() < FOLLOW_UP else 'fresh'
     needs = before.it if form == 'follow-up' else ('any',) if before and before.it else ()
     names = [name for name, (_, _, need) in TASKS.items() if name in writer.wordings
              and (need in needs and name != before.task if form == 'follow-up' else need != 'any' or need in needs)]
-    return (form, rng.choices(names, [TASKS[name].weight for name in names])[0]) if names else None
+    if not names:
+        return choose_task(writer, None)
+    return form, rng.choices(names, [TASKS[name].weight for name in names])[0]
 
 
 # ---------------------------------------------------------------------------- a question
 
-def choose_wording(writer, section, form):
-    """A wording that can stand there; in a follow-up, most often one that needs a turn before. None if there is none."""
-    lines, rng = writer.wordings[section][writer.split], writer.rng
-    short = [line for line in lines if line[0] == '~']
-    others = [line for line in lines if line[0] != '~' and not (form == 'follow-up' and FRESH_SLOT.search(line))]
-    if short and (form == 'follow-up' and rng.random() < SHORT_FOLLOW_UP or not others):
-        return rng.choice(short)
-    return rng.choice(others) if others else None
+def choose_wording(writer, task, form):
+    """A wording of the split that can stand there, with its choices made; None if none was found."""
+    rng = writer.rng
+    short = form == 'follow-up' and rng.random() < SHORT_FOLLOW_UP or TASKS[task].need == 'any'
+    lines = [line for line in writer.wordings[task] if (line[0] == '~') == short
+             and not (form == 'follow-up' and FRESH_SLOT.search(line))]
+    for _ in range(ATTEMPTS if lines else 0):
+        wording = expand(rng.choice(lines), rng)
+        if writer.in_any_split or split_of(wording) == writer.split:
+            return wording
+    return None
 
 
-def slots_of(task, subject, details, writer, wording, form):
+def slots_of(task, subject, details, writer, form):
     """The texts that take the places of {w}, {list}, ... in a wording."""
     need, rng = TASKS[task].need, writer.rng
     slots = {'thing': draw_word(writer.split, rng), 'place': draw_name(PLACES, writer.split, rng),
@@ -189,29 +188,20 @@ def slots_of(task, subject, details, writer, wording, form):
         slots['w'] = writer.say('it')
     elif need == 'word':
         slots['w'] = rng.choice(QUOTES).format(subject)
-    elif need == 'pair':
-        quotes = rng.choice(QUOTES)
-        slots['w'], slots['v'] = quotes.format(subject[0]), quotes.removeprefix('the word ').format(subject[1])
     elif need == 'number':
         slots['a'] = subject
     elif need in ('list', 'numbers'):
         quotes = rng.choice(('{}', '{}', '"{}"', "'{}'")) if need == 'list' else '{}'
         slots['list'] = slots['numbers'] = enumeration([quotes.format(item) for item in subject], task, rng)
-        is_quoted = rng.random() < (0.4 if ': {bare}' in wording else 0.9)
-        slots['bare'] = (rng.choice(('"{}"', '"{}"', "'{}'")) if is_quoted else '{}').format(' '.join(subject))
-        if rng.random() < 0.25 and len(subject) > 2 and not set(subject) & set(SMALL_WORDS):
-            slots['bare'] = slots['list']
+        slots['bare'] = ' '.join(subject)
     elif need == 'text':
         slots['text'] = subject['sentence']
-    for slot, key in (('c', 'letter'), ('d', 'other')):
-        if key in details:
-            slots[slot] = rng.choice(('{}', '{}', '"{}"', "'{}'", 'the letter {}', 'the letter "{}"')).format(details[key])
     if 'letter' in details:
+        slots['c'] = rng.choice(('{}', '{}', '"{}"', "'{}'", 'the letter {}', 'the letter "{}"')).format(details['letter'])
         slots['cs'] = rng.choice(("{}'s", "{}'s", '"{}"s', "letter {}'s", 'letters {}', '{}s')).format(details['letter'])
     if 'n' in details:
         n = details['n']
         slots['n'] = rng.choice((str(n), NUMERALS[n]))
-        slots['nth'] = rng.choice((ORDINALS[n - 1], f'{n}{ {2: "nd", 3: "rd"}.get(n, "th")}'))
         slots['times'] = rng.choice((f'{n} times', f'{NUMERALS[n]} times', *(['twice'] * (n == 2))))
     if 'separator' in details:
         name = rng.choice(SEPARATORS[details['separator']])
@@ -228,37 +218,21 @@ def enumeration(items, task, rng):
     return ', '.join(items[:-1]) + last + items[-1]
 
 
-def phrase(wording, slots, writer, is_first):
+def phrase(wording, slots, writer):
     """A wording as somebody would write it: polite or not, in small letters or not, with a full stop or not."""
-    rng, say = writer.rng, writer.say
-    text = expand(wording.lstrip('*~ '), rng)
-    if wording[0] not in '*~':
-        text = say('questions').replace('X', text[:-1]) + '?' if text[-1] == '?' else say('asking').replace('X', text)
+    rng, text = writer.rng, wording.lstrip('*~ ')
+    if wording[0] not in '*~' and rng.random() < POLITE:
+        frame = writer.say('questions' if text[-1] == '?' else 'asking')
+        text = frame.replace('X', text.rstrip('?') if frame[-1] != 'X' else text)
     if rng.random() < 0.25:
         text = text.replace('what is', "what's").replace('I would', "I'd")
-    if writer.split == 'train' and rng.random() < CARELESS:
-        text = careless(text, rng)
-    if text[-1] not in '?.!' and not wording.endswith('{text}') and '=' not in text:
-        text += rng.choice('...!') if wording[0] not in '*~' else rng.choice(('', '', '.'))
+    if text[-1] not in '?.!' and '{text}' not in text:
+        text += rng.choice('...!')
     style = rng.random()
-    text = text[0].upper() + text[1:] if style < 0.6 else text.lower()
-    if is_first and rng.random() < 0.12:
-        text = f'{say("before")} {text}'
-    if rng.random() < 0.06 and text[-1] in '?.!':
-        text = f'{text} {say("after")}'
+    text = text[0].upper() + text[1:] if style < 0.65 else text.lower()
     if style > 0.75 and '{text}' not in text:
-        text = text.lower().rstrip('?.!')
+        text = text.rstrip('?.!')
     return text.format(**slots)
-
-
-def careless(text, rng):
-    """A wording with a slip of the fingers: a short word is missing, or a letter stands twice."""
-    words = text.split(' ')
-    i = rng.randrange(len(words))
-    if words[i].isalpha() and len(words) > 2:
-        place = rng.randrange(len(words[i]))
-        words[i:i + 1] = [words[i][:place] + words[i][place] + words[i][place:]] if len(words[i]) > 3 else []
-    return ' '.join(words)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,8 @@ modded-nanogpt. nanoGPT's train.bin and val.bin, which have no header, are read 
 
 A shard may have a mask beside it, NAME_train_000001.mask: one bit for each token, the first token's being the lowest of
 the first byte, 1 where the token counts as a target. Tokens that do not count, such as the question of a problem, are
-read by the model but not learned: `BatchLoader` gives -1 for them as targets. Without a mask all tokens count.
+read by the model but not learned: `BatchLoader` gives -1 for them as targets. Without a mask all tokens count. Data whose
+meta.json has a `context` is made for windows of that many tokens: each begins with a document, and none is cut.
 
 Every file is written atomically, and meta.json comes last. A data set that many jobs write side by side has, beside its
 shards, one NAME_progress.json per job with the shards of that job; `load_meta` adds them up, so nothing has to be merged.
@@ -291,6 +292,7 @@ def check_meta(path, meta):
         'vocab_size': not is_int(meta['vocab_size'], 1, MAX_VOCAB),
         'eot': not is_int(meta['eot'], 0, meta['vocab_size'] - 1 if is_int(meta['vocab_size'], 1) else MAX_VOCAB),
         'settings': not isinstance(meta.get('settings', {}), dict),
+        'context': type(meta.get('context')) not in (int, type(None)),
         'val_xz_bits_per_byte': type(meta.get('val_xz_bits_per_byte')) not in (int, float, type(None)),
         'shards': not isinstance(entries, dict) or not all(map(is_entry, entries.values())),
         'documents or bytes': not all(is_int(size) for size in sizes),
@@ -357,7 +359,8 @@ class BatchLoader:
 
     The split's shards form one stream, cut into windows of block_size tokens. 'train' takes, in each epoch,
     all windows once in a fresh pseudo-random order, and starts cutting at a fresh offset, so that the cuts
-    fall elsewhere. 'val' takes them in order from the start, the same for every seed.
+    fall elsewhere (at 0 in data that was made for windows of block_size tokens). 'val' takes them in order from the start,
+    the same for every seed.
 
     The whole state is `sequence_index`, the number of sequences that all ranks together have taken. A call
     of next() on rank r of w takes the b sequences from sequence_index + r*b on and moves the index by w*b:
@@ -378,6 +381,7 @@ class BatchLoader:
         meta = meta or load_meta(data_dir, quiet=True)
         self.split, self.block_size, self.batch_size, self.seed = split, block_size, batch_size, seed
         self.rank, self.world_size, self.vocab_size = rank, world_size, meta['vocab_size']
+        self.is_aligned = meta.get('context') == block_size
         self.paths = find_shards(data_dir, split)
         entries = {path: meta['shards'].get(os.path.basename(path), {}) for path in self.paths}
         self.masks = {path: find_mask(path, entry) for path, entry in entries.items()}  # None where all tokens count
@@ -442,7 +446,8 @@ class BatchLoader:
         if self.split == 'val':
             return places * self.block_size
         starts = np.empty_like(places)
-        offsets = self.n_tokens - self.n_sequences * self.block_size  # from these starts the last window ends in time
+        # from these starts the last window ends in time
+        offsets = 1 if self.is_aligned else self.n_tokens - self.n_sequences * self.block_size
         for epoch in np.unique(epochs):
             here = epochs == epoch
             offset, *keys = np.random.SeedSequence((self.seed % 2**64, int(epoch))).generate_state(9, np.uint64)

@@ -10,7 +10,8 @@ python=${PYTHON:-.venv/bin/python}
 seeds=${SEEDS:-1 2 3}
 out=out/preferences
 $python -m tasks.chat --source="$source" --vocab_size=1024 --val_fraction=0.2 --out_dir=data/preferences
-$python train.py config/chat_small.py --data_dir=data/preferences --out_dir=$out/start --max_steps=60 --eval_interval=20
+$python train.py config/demo.py --data_dir=data/preferences --out_dir=$out/start --max_steps=60 --eval_interval=20 \
+    --sample_interval=0
 for seed in $seeds; do
     $python -m tasks.dpo --init_from=$out/start --source="$source" --out_dir=$out/seed_$seed --seed=$seed --val_fraction=0.2 \
         --learning_rate=1e-3 --max_steps=40 --eval_interval=10

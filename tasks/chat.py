@@ -6,9 +6,10 @@
     python -m tasks.chat --source=chats.jsonl --show=True                                    look at the first one
 
 Files are .jsonl, .json, .parquet or .csv. Shapes of a row: messages (OpenAI, Hugging Face), conversations (ShareGPT),
-instruction with input and output (Alpaca), prompt and completion, question and answer. Conversations that are longer than
-max_tokens are cut between two turns. Held out are conversations by a hash of what the user says first, as tasks.dpo does, too.
-Run again on finished data, it says so and ends. What tokens a conversation has: chat_template.py.
+instruction with input and output (Alpaca), prompt and completion, question and answer. Several conversations stand in one
+context of block_size tokens, and none is in two: a longer one is cut between two turns. Held out are conversations by a hash
+of what the user says first, as tasks.dpo does, too. Run again on finished data, it says so and ends. What tokens a conversation
+has: chat_template.py.
 """
 import collections
 import os
@@ -33,7 +34,7 @@ DEFAULTS = {
     'source': 'generated',  # generated, files, folders, globs, a dataset on the hub; several with commas between
     'out_dir': 'data/chat',  # folder for the shards
     'system': optional(str),  # a system message for conversations that have none
-    'max_tokens': 1024,  # longest conversation, in tokens; longer ones are cut between two turns
+    'block_size': 1024,  # context of the model to train, in tokens
     'n_conversations': 60_000,  # generated ones; files are taken whole
     'val_fraction': 0.02,  # share of the conversations held out
     'seed': 0,  # of generated conversations
@@ -73,29 +74,31 @@ def main(config):
         """What write_shards reads. Held-out conversations are put aside; they are few."""
         for messages in tqdm(conversations(), 'encoding', unit=' conversations'):
             split = 'val' if data_folder.hash_of(first_question(messages)) < threshold else 'train'
-            for piece in cut_at_turns(messages, tokenizer, config['max_tokens'], counts):
+            for piece in cut_at_turns(messages, tokenizer, config['block_size'], counts):
                 counts[split] += 1
                 if split == 'train':
                     yield encode_conversation(piece, tokenizer)
                 else:
                     val.append(encode_conversation(piece, tokenizer))
 
-    written = shards.write_shards(train_documents(), out_dir, name, 'train', config['shard_tokens'], masked=True)
-    written |= shards.write_shards(val, out_dir, name, 'val', config['shard_tokens'], first=0, masked=True)
+    written = {}
+    for split, first, documents in (('train', 1, train_documents()), ('val', 0, val)):  # val is complete when train is read
+        contexts = packed(documents, config['block_size'], tokenizer.eot)
+        written |= shards.write_shards(contexts, out_dir, name, split, config['shard_tokens'], first, masked=True)
     if counts['too long']:
-        print(f'left out {plural(counts["too long"], "turn")} of more than max_tokens={config["max_tokens"]} tokens',
+        print(f'left out {plural(counts["too long"], "turn")} of more than block_size={config["block_size"]} tokens',
               file=sys.stderr)
     if not counts['train'] or not counts['val']:
-        raise BadInput(f'{config["source"]} has too few conversations of at most {config["max_tokens"]} tokens to train on '
-                       f'some and to hold out others; a larger --max_tokens leaves out fewer')
+        raise BadInput(f'{config["source"]} has too few conversations of at most {config["block_size"]} tokens to train on '
+                       f'some and to hold out others; a larger --block_size leaves out fewer')
     meta = {**data_folder.describe(tokenizer, tokenizer_file), 'source': config['source'], 'train_documents': counts['train'],
-            'val_documents': counts['val'], 'settings': settings, 'shards': written}
+            'val_documents': counts['val'], 'context': config['block_size'], 'settings': settings, 'shards': written}
     write_json(os.path.join(out_dir, 'meta.json'), meta)
     print(data_folder.summary(out_dir, meta))
 
 
 def check(config):
-    check_bounds(config, 'max_tokens', at_least=8)
+    check_bounds(config, 'block_size', at_least=8)
     check_bounds(config, 'n_conversations', at_least=2, at_most=10**9)
     check_bounds(config, 'val_fraction', above=0, below=1)
     check_bounds(config, 'seed', at_least=0)
@@ -144,6 +147,32 @@ def cut_at_turns(messages: list[dict], tokenizer: Tokenizer, max_tokens: int, co
         part, n_tokens = part + turn, n_tokens - n_turn
     if part:
         yield system + part
+
+
+def packed(documents: Iterable[tuple], size: int, eot: int, n_open: int = 64) -> Iterator[tuple]:
+    """Yields contexts of `size` tokens, (tokens, counted), of whole documents, (tokens, counted) each of at most `size`.
+
+    A document goes into the fullest of n_open contexts that it fits into. What stays empty is filled with <|endoftext|>,
+    which does not count.
+    """
+    contexts = []  # [number of tokens, [documents]]
+
+    def fill(n_tokens, documents):
+        rest = np.full(size - n_tokens, eot, dtype=np.uint16), np.zeros(size - n_tokens, dtype=bool)
+        return tuple(map(np.concatenate, zip(*documents, rest)))
+
+    for document in documents:
+        n = len(document[0])
+        best = max((context for context in contexts if context[0] + n <= size), default=None, key=lambda context: context[0])
+        if best is None:
+            if len(contexts) == n_open:
+                fullest = max(contexts, key=lambda context: context[0])
+                contexts.remove(fullest)
+                yield fill(*fullest)
+            contexts.append(best := [0, []])
+        best[0] += n
+        best[1].append(document)
+    yield from (fill(*context) for context in contexts)
 
 
 def n_tokens_of(messages, tokenizer):

@@ -35,7 +35,7 @@ DEFAULTS = {
     'n_eval': 200,  # held-out problems that are solved, greedily, to see how good the model is
     'seed': 0,  # of the problems, their order, and the samples
     # batch
-    'batch_problems': 16,  # problems in an optimizer step, over all processes
+    'batch_problems': 32,  # problems in an optimizer step, over all processes
     'group_size': 8,  # solutions of each
     'rollout_batch': 128,  # solutions that are written side by side
     'micro_batch': 16,  # solutions in a forward pass
@@ -46,7 +46,7 @@ DEFAULTS = {
     'kl_coef': 0.0,  # weight of the distance to the first model; 0: it is neither computed nor kept
     # optimizer
     'optimizer': choice('adamw', 'muon'),  # muon: Muon for the blocks' matrices, AdamW for the rest
-    'learning_rate': 1e-4,  # constant after the warm-up
+    'learning_rate': 5e-5,  # constant after the warm-up
     'muon_lr': 1e-3,  # of Muon's matrices
     'warmup_steps': 5,  # steps of linear warm-up
     'weight_decay': 0.0,  # on matrices and embeddings

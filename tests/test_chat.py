@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from conftest import ROOT, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -203,7 +203,7 @@ def test_rows_that_are_no_conversation_are_left_out_and_counted(tmp_path, capsys
 
 def test_conversations_become_masked_shards_with_a_tokenizer_of_their_own(tmp_path):
     path = write_rows(tmp_path / 'chats.jsonl', many())
-    prepare(source=path, out_dir=tmp_path / 'data', vocab_size=257, val_fraction=0.2, system='Be kind.')
+    prepare(source=path, out_dir=tmp_path / 'data', vocab_size=257, val_fraction=0.2, system='Be kind.', block_size=100)
     tokenizer, meta = shards.load_tokenizer(str(tmp_path / 'data')), shards.load_meta(str(tmp_path / 'data'))
     assert tokenizer.vocab_size == 261 and meta['train_documents'] + meta['val_documents'] == 40
     path = str(tmp_path / 'data' / 'data_train_000001.bin')
@@ -213,6 +213,26 @@ def test_conversations_become_masked_shards_with_a_tokenizer_of_their_own(tmp_pa
     read = re.findall(r'<\|endoftext\|><\|system\|>Be kind.<\|end\|><\|user\|>Say (\d+)<\|end\|><\|assistant\|>',
                       tokenizer.decode(tokens))
     assert learned == read and len(learned) == meta['train_documents'] and shards.check_folder(str(tmp_path / 'data'))
+
+
+def test_no_window_of_training_or_validation_cuts_a_conversation(tmp_path):
+    rows = [{'prompt': f'Say {i}', 'completion': f'{i}' * (1 + i % 30)} for i in range(300)]
+    prepare(source=write_rows(tmp_path / 'chats.jsonl', rows), out_dir=tmp_path / 'data', vocab_size=257, val_fraction=0.2,
+            block_size=128)
+    tokenizer = shards.load_tokenizer(str(tmp_path / 'data'))
+    answers = set()
+    for split in ('train', 'val'):
+        loader = shards.BatchLoader(str(tmp_path / 'data'), split, 128, 1, seed=3)
+        for _ in range(3 * loader.n_sequences):
+            x, y = loader.next()
+            assert x[0, 0] == tokenizer.eot
+            found = re.findall(r'<\|user\|>Say (\d+)<\|end\|><\|assistant\|>(\d+)<\|end\|>', tokenizer.decode(x[0].tolist()))
+            learned = tokenizer.decode(y[0][y[0] != -1].tolist())
+            assert learned == ''.join(f'{answer}<|end|>' for _, answer in found) and found
+            answers.update(found)
+        n_used = sum(len(shards.read_shard(path)) for path in shards.find_shards(str(tmp_path / 'data'), split))
+        assert n_used % 128 == 0 and (shards.read_shard(shards.find_shards(str(tmp_path / 'data'), split)[0]) != tokenizer.eot).mean() > 0.8
+    assert {(row['prompt'].split()[1], row['completion']) for row in rows} >= answers and len(answers) > 290
 
 
 def test_long_conversations_are_cut_between_turns_and_keep_their_system_message(small):
@@ -246,12 +266,24 @@ def test_other_input_does_not_end_up_in_the_same_folder(tmp_path, capsys):
 
 # ---------------------------------------------------------------------------- training
 
+def test_the_table_of_gpt2_xls_memory_is_what_follows_from_its_sizes():
+    with torch.device('meta'):
+        model = GPT(GPTConfig(n_layer=48, n_head=25, n_embd=1600, vocab_size=50261))
+    matrices = sum(p.numel() for p in model.transformer.h.parameters() if p.dim() == 2)
+    n_params = sum(p.numel() for p in model.parameters())
+    sizes = [4 * n_params, 4 * n_params, 4 * matrices, 8 * (n_params - matrices), 2 * n_params, 2 * 48 * 1024 * 1600]
+    page = (ROOT / 'docs' / '9_chat.md').read_text()
+    table = re.findall(r'^\| [^|]+ \| (?:float32|bfloat16)? \| ([\d.]+) \|$', page, re.M)
+    assert [float(size) for size in table[:-1]] == [round(size / 1e9, 2) for size in sizes]
+    assert float(table[-1]) == round(sum(sizes) / 1e9, 1) < 24 and f'{n_params / 1e6:,.0f} million parameters' in page
+
+
 def test_pretrained_weights_get_rows_for_the_new_tokens_at_the_mean(tmp_path, exported):
     torch.manual_seed(1)
     plain = Tokenizer.train(['Hello there'], 257, progress=False)
     model = GPT(GPTConfig(block_size=32, vocab_size=257, n_layer=1, n_head=2, n_embd=8))
     export.export(model, plain, str(tmp_path / 'plain'))
-    prepare(source=write_rows(tmp_path / 'chats.jsonl', many()), out_dir=tmp_path / 'data', val_fraction=0.2,
+    prepare(source=write_rows(tmp_path / 'chats.jsonl', many()), out_dir=tmp_path / 'data', val_fraction=0.2, block_size=32,
             tokenizer=tmp_path / 'plain' / 'tokenizer.json')
     settings = {'init_from': tmp_path / 'plain', 'data_dir': tmp_path / 'data', 'out_dir': tmp_path / 'out', 'max_steps': 1,
                 'total_batch_tokens': 64, 'micro_batch': 2, 'learning_rate': 1e-30, 'eval_tokens': 64, 'sample_interval': 0,

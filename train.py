@@ -206,8 +206,8 @@ def open_data(config, process):
                                      meta=meta, **places)  # the batch size is set once the model is there
                   for split, places in (('train', {} if config['reproducible'] else in_turns), ('val', in_turns)))
     if meta.get('context', config['block_size']) != config['block_size']:
-        process.print0(f'{config["data_dir"]} was made for block_size={meta["context"]}: with {config["block_size"]}, documents '
-                       'are cut at any place')
+        process.print0(f'{config["data_dir"]} was made for block_size={meta["context"]}; with {config["block_size"]}, '
+                       'documents are cut at any place')
     questions = {}
     if config['hellaswag_interval']:
         examples = hellaswag.load(config['hellaswag_source'], config['hellaswag_examples'])

@@ -46,7 +46,7 @@ except ModuleNotFoundError as error:
     print(f'serve.py: {error.name} is missing; pip install -r cloud/requirements.txt', file=sys.stderr)
     sys.exit(2)
 
-from configurator import check_bounds, choice, configure, optional
+from configurator import check_bounds, choice, configure, optional, shorten
 from inference import may_compile, open_model
 from inference.engine import Engine
 from inference.http_gate import Gate
@@ -62,6 +62,7 @@ from inference.http_types import (
     TokenizeRequest,
     Tokens,
     json_response,
+    not_json,
     validation_error,
 )
 from inference.metrics import Metrics
@@ -327,11 +328,15 @@ def add_error_handlers(app):
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_, error):
-        return validation_error(error.errors()).response()
+        return (not_json(error.__cause__) if error.__cause__ else validation_error(error.errors())).response()
 
     @app.exception_handler(HTTPException)
     async def http_error(request, error):
-        message = f'{request.method} {request.url.path}: {error.detail}'
+        if isinstance(error.__cause__, (ValueError, RecursionError)):  # of a body that it could not read
+            return not_json(error.__cause__).response()
+        message = f'{request.method} {shorten(request.url.path)}: {error.detail}'
+        if error.status_code in (404, 405):
+            message += f'; this server has {", ".join(f"{min(route.methods)} {route.path_format}" for route in app.routes)}'
         return ApiError(error.status_code, message, headers=error.headers).response()
 
     @app.exception_handler(Exception)

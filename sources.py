@@ -18,7 +18,7 @@ from typing import NamedTuple
 from bpe import EOT
 from configurator import shorten
 from runtime import hub
-from runtime.errors import BadInput, first_line
+from runtime.errors import BadInput, first_line, why_not_json
 from runtime.files import find_files, open_to_read
 from runtime.parallel import ordered_map
 from runtime.text_files import MAX_EXPANSION, check_expansion, decoded, n_bytes_of, read_text, unpacked, what_is_wrong
@@ -425,10 +425,10 @@ def list_elements(pieces, path):
             sign = LIST_SIGN.match(text, end)
             if end - begin > ROW_BYTES:
                 sign, at_end = None, True
-        except RecursionError as error:
-            raise BadInput(f'{path} is not a list of objects: {first_line(error)}') from error
-        except ValueError:
+        except json.JSONDecodeError:
             sign = None
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f'{path} is not a list of objects: {why_not_json(error)}') from error
         if sign:
             yield json.dumps(value)
             place = sign.end()
@@ -460,7 +460,7 @@ def json_text(line, row, column, path):
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f'{where}: not JSON: {first_line(error)}') from error
+        raise BadInput(f'{where}: not JSON: {why_not_json(error)}') from error
     if not isinstance(row, dict):
         raise BadInput(f'{where}: should be an object with a key {column!r}')
     columns = pick_columns(row, column, where)
@@ -554,8 +554,9 @@ def read_rows(path: str) -> Iterator[tuple[str, object]]:
                 place = f'{path}, line {number}'
                 try:
                     value = json.loads(line)
-                except (ValueError, RecursionError):
-                    raise BadInput(f'{place} is not JSON, as every line of a .jsonl file should be') from None
+                except (ValueError, RecursionError) as error:
+                    raise BadInput(f'{place} is not JSON ({why_not_json(error)}), as every line of a .jsonl file should '
+                                   'be') from None
                 yield place, value
 
 

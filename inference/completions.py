@@ -10,6 +10,7 @@ from sse_starlette import EventSourceResponse
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from configurator import shown
 from inference.engine import Request
 from inference.http_types import ApiError, CompletionRequest, TokenizeRequest
 from inference.worker import Job
@@ -30,7 +31,7 @@ def make_jobs(service, body: CompletionRequest, client: str) -> list[Job]:
     limit = service.config['max_new_tokens']
     max_tokens = min(16, limit) if body.max_tokens is None else body.max_tokens
     if max_tokens > limit:
-        raise ApiError(400, f'max_tokens={max_tokens} should be at most {limit}', 'max_tokens')
+        raise ApiError(400, f'max_tokens={shown(max_tokens)} should be at most {limit}', 'max_tokens')
     if body.best_of not in (None, body.n):
         raise ApiError(400, f'best_of={body.best_of} should be left out: all n={body.n} texts are returned', 'best_of')
     if body.stream_options and not body.stream:
@@ -59,7 +60,7 @@ def check_model(service, name: str | None):
 
 
 def unknown_model(service, name):
-    return ApiError(404, f'there is no model {name!r}; this server has {service.name!r}', 'model', 'model_not_found')
+    return ApiError(404, f'there is no model {shown(name)}; this server has {service.name!r}', 'model', 'model_not_found')
 
 
 def encode_prompt(service, prompt: str | list[int], truncate: int | None) -> list[int]:
@@ -68,11 +69,11 @@ def encode_prompt(service, prompt: str | list[int], truncate: int | None) -> lis
     limit, vocab_size = service.max_prompt_tokens, service.tokenizer.vocab_size
     wrong = next((i for i in ids if not 0 <= i < vocab_size), None)
     if wrong is not None:
-        raise ApiError(400, f'token id {wrong} is not in the vocabulary of {vocab_size}', 'prompt')
+        raise ApiError(400, f'token id {shown(wrong)} is not in the vocabulary of {vocab_size}', 'prompt')
     if truncate is not None:
         ids = ids[-(limit if truncate == -1 else min(truncate, limit)):]
     if len(ids) > limit:
-        raise too_long(service, f'{len(ids):,} tokens')
+        raise too_long(f'{len(ids):,} tokens', f'{limit:,} tokens that are taken at most')
     return ids
 
 
@@ -90,13 +91,12 @@ def encode_text(service, text: str, cut: bool = False) -> list[int]:
     if size > most and cut:
         text = text[-2 * most:]
     elif size > most:
-        raise too_long(service, f'{size:,} bytes')
+        raise too_long(f'{size:,} bytes', f'{most:,} bytes that {service.max_prompt_tokens:,} tokens can have')
     return service.tokenizer.encode(text)
 
 
-def too_long(service, size):
-    return ApiError(400, f'the prompt has {size}, more than the {service.max_prompt_tokens:,} tokens that are taken at most',
-                    'prompt', 'context_length_exceeded')
+def too_long(size, limit):
+    return ApiError(400, f'the prompt has {size}, more than the {limit}', 'prompt', 'context_length_exceeded')
 
 
 async def updates(service, jobs):

@@ -96,4 +96,6 @@ class Gate:
 def check_type(method, headers):
     kind = headers.get(b'content-type', b'').partition(b';')[0].strip().lower()
     if method == 'POST' and kind != b'application/json':
-        raise ApiError(415, 'a request should be JSON, sent with Content-Type: application/json', code='unsupported_type')
+        instead = f', not {kind.decode("latin-1"):.60}' if kind else ''
+        raise ApiError(415, f'a request should be JSON, sent with Content-Type: application/json{instead}',
+                       code='unsupported_type')

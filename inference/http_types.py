@@ -8,11 +8,10 @@ from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from configurator import shorten
+from runtime.errors import why_not_json
+
 MAX_SAMPLES, MAX_ALTERNATIVES, MAX_STOPS, MAX_STOP_LENGTH = 128, 20, 16, 1000
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra='forbid', allow_inf_nan=False)
 
 
 # Fields of OpenAI's that are accepted where they change nothing, and why they are refused where they would.
@@ -25,6 +24,24 @@ NOT_HERE = {
 # What other servers and routes call the fields.
 OTHER_NAMES = {'n_predict': 'max_tokens', 'max_new_tokens': 'max_tokens', 'max_completion_tokens': 'max_tokens',
                'repeat_penalty': 'repetition_penalty', 'n_probs': 'logprobs', 'messages': 'prompt', 'content': 'prompt'}
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra='forbid', allow_inf_nan=False)
+
+    @model_validator(mode='before')
+    @classmethod
+    def explain_unknown(cls, body):
+        """Refuses an unknown field here, where it is known which fields may be meant."""
+        fields = [name for name in cls.model_fields if name not in NOT_HERE]
+        for name in map(shorten, body if isinstance(body, dict) else ()):
+            if name not in cls.model_fields:
+                near = [OTHER_NAMES.get(name), *difflib.get_close_matches(name, fields, n=1)]
+                hint = next((f'; did you mean {field}?' for field in near if field in fields),
+                            f', which has {", ".join(fields)}')
+                raise PydanticCustomError('unknown', ' is not a field of this request{hint}', {'name': name, 'hint': hint})
+        return body
+
 
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
@@ -70,21 +87,21 @@ class CompletionRequest(Strict):
         """Checks what the type says too, since an error of a type with two forms tells of the wrong one."""
         texts = [stop] if isinstance(stop, str) else [] if stop is None else stop
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise PydanticCustomError('stop', 'stop should be a text or a list of texts')
+            raise PydanticCustomError('in_words', 'stop should be a text or a list of texts')
         if len(texts) > MAX_STOPS:
-            raise PydanticCustomError('stop', f'stop has {len(texts):,} texts; at most {MAX_STOPS} are possible')
+            raise PydanticCustomError('in_words', f'stop has {len(texts):,} texts; at most {MAX_STOPS} are possible')
         if '' in texts:
-            raise PydanticCustomError('stop', 'stop has an empty text, before which every answer would end; leave it out')
+            raise PydanticCustomError('in_words', 'stop has an empty text, before which every answer would end; leave it out')
         if (longest := max(map(len, texts), default=0)) > MAX_STOP_LENGTH:
             message = f'stop has a text of {longest:,} characters; at most {MAX_STOP_LENGTH:,} are possible'
-            raise PydanticCustomError('stop', message)
+            raise PydanticCustomError('in_words', message)
         return stop
 
     @field_validator('truncate_prompt_tokens')
     @classmethod
     def explain_truncate(cls, n_tokens):
         if n_tokens == 0:
-            raise PydanticCustomError('truncate', 'truncate_prompt_tokens should be at least 1, or -1 for as many as fit')
+            raise PydanticCustomError('in_words', 'truncate_prompt_tokens should be at least 1, or -1 for as many as fit')
         return n_tokens
 
     @model_validator(mode='after')
@@ -192,26 +209,30 @@ def json_response(content: dict, status: int = 200, headers=None) -> Response:
     return Response(json.dumps(content), status, headers, 'application/json')
 
 
+def not_json(error: ValueError | RecursionError) -> ApiError:
+    return ApiError(400, f'the body is not JSON: {why_not_json(error)}')
+
+
 def validation_error(errors: list[dict]) -> ApiError:
     """The first of pydantic's errors about a request, as one line."""
     error = errors[0]
-    if error['type'] == 'json_invalid':
-        return ApiError(400, f'the body is not JSON: {error["ctx"]["error"]}')
-    if error['loc'] == ('body',):
-        return ApiError(400, 'the body should be a JSON object, sent with Content-Type: application/json')
-    name, value = error['loc'][1], error['input']
+    path, value = error['loc'][1:], error['input']
+    if error['type'] == 'unknown':
+        path = *path, error['ctx']['name']
+    if not path:
+        return ApiError(400, f'the body {"is empty; it " if error["type"] == "missing" else ""}should be a JSON object')
+    name = path[0]
     if error['type'] == 'missing':
         message = f'{name} is missing'
-    elif error['type'] == 'extra_forbidden':
-        near = OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, CompletionRequest.model_fields, n=1)), None)
-        message = f'{name:.60} is not a field of this request' + (f'; did you mean {near}?' if near else '')
-    elif error['type'] == 'stop':
+    elif error['type'] == 'unknown':
+        message = '.'.join(path) + error['msg']
+    elif error['type'] == 'in_words':
         message = error['msg']
-    elif name == 'prompt':
+    elif name == 'prompt' and len(path) > 1:  # one of several types
         message = 'prompt is null; an empty text begins a new document' if value is None else \
             'prompt should be a text, a list of texts, a list of token ids, or a list of such lists'
     else:
         reason = NOT_HERE.get(name) or f'{error["msg"][0].lower()}{error["msg"][1:]}'
-        name = '.'.join(map(str, error['loc'][1:])) if name == 'stream_options' else name
-        message = f'{name}={value!r:.60} is not possible: {reason}'
-    return ApiError(400, message, error['loc'][1])
+        shown_name = '.'.join(path) if name == 'stream_options' else name
+        message = f'{shown_name}={shorten(repr(value))} is not possible: {reason}'
+    return ApiError(400, message, name)

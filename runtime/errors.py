@@ -5,6 +5,7 @@
 """
 import contextlib
 import functools
+import json
 import os
 import sys
 
@@ -106,3 +107,15 @@ def warn_once(message):
 def first_line(error):
     """The first line of an error's message behind its type's name; libraries write several."""
     return f'{type(error).__name__}: {error}'.splitlines()[0]
+
+
+def why_not_json(error: ValueError | RecursionError) -> str:
+    """What json.loads raised, in words: what is wrong, and where."""
+    if isinstance(error, json.JSONDecodeError):
+        line = f'line {error.lineno}, ' if '\n' in error.doc.strip() else ''
+        return f'{error.msg}: {line}column {error.colno}'
+    if isinstance(error, UnicodeDecodeError):
+        return f'byte {error.start + 1:,} is not {error.encoding}'
+    if isinstance(error, RecursionError):
+        return 'its lists or objects are too deep inside each other'
+    return f'it has a number of more than {sys.get_int_max_str_digits():,} digits'

@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 
-from runtime.errors import BadInput, first_line, warn_once
+from runtime.errors import BadInput, first_line, warn_once, why_not_json
 
 READ_BYTES = 1 << 20        # at a time
 JSON_BYTES = 32 << 20       # the most that is read as one JSON value: as Python objects it takes up to 24 times as much
@@ -107,8 +107,8 @@ def read_json(path, advice='delete it and make the data again'):
         raise BadInput(f'{path} is larger than the {JSON_BYTES >> 20} MB that are read of a JSON file; {advice}')
     try:
         value = json.loads(text.decode('utf-8-sig'))
-    except (ValueError, RecursionError) as error:  # deep nesting
-        raise BadInput(f'{path} is not JSON ({first_line(error)}); {advice}') from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f'{path} is not JSON ({why_not_json(error)}); {advice}') from error
     if not isinstance(value, dict):
         raise BadInput(f'{path} should hold a JSON object; {advice}')
     return value

@@ -162,6 +162,18 @@ def test_deep_json_and_endless_numbers_are_refused_wherever_json_is_read(tmp_pat
             assert text.startswith('9'), 'a line that is only a number is JSON'
 
 
+@pytest.mark.parametrize('value, words', [
+    (b'9' * 10_000, 'it has a number of more than 4,300 digits'), (b'"caf\xe9"', 'byte 14 is not utf-8'), (b'}', 'Expecting value: column 10'),
+    (DEEP.encode(), 'its lists or objects are too deep inside each other')])
+def test_what_is_wrong_with_json_is_said_in_words_wherever_it_is_read(tmp_path, value, words):
+    for name, use in (('x.json', lambda path: read_json(path)), ('x.jsonl', lambda path: list(sources.read_rows(path))),
+                      ('y.jsonl', lambda path: list(sources.read_table(path, 'text'))), ('y.json', lambda path: list(sources.read_table(path, 'text')))):
+        is_list, path = name == 'y.json', tmp_path / name
+        path.write_bytes(b'[' * is_list + b'{"text": ' + value + b'}' + b']' * is_list)
+        if b'\xe9' not in value or name == 'x.json':  # in documents, such a byte is replaced
+            refused(lambda: use(str(path)), 'cut short or damaged' if is_list and value == b'}' else f'JSON.*{words}' if not is_list else words)
+
+
 @pytest.mark.slow
 def test_the_longest_json_that_is_read_fits_into_memory(tmp_path):
     path = tmp_path / 'x.json'

@@ -426,13 +426,40 @@ def test_a_bad_request_is_refused_with_one_line_in_openais_shape(served, body, s
     ({'frequency_penalty': 0.5}, 'frequency_penalty=0.5 is not possible: only 0 is; repetition_penalty is what this server has'),
     ({'n_predict': 5}, 'n_predict is not a field of this request; did you mean max_tokens?'),
     ({'temprature': 1}, 'temprature is not a field of this request; did you mean temperature?'),
-    ({'min_p': 0.1}, 'min_p is not a field of this request'),
+    ({'min_p': 0.1}, 'min_p is not a field of this request, which has model, prompt, n, max_tokens, temperature, top_p, top_k, '
+                     'repetition_penalty, tools, stop, seed, truncate_prompt_tokens, logprobs, echo, stream, stream_options, user, best_of'),
+    ({'min_pppp' * 100_000: 0.1, 'prompt': 5}, f'{"min_pppp" * 10}... is not a field of this request, which has model, prompt, n, max_tokens, '
+     'temperature, top_p, top_k, repetition_penalty, tools, stop, seed, truncate_prompt_tokens, logprobs, echo, stream, stream_options, user, best_of'),
     ({'messages': []}, 'messages is not a field of this request; did you mean prompt?'),
+    ({'truncate_prompt_tokens': 0}, 'truncate_prompt_tokens should be at least 1, or -1 for as many as fit'),
+    ({'max_tokens': 10 ** 4000}, 'max_tokens=a number of 13,288 bits should be at most 4096'),
+    ({'prompt': [10 ** 4000]}, 'token id a number of 13,288 bits is not in the vocabulary of 300'),
+    ({'stream_options': {'x': 1}}, 'stream_options.x is not a field of this request, which has include_usage, include_obfuscation'),
+    ({'stream_options': {'include_usages': 1}}, 'stream_options.include_usages is not a field of this request; did you mean include_usage?'),
     ({'stream': True, 'stream_options': {'include_usage': 1}},
      'stream_options.include_usage=1 is not possible: input should be a valid boolean')])
 def test_a_refusal_says_what_would_be_right(served, body, message):
     answer = served.post({'prompt': 'a', **body})
     assert answer.status_code == 400 and answer.json()['error']['message'] == message
+    assert len(answer.json()['error']['param']) < 100
+
+
+@pytest.mark.parametrize('body, message', [
+    ({'prompt': True}, 'prompt=True is not possible: input should be a valid string'),
+    ({'prompt': 'a' * 900_000}, 'the prompt has 900,000 bytes, more than the {most} bytes that 64 tokens can have'),
+    ({'prompt': 'a', 'temperature': 1}, 'temperature is not a field of this request, which has model, prompt, add_special_tokens'),
+    ({'prompt': 'a', 'add_special_token': 1}, 'add_special_token is not a field of this request; did you mean add_special_tokens?')])
+def test_tokenize_refuses_with_what_holds_for_it(served, body, message):
+    answer = served.post(body, 'tokenize')
+    assert answer.status_code == 400
+    assert answer.json()['error']['message'] == message.format(most=f'{64 * served.service.longest_token:,}')
+
+
+def test_no_refusal_repeats_a_long_name(served):
+    for body in ({'prompt': 'a', 'model': 'x' * 900_000}, {'prompt': 'a', 'x' * 900_000: 1}, {'prompt': 'a', 'user': ['x' * 900_000]}):
+        answer = served.post(body)
+        assert answer.status_code in (400, 404) and len(answer.text) < 600
+    assert len(served.http.get('x' * 20_000).text) < 600
 
 
 # What OpenAI's client can send, and vLLM's and llama.cpp's for a field that is switched off: all without effect.
@@ -473,6 +500,17 @@ def test_a_body_that_is_not_proper_json_is_refused(served, body):
     assert answer.status_code == 400 and answer.json()['error']['message']
 
 
+@pytest.mark.parametrize('body, message', [
+    (b'', 'the body is empty; it should be a JSON object'), (b'null', 'the body should be a JSON object'),
+    (b'"a"', 'the body should be a JSON object'), (b'{', 'the body is not JSON: Expecting property name enclosed in double quotes: column 2'),
+    (b'{"prompt": "a",\n "n": }', 'the body is not JSON: Expecting value: line 2, column 7'),
+    (b'{"prompt": "caf\xe9"}', 'the body is not JSON: byte 16 is not utf-8'), (b'[' * 100_000, 'the body is not JSON: its lists or objects are too deep'),
+    (b'{"prompt": "a", "seed": ' + b'9' * 5000 + b'}', 'the body is not JSON: it has a number of more than 4,300 digits')])
+def test_a_body_that_is_no_json_is_told_what_is_wrong_and_where(served, body, message):
+    error = served.http.post('v1/completions', content=body, headers=JSON).json()['error']
+    assert error['message'].startswith(message)
+
+
 def test_a_body_that_is_too_large_is_answered_with_413(served):
     answer = served.post({'prompt': 'a' * 10_000_000})
     assert answer.status_code == 413 and 'bytes' in answer.json()['error']['message']
@@ -484,7 +522,9 @@ def test_a_body_that_is_too_large_is_answered_with_413(served):
 def test_an_unknown_path_or_method_is_refused_in_the_same_shape(served):
     for method, path, status in (('GET', 'v1/chat/completions', 404), ('GET', 'v1/completions', 405), ('POST', 'ping', 405)):
         answer = served.http.request(method, path, headers=JSON)
-        assert answer.status_code == status and answer.json()['error']['message']
+        assert answer.status_code == status
+        assert answer.json()['error']['message'].startswith(f'{method} /{path}: ')
+        assert '; this server has GET /openapi.json, POST /invocations, POST /v1/completions, POST /tokenize, GET' in answer.json()['error']['message']
 
 
 @pytest.mark.parametrize('path', ['', 'healthz', 'ping', 'v1/models', 'v1/models/tiny', 'metrics', 'openapi.json', 'v1/completions'])
@@ -572,7 +612,9 @@ def test_a_request_that_is_not_sent_as_json_is_refused(served, kind):
     headers = {} if kind is None else {'Content-Type': kind}
     for path in ('tokenize', 'v1/completions', 'invocations'):
         answer = served.http.post(path, content=b'{"prompt": "a", "max_tokens": 1}', headers=headers)
-        assert answer.status_code == 415 and 'application/json' in answer.json()['error']['message']
+        assert answer.status_code == 415
+        message = 'sent with Content-Type: application/json' + (f', not {kind}' if kind else '')
+        assert answer.json()['error']['message'].endswith(message)
     for kind in ('application/json; charset=utf-8', 'Application/JSON'):
         assert served.http.post(path, content=b'{"prompt": "a"}', headers={'Content-Type': kind}).status_code == 200
 

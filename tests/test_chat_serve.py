@@ -24,8 +24,8 @@ LONG = [{'role': 'system', 'content': 'Be kind.'}, {'role': 'user', 'content': '
         {'role': 'assistant', 'content': 'It is <<48/2=24>>24.'}, {'role': 'user', 'content': 'And é🙂?'}]
 
 
-def export_chat_model(folder, data_dir):
-    """As test_serve.export_model does, with the tokens of a chat; what it says seems random and ends now and then."""
+def export_chat_model(folder, data_dir, ends=True):
+    """As test_serve.export_model does, with the tokens of a chat; what it says seems random. ends: whether it ever does."""
     tokenizer = with_chat_tokens(Tokenizer.load(f'{data_dir}/tokenizer.json'))
     torch.manual_seed(0)
     model = GPT(GPTConfig(block_size=96, vocab_size=tokenizer.vocab_size, n_layer=2, n_head=2, n_embd=32))
@@ -38,6 +38,8 @@ def export_chat_model(folder, data_dir):
         for i in range(256):  # what cannot be printed is never chosen
             if not 32 <= tokenizer.token_bytes(i)[0] < 127:
                 model.transformer.wte.weight[i] = -2.0
+        if not ends:
+            model.transformer.wte.weight[list(stop_tokens(tokenizer))] = -2.0
     export.export(model, tokenizer, str(folder))
     return str(folder)
 

@@ -1,4 +1,4 @@
-"""Serves a model over HTTP: OpenAI's completions, SageMaker's two routes, metrics, and a page to try it on.
+"""Serves a model over HTTP: OpenAI's completions and chat, SageMaker's two routes, metrics, and a page to try it on.
 
     python serve.py --out_dir=out/demo                   # then open http://127.0.0.1:8000/
     SCRATCHGPT_API_KEY=secret python serve.py --init_from=gpt2 --host=0.0.0.0 --port=8080
@@ -9,12 +9,14 @@
 
     POST /v1/completions   prompt (text, token ids, or a list of either), n, max_tokens, temperature, top_p, top_k, stop, seed,
                            logprobs, echo, stream, repetition_penalty, truncate_prompt_tokens, tools ("calculator")
+    POST /v1/chat/completions   for a model that was trained on conversations: messages and the same, with top_logprobs
     POST /tokenize         prompt (text)
     GET  /v1/models        POST /invocations, GET /ping (SageMaker)        GET /healthz, /metrics, /openapi.json, /
 
 Requests run as one batch, which they join between two tokens; clients share it fairly (inference/worker.py). What is accepted
 is finished, also after SIGTERM, for up to grace_s; what is not is refused at once, with OpenAI's errors. Clients that are
-slow, silent or gone lose their connection (inference/connections.py). inference/completions.py answers requests.
+slow, silent or gone lose their connection (inference/connections.py). inference/completions.py answers requests, with
+inference/chat.py for chats.
 """
 import asyncio
 import base64

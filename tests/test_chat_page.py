@@ -96,7 +96,7 @@ def test_the_last_question_is_edited_and_its_answer_made_anew(page, server, endl
 
 def test_every_setting_reaches_the_server(page, server):
     settle(page, temperature=0.5)
-    for label, value in (('System prompt', 'Be kind.'), ('Top p', '0.9'), ('Top k', '20'), ('Repetition penalty', '1.25'),
+    for label, value in (('System instructions', 'Be kind.'), ('Top p', '0.9'), ('Top k', '20'), ('Repetition penalty', '1.25'),
                          ('Stop before', r'\n\n'), ('Seed', '1')):
         page.get_by_label(label, exact=True).fill(value)
     with page.expect_request(lambda request: request.url.endswith('v1/chat/completions')) as request:

@@ -15,6 +15,8 @@ import collections
 
 import regex
 
+import runtime  # noqa: F401 - which says so when this file is run: it only defines things
+
 # GPT-2's chunks (Radford et al. 2019, encoder.py of the release): contractions; letters, digits or other signs with
 # one space before them; white space, of which the last sign is left to what follows. `\s++$` is there because white
 # space at the end would otherwise be tried in all its lengths.

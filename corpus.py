@@ -11,7 +11,8 @@ A document is a file of a folder, or a row of a table. Text files are cut where 
 hundredth of their bytes (256 to 8,192 characters), so that there is something to hold out.
 
 Tables are parquet, jsonl, a JSON list, csv and tsv; text and tables may be compressed (.gz, .bz2, .xz, .zst). Linked folders
-are followed. Files that hold no text are left out and counted. Text is UTF-8, or what a byte order mark says, or --encoding.
+are followed, but for those above. Files that hold no text are left out and counted. Text is UTF-8, or what a byte order mark
+says, or --encoding.
 
 Whole documents go to train or val by a hash of their text, so a text is on the same side on every
 machine, and copies of a text are never on both sides. The same settings on the same input give the same
@@ -20,6 +21,8 @@ from the start, but tokenizes only what comes after the last whole shard. (finew
 
 sources.py reads the text, data_folder.py makes the shards.
 """
+import os
+
 import shards
 import sources
 from configurator import check_bounds, configure, optional
@@ -64,11 +67,15 @@ def main(config):
     if not 0 < config['val_fraction'] < 1:
         raise BadInput(f"val_fraction={config['val_fraction']} should be above 0 and below 1: without held-out text "
                        'nobody knows how good a model is')
+    settings, on_hub = settings_of(config), sources.name_on_hub(config['source'])
+    if on_hub and is_made(name_and_folder(config['out_dir'], os.path.basename(on_hub))[1], settings):
+        return  # without the network
     source = sources.find_source(config['source'], config['dataset_config'], config['dataset_split'], config['encoding'],
                                  config['verbose'])
     name, out_dir = name_and_folder(config['out_dir'], source.name)
-    settings = settings_of(source, config)
-    if is_made(out_dir, settings):
+    if config['source'] != 'stdlib':
+        settings['input_files'] = fingerprint(source.files)
+    if not on_hub and is_made(out_dir, settings):
         return
 
     def texts():
@@ -88,15 +95,11 @@ def main(config):
              f"together, and there are {meta['train_documents'] + meta['val_documents']:,}; --document_separator makes more")
 
 
-def settings_of(source, config):
-    """What the data follows from; kept in meta.json, so that other settings do not end up in the same folder."""
+def settings_of(config):
+    """What the data follows from beside its input; kept in meta.json, so that others do not end up in the same folder."""
     keys = ('source', 'text_column', 'document_separator', 'num_samples', 'val_fraction', 'vocab_size', 'tokenizer',
-            'dataset_config', 'dataset_split', 'shard_tokens')
-    settings = {key: config[key] for key in keys} | ({'tokenizer': None} if config['vocab_size'] else {})
-    settings['encoding'] = None if config['encoding'] == 'utf-8' else config['encoding']  # data made before has none
-    if config['source'] != 'stdlib':
-        settings['input_files'] = fingerprint(source.files)
-    return settings
+            'dataset_config', 'dataset_split', 'shard_tokens', 'encoding')
+    return {key: config[key] for key in keys} | ({'tokenizer': None} if config['vocab_size'] else {})
 
 
 if __name__ == '__main__':

@@ -242,15 +242,10 @@ def check_same_settings(out_dir: str, recorded: dict, wanted: dict):
     """Raises BadInput when a folder's data was made with other settings than those wanted now."""
     for key in wanted:
         if recorded.get(key) != wanted[key]:
-            how = f'made with {key}={shown(key, recorded.get(key))}, not {shown(key, wanted[key])}'
+            how = f'made with {key}={recorded.get(key)!r}, not {wanted[key]!r}'
             if key == 'input_files' and key in recorded:
                 how = 'made from other input files: names, sizes or the commit on the hub have changed since'
             raise BadInput(f'{out_dir} already holds data {how}; take another folder, or delete that one first')
-
-
-def shown(key, value):
-    """A setting as a user would type it; data has no encoding written down where that is UTF-8."""
-    return 'utf-8' if key == 'encoding' and value is None else repr(value)
 
 
 def is_made(out_dir: str, settings: dict) -> bool:

@@ -68,9 +68,14 @@ def main(config):
     result = measure_perplexity(model, tokenizer, text, process, protocol, config['stride'],
                                 batch_size=config['batch_size'], progress='perplexity')
     process.print0(table([('score', 'value', 'text'), *(
-        (score.replace('_', ' '), f'{result[score]:#.6g}', f'{result[unit]:,} {unit}')
+        (score.replace('_', ' '), readable(result[score]), f'{result[unit]:,} {unit}')
         for score, unit in (('token_perplexity', 'tokens'), ('word_perplexity', 'words'), ('bits_per_byte', 'bytes')))]))
     process.end()
+
+
+def readable(score):
+    """Six digits, and all of those before the point of a number of up to 12."""
+    return f'{score:,.0f}' if 1e5 <= score < 1e12 else f'{score:#.6g}'
 
 
 def choose_text(config):

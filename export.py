@@ -3,7 +3,7 @@
     python export.py --out_dir=out/demo --to=exported                   # the newest checkpoint of a run
     python export.py --init_from=out/demo/ckpt_0000800.pt --to=exported --dtype=bfloat16
 
-    from transformers import pipeline
+    from transformers import pipeline                                   # pip install transformers
     pipeline('text-generation', 'exported')('def parse', do_sample=False)
 
 Writes model.safetensors and config.json (pretrained.py), tokenizer.json (bpe.py), tokenizer_config.json,
@@ -12,7 +12,6 @@ generation_config.json, and for a model that was trained on conversations chat_t
 import os
 import sys
 
-import architecture
 import checkpoint
 import pretrained
 from bpe import EOT
@@ -40,7 +39,7 @@ def main(config):
     model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'], strict=True)
     export(model, tokenizer, config['to'], hardware.DTYPES[config['dtype']])
     print(f'{source}: {model.n_params():,} parameters -> {config["to"]}', file=sys.stderr)
-    print(f"try it: python -c \"from transformers import pipeline; "
+    print(f"try it (it needs transformers): python -c \"from transformers import pipeline; "
           f"print(pipeline('text-generation', {config['to']!r})('The')[0]['generated_text'])\"", file=sys.stderr)
 
 
@@ -48,10 +47,7 @@ def export(model, tokenizer, folder, dtype=None):
     """Writes everything that a program needs to load and run the model; each file is written atomically."""
     if model.config.n_layer == 0:
         raise BadInput('a model without layers has no counterpart in transformers, whose GPT-2 adds positions')
-    if not architecture.is_gpt2(model.config):
-        raise BadInput('model.py does not compute GPT-2 any more, and this format has no words for what it computes; '
-                       'sample.py, serve.py and evaluate.py run the changed model from its checkpoint')
-    pretrained.save(model, folder, eot=tokenizer.eot, dtype=dtype)
+    pretrained.save(model, folder, eot=tokenizer.eot, dtype=dtype, strict=True)
     tokenizer.save(os.path.join(folder, 'tokenizer.json'))
     write_json(os.path.join(folder, 'tokenizer_config.json'), {
         'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': model.config.block_size,

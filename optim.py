@@ -4,12 +4,13 @@
     optimizers.set_learning_rate(0.5)            # share of every group's highest rate
     optimizers.scale(loss).backward()
     optimizers.unscale_gradients()               # now gradients may be looked at and clipped
-    optimizers.step()
+    row = optimizers.step_if_finite(loss, grad_norm)
 
 Muon: muon.py. AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization". Under several processes each keeps
 the states of its share of the parameters (Rajbhandari et al. 2020, "ZeRO", stage 1): of Muon always, of AdamW with zero=True.
 A checkpoint holds the states of all. Knows nothing about data or the training loop.
 """
+import math
 
 import torch
 from torch import Tensor
@@ -55,10 +56,21 @@ class Optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
 
-    def skip(self):
-        """Instead of `step`, for gradients that are not finite: weights and states of all optimizers stay as they are."""
-        if self.scaler.is_enabled():  # it then scales the loss less
-            self.scaler.update()
+    def step_if_finite(self, loss: float, grad_norm: float) -> dict:
+        """Updates the parameters and frees their gradients. Returns a row of metrics.jsonl.
+
+        If loss or gradient is not finite, weights and states stay as they are and the row says 'skipped'.
+        """
+        row = {'loss': loss, 'lr': self.learning_rate(), 'grad_norm': grad_norm}
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            self.step()
+        else:
+            row['skipped'] = True
+            if self.scaler.is_enabled():  # it then scales the loss less
+                self.scaler.update()
+        for optimizer in self.list:
+            optimizer.zero_grad(set_to_none=True)
+        return row
 
     def state_dict(self) -> dict:
         """Complete on the first process, {} on the others. All must call it, since each may have a share of the states."""

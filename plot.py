@@ -9,6 +9,7 @@ training but the names in metrics.jsonl.
 """
 import glob
 import importlib.util
+import itertools
 import math
 import os
 import statistics
@@ -113,15 +114,17 @@ class LossCurve:
 def draw(folders: list[str], path: str):
     """Writes the picture of the runs in `folders`. Raises BadInput where a folder has no metrics."""
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(10, 7.5), layout='constrained')
+    runs = [read_run(folder) for folder in folders]
+    scores = other_scores(runs)
+    figure = Figure(figsize=(10, 10 if scores else 7.5), layout='constrained')
     kind, kinds = os.path.splitext(path)[1].lstrip('.') or 'png', figure.canvas.get_supported_filetypes()
     if kind.lower() not in kinds:
         raise BadInput(f'{path} should end in one of .{", .".join(kinds)}')
     names = [os.path.basename(os.path.normpath(folder)) for folder in folders]
-    axes = figure.subplot_mosaic([['loss', 'loss'], ['rate', 'speed']], height_ratios=(2, 1))
-    for i, folder in enumerate(folders):
+    rows = [['loss', 'loss'], ['rate', 'speed'], *([['scores', 'scores']] if scores else [])]
+    axes = figure.subplot_mosaic(rows, height_ratios=(2, 1, 1)[:len(rows)])
+    for i, (folder, (_, trained, validated)) in enumerate(zip(folders, runs)):
         name, style = names[i] if len(set(names)) == len(names) else folder, {'color': f'C{i}', 'linewidth': 1}
-        _, trained, validated = read_run(folder)
         tokens = column(trained, 'tokens', 1e6)
         axes['loss'].plot(tokens, column(trained, 'loss'), **style, alpha=0.25)
         axes['loss'].plot(tokens, smooth(column(trained, 'loss')), **style, label=f'{name}: training, smoothed')
@@ -129,12 +132,18 @@ def draw(folders: list[str], path: str):
         axes['speed'].plot(tokens, column(trained, 'tokens_per_s', 1e3), **style)
         if validated:
             losses, bits = column(validated, 'val_loss'), column(validated, 'val_bpb')
-            end = f'{losses[-1]:.3f} ({bits[-1]:.3f} bits per byte) at the end'
+            end = f'{losses[-1]:.3f}{"" if math.isnan(bits[-1]) else f" ({bits[-1]:.3f} bits per byte)"} at the end'
             axes['loss'].plot(column(validated, 'tokens', 1e6), losses, **style, linestyle='--',
                               marker='o', markersize=4, label=f'{name}: validation, {end}')
+        for line, key in zip(itertools.cycle(('-', '--', ':', '-.')), scores):
+            axes['scores'].plot(column(validated, 'tokens', 1e6), column(validated, key), **style, linestyle=line,
+                                marker='.', label=f'{name}: {key}')
     axes['loss'].legend(frameon=False)
+    if scores:
+        axes['scores'].legend(frameon=False)
     axes['speed'].set_ylim(bottom=0)
-    for key, label in (('loss', 'loss (nats per token)'), ('rate', 'learning rate'), ('speed', 'thousand tokens per second')):
+    for key, label in (('loss', 'loss (nats)'), ('rate', 'learning rate'), ('speed', 'thousand tokens per second'),
+                       ('scores', 'other scores'))[:len(axes)]:
         axes[key].set(xlabel='million tokens', ylabel=label)
         axes[key].grid(alpha=0.3)
         axes[key].spines[['top', 'right']].set_visible(False)
@@ -145,16 +154,21 @@ def draw(folders: list[str], path: str):
 def compare(folders: list[str]) -> str:
     """The runs side by side in text: where they ended, how good they were, how fast, and what else was validated."""
     runs = [(folder, *read_run(folder)) for folder in folders]
-    others = sorted({key for *_, validated in runs for row in validated for key in row} - IN_EVERY_VALIDATION)
+    others = other_scores(run[1:] for run in runs)
     lines = [('run', 'steps', 'tokens', 'last validation', 'best', 'bits per byte', 'tokens/s', *others)]
     for folder, rows, trained, validated in runs:
         losses, bits = column(validated, 'val_loss') or [math.nan], column(validated, 'val_bpb') or [math.nan]
         best = best_row(validated) or {'val_loss': math.nan}
         speed, tokens = statistics.median(column(trained, 'tokens_per_s') or [math.nan]), column(rows, 'tokens')
-        last = [(column(validated, key) or [math.nan])[-1] for key in others]
+        scores = [column(validated, key) or [math.nan] for key in others]
         lines.append((folder, f'{rows[-1]["step"]:,}', f'{tokens[-1]:,.0f}', f'{losses[-1]:.4f}', f'{best["val_loss"]:.4f}',
-                      f'{bits[-1]:.4f}', f'{speed:,.0f}', *(f'{score:.4f}' for score in last)))
+                      f'{bits[-1]:.4f}', f'{speed:,.0f}', *(f'{score[0]:.4f} to {score[-1]:.4f}' for score in scores)))
     return table(lines)
+
+
+def other_scores(runs):
+    """What validations say beside what all of them do, such as HellaSwag's accuracy. runs: as of read_run."""
+    return sorted({key for *_, validated in runs for row in validated for key in row} - IN_EVERY_VALIDATION)
 
 
 def read_run(folder):

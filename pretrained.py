@@ -313,14 +313,18 @@ def is_transposed(name):
     return name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight'))
 
 
-def save(model: GPT, folder: str, eot: int | None = None, dtype: torch.dtype | None = None):
+def save(model: GPT, folder: str, eot: int | None = None, dtype: torch.dtype | None = None, *, strict: bool = False):
     """Writes config.json and model.safetensors as transformers.GPT2LMHeadModel reads them.
 
     eot: id of the token that ends a document, for transformers to start and stop at. dtype: of the weights in the file.
-    Warns if model.py does not compute GPT-2, which is all that transformers computes with these files.
+    Warns, or raises BadInput if strict, where model.py does not compute GPT-2: transformers computes that with these files.
     """
     if not architecture.is_gpt2(model.config):
-        warn(f'model.py does not compute GPT-2 any more, but transformers will compute GPT-2 with {folder}')
+        problem = 'model.py does not compute GPT-2 any more'
+        if strict:
+            raise BadInput(f'{problem}, and this format has no words for what it computes; sample.py, serve.py and evaluate.py '
+                           'run the changed model from its checkpoint')
+        warn(f'{problem}, but transformers will compute GPT-2 with {folder}')
     from safetensors.torch import save_file
     make_folder(folder)
     tensors = {}

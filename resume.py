@@ -3,7 +3,7 @@
     text = resume.identify(meta, train_tokens, val_tokens)               # which text is trained and validated on
     saved = resume.find(config, text)                                    # the dict of a checkpoint, or None for a fresh run
     saved = resume.first_usable(saved, config, text, model, optimizers)  # it, or an older one if it cannot be used
-    progress = resume.restore(saved, model, optimizers, train_data)
+    progress = resume.restore(saved, model, optimizers)                  # then train_data.seek(progress.sequence_index)
     resume.report_changes(config, text, saved, print)
 
 Nothing of a checkpoint is put to use before all of it has been compared with the model and the optimizers that are to take
@@ -141,13 +141,11 @@ def damaged(path, problem, state):
     return state['step']
 
 
-def restore(saved: dict, model, optimizers, train_data) -> Progress:
-    """Puts model, optimizers and data where the checkpoint was."""
+def restore(saved: dict, model, optimizers) -> Progress:
+    """Puts model and optimizers where the checkpoint was."""
     model.load_state_dict(saved['model'])
     optimizers.load_state_dict(saved)
-    progress = Progress(**{key: saved[key] for key in Progress.__dataclass_fields__})
-    train_data.seek(progress.sequence_index)
-    return progress
+    return Progress(**{key: saved[key] for key in Progress.__dataclass_fields__})
 
 
 def report_changes(config: dict, text: dict, saved: dict, say):

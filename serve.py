@@ -3,7 +3,7 @@
     python serve.py --out_dir=out/demo                   # then open http://127.0.0.1:8000/
     SCRATCHGPT_API_KEY=secret python serve.py --init_from=gpt2 --host=0.0.0.0 --port=8080
 
-    from openai import OpenAI
+    from openai import OpenAI                            # pip install openai
     client = OpenAI(base_url='http://127.0.0.1:8000/v1', api_key='secret')
     client.completions.create(model='gpt2', prompt='Once upon a time', max_tokens=50).choices[0].text
 

@@ -33,6 +33,7 @@ TABLE_NAME = re.compile(r'\.(parquet|jsonl|ndjson|json|csv|tsv)(\.gz|\.bz2|\.xz|
 FILE_NAME = re.compile(TABLE_NAME.pattern + r'|\.(txt|md|gz|bz2|xz|zst|zip|py|html)$', re.IGNORECASE)
 DATASET_NAME = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 SPACE, LIST_SIGN = re.compile(r'\s*'), re.compile(r'\s*([],])')
+RETURN = re.compile(r'(?<=\r)(?!\n)')  # behind a carriage return that ends a line by itself
 FEW_FILES = 20                  # below that many, files are cut into blocks: whole ones leave no small part to hold out
 BLOCK_CHARACTERS = (256, 8192)
 ROWS_AT_ONCE = 512
@@ -64,10 +65,8 @@ def find_source(source: str, dataset_config: str | None = None, dataset_split: s
     """
     if source == 'stdlib':
         return Source('stdlib', stdlib_files())
-    if source == 'SYNTH':
-        return hub_source(SYNTH, dataset_config, dataset_split)
-    if DATASET_NAME.fullmatch(source) and not FILE_NAME.search(source) and not os.path.exists(source):
-        return hub_source(source, dataset_config, dataset_split)
+    if name := name_on_hub(source):
+        return hub_source(name, dataset_config, dataset_split)
     try:
         files = find_files(source)
     except BadInput as error:
@@ -113,13 +112,21 @@ def stdlib_files() -> list[str]:
     return sorted(files, key=lambda path: os.path.relpath(path, root).replace(os.sep, '/'))
 
 
+def name_on_hub(source: str) -> str | None:
+    """The name that a --source has on the Hugging Face hub, or None if it is on this machine."""
+    if source == 'SYNTH':
+        return SYNTH
+    is_name = source != 'stdlib' and DATASET_NAME.fullmatch(source) and not FILE_NAME.search(source)
+    return source if is_name and not os.path.exists(source) else None
+
+
 def hub_source(name: str, dataset_config: str | None, dataset_split: str, revision: str | None = None) -> Source:
     """A split of a dataset on the Hugging Face hub, as of `revision` or else now."""
     files = hub_files(name, dataset_config, revision).get(dataset_split, [])
     if not files or not all(TABLE_NAME.search(path) for path in files):
         raise BadInput(f'{name} has no parquet or json files for split {dataset_split!r}; download it and give its files '
                        'as --source')
-    return Source(name.split('/')[-1], files)
+    return Source(os.path.basename(name), files)
 
 
 def hub_files(name: str, dataset_config: str | None, revision: str | None = None) -> dict[str, list[str]]:
@@ -399,12 +406,17 @@ def lines_of(pieces: Iterable[str], path: str) -> Iterator[str]:
 
 
 def csv_records(pieces, path, delimiter, column):
-    """Yields the values of the text's columns in each row of a CSV file behind its first, which names the columns."""
+    """Yields the values of the text's columns in each row of a CSV file behind its first, which names the columns.
+
+    Its lines end as any system ends them.
+    """
     csv.field_size_limit(ROW_BYTES)
-    rows = csv.reader(lines_of(pieces, path), delimiter=delimiter, strict=True)
+    lines = (line for lines in lines_of(pieces, path) for line in RETURN.split(lines) if line)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         names = next(rows, [])
-        places = [names.index(name) for name in pick_columns(names, column, path)]
+        columns = pick_columns(names, column, f'{path}, whose first line should name its columns,')
+        places = [names.index(name) for name in columns]
         for row in rows:
             if row and len(row) != len(names):
                 raise BadInput(f'{path}, line {rows.line_num}: {len(row)} values, where the first line names {len(names)} '
@@ -477,8 +489,8 @@ def pick_columns(names, column, where):
         return (column,)
     if column == 'text' and all(name in names for name in SYNTH_COLUMNS):
         return SYNTH_COLUMNS
-    raise BadInput(f'{where} has no column {column!r}; name one of these with --text_column: '
-                   f'{shorten(", ".join(names))}')
+    advice = f'name one of these with --text_column: {shorten(", ".join(names))}' if names else 'it has none at all'
+    raise BadInput(f'{where} has no column {column!r}; {advice}')
 
 
 def format_row(values, row=None):
@@ -578,8 +590,10 @@ def read_records(path: str) -> Iterator[tuple[str, dict]]:
             yield f'{path}, row {row}', record
     except BadInput:
         raise
-    except (csv.Error, ValueError, RecursionError) as error:
-        raise BadInput(f'{path}, row {row + 1} cannot be read: {first_line(error)}') from None
+    except csv.Error as error:
+        raise BadInput(f'{path}, row {row + 1}: {error}') from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f'{path}, row {row + 1} is not JSON ({why_not_json(error)})') from None
 
 
 def parquet_records(path):

@@ -133,7 +133,8 @@ def run(config, process, lock):
     data.train.batch_size = data.val.batch_size = choose_micro_batch(model, config, process)
     optimizers = Optimizers(raw_model, config, process)
     saved = resume.first_usable(saved, config, text, raw_model, optimizers, mapped)
-    progress = resume.restore(saved, raw_model, optimizers, data.train) if saved else Progress()
+    progress = resume.restore(saved, raw_model, optimizers) if saved else Progress()
+    data.train.seek(progress.sequence_index)
     process.check_same_step(progress.step)
     report.announce(config, process, raw_model.n_params(), data.train, n_val_tokens, progress.step)
     if config['reproducible']:
@@ -438,14 +439,7 @@ def train_step(model, raw_model, optimizers, batches, config, process, stop):
     train_data.seek(start + n_sequences)
     *losses, grad_norm = stop.sum_and_notice([losses, grad_norm])
     loss, grad_norm = math.fsum(losses) / averaged_over, grad_norm / process.world_size  # fsum: exact, then rounded once
-    row = {'loss': loss, 'lr': optimizers.learning_rate(), 'grad_norm': grad_norm}
-    if math.isfinite(loss) and math.isfinite(grad_norm):
-        optimizers.step()
-    else:
-        optimizers.skip()
-        row['skipped'] = True
-    raw_model.zero_grad(set_to_none=True)
-    return row
+    return optimizers.step_if_finite(loss, grad_norm)
 
 
 def next_batch(batches, config, process):

@@ -14,6 +14,7 @@ import shutil
 import stat
 
 from runtime.errors import BadInput, first_line, warn_once, why_not_json
+from runtime.words import plural, split_list
 
 READ_BYTES = 1 << 20        # at a time
 JSON_BYTES = 32 << 20       # the most that is read as one JSON value: as Python objects it takes up to 24 times as much
@@ -131,18 +132,20 @@ def find_files(patterns: str) -> list[str]:
     """The files that a path, a folder, a glob, or several of them with commas between, stand for, sorted.
 
     A part of a glob that exists as it is written means itself, so a folder's name may have brackets. Hidden files of a folder
-    and its __pycache__ are left out. Linked folders are followed, and no file is taken twice, so that a loop of links adds
-    nothing. Raises BadInput naming a pattern without files.
+    and its __pycache__ are left out. Linked folders are followed, but for those above, and no file is taken twice, so that a
+    loop of links adds nothing. Links that are left out are said on stderr. Raises BadInput naming a pattern without files.
     """
     found = {}  # by what a file is, whatever its names are
     is_one = os.path.exists(patterns) or any(map(os.path.isfile, expand(patterns)))  # a name may have commas
-    for pattern in [patterns] if is_one else patterns.split(','):
+    for pattern in [patterns] if is_one else split_list(patterns):
         paths = [pattern] if os.path.exists(pattern) else expand(pattern)
         if os.path.isdir(pattern):
             paths = [path for folder in folders_below(pattern) for path in entries(folder)]
+        if broken := [path for path in paths if os.path.islink(path) and not os.path.exists(path)]:
+            warn_once(f'{pattern}: left out {plural(len(broken), "link")} to what is not there, such as {broken[0]}')
         files = [path for path in paths if os.path.isfile(path)]
         if not files:
-            raise BadInput(f'the folder {pattern} is empty' if os.path.isdir(pattern) else f'no file at {pattern}')
+            raise BadInput(f'the folder {pattern} is empty' if os.path.isdir(pattern) else f'no file at {pattern!r}')
         for path in files:
             status = os.stat(path)
             found.setdefault((status.st_dev, status.st_ino), path)
@@ -173,11 +176,14 @@ def expand(pattern):
 
 
 def folders_below(top):
-    """The folder and all below it but hidden ones and __pycache__: first those that are inside, then those that are linked."""
+    """The folder and all below it but hidden ones and __pycache__: first those that are inside, then those that are linked.
+
+    A link to a folder above it is not followed, which a line on stderr says.
+    """
     def refuse(error):
         raise BadInput(f'{error.filename} cannot be read: {error.strerror}') from error
 
-    tops, seen = [top], set()
+    tops, seen, begin = [top], set(), os.path.realpath(top)
     for top in tops:
         for folder, names, _ in os.walk(top, onerror=refuse):
             status = os.stat(folder)
@@ -186,7 +192,11 @@ def folders_below(top):
                 continue
             seen.add((status.st_dev, status.st_ino))
             names[:] = sorted(name for name in names if not name.startswith('.') and name != '__pycache__')
-            tops += [path for path in (os.path.join(folder, name) for name in names) if os.path.islink(path)]
+            for path in filter(os.path.islink, (os.path.join(folder, name) for name in names)):
+                if begin.startswith(os.path.join(os.path.realpath(path), '')):
+                    warn_once(f'left out {path}: it is a link to a folder above {tops[0]}')
+                else:
+                    tops.append(path)
             yield folder
 
 

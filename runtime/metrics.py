@@ -177,7 +177,8 @@ def parse_row(line):
     if not isinstance(row, dict) or type(row.get('step')) is not int or row['step'] < 0:
         return None
     row = {key: math.nan if value is None else value for key, value in row.items()}
-    return row if all(isinstance(value, (int, float)) for value in row.values()) else None
+    is_number = (isinstance(value, float) or isinstance(value, int) and abs(value) < 2**63 for value in row.values())
+    return row if all(is_number) else None
 
 
 def best_row(rows: list[dict]) -> dict | None:

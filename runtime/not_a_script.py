@@ -15,8 +15,8 @@ DEFINITIONS = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef,
 
 def refuse_to_run_a_library():
     """Ends the program with one line and exit code 2 if what was started is a file of this repo that only defines things."""
-    path = os.path.abspath(getattr(sys.modules['__main__'], '__file__', None) or '')
-    if not path.startswith(os.path.join(ROOT, '')) or not path.endswith('.py'):
+    path = os.path.abspath(started_file())
+    if not path.startswith(os.path.join(ROOT, '')) or not path.endswith('.py') or not os.path.isfile(path):
         return
     text = read_source(path)
     if SCRIPT.search(text) or not all(map(only_defines, ast.parse(text).body)):
@@ -26,6 +26,14 @@ def refuse_to_run_a_library():
     where = f'it is used by {", ".join(users)}: --help says what each does' if users else 'README.md names the scripts'
     print(f'{name} is no script and does nothing when it is run; {where}', file=sys.stderr)
     sys.exit(2)
+
+
+def started_file():
+    """The path of what was started, or ''. For `python -m PACKAGE.MODULE`, this may be asked while PACKAGE is loaded."""
+    if sys.argv[0] == '-m' and '-m' in sys.orig_argv:
+        module = sys.orig_argv[sys.orig_argv.index('-m') + 1]
+        return os.path.join(ROOT, *module.split('.')) + '.py'
+    return getattr(sys.modules['__main__'], '__file__', None) or ''
 
 
 def only_defines(node):

@@ -6,11 +6,13 @@ A byte order mark says how a file is encoded, whatever the caller believes, and 
 are. This module knows nothing of documents.
 """
 import codecs
+import gzip
 import itertools
 import lzma
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
@@ -19,7 +21,8 @@ from runtime.errors import BadInput, first_line
 from runtime.files import READ_BYTES, open_to_read
 from runtime.words import plural
 
-COMPRESSIONS = {'.gz': 'gzip', '.bz2': 'bz2', '.zst': 'zstd'}  # and .xz, for which pyarrow has nothing
+OPENERS = {'.gz': gzip.open, '.xz': lzma.open}  # pyarrow reads no .xz, and no .gz that was filled up with zeros, as tapes do
+COMPRESSIONS = {'.bz2': 'bz2', '.zst': 'zstd'}
 EXPANDS_FREELY = 32 << 20  # bytes that any compressed file may become
 MAX_EXPANSION = 100        # times its size that a larger one may become; text that people wrote becomes 3 to 10 times
 LOOKED_AT = 8192           # bytes from which it is told whether a file is text
@@ -141,8 +144,8 @@ def unpacked(file, path: str, max_expansion: int = MAX_EXPANSION, piece_bytes: i
     """Yields what is in a file that was opened for reading bytes, decompressed if its name says so, in pieces."""
     ending, size, n_bytes, content = os.path.splitext(path)[1].lower(), n_bytes_of(file), 0, file
     try:
-        if ending == '.xz':
-            content = lzma.open(file)
+        if ending in OPENERS:
+            content = OPENERS[ending](file)
         elif ending in COMPRESSIONS:
             import pyarrow
             content = pyarrow.CompressedInputStream(file, COMPRESSIONS[ending])
@@ -151,15 +154,15 @@ def unpacked(file, path: str, max_expansion: int = MAX_EXPANSION, piece_bytes: i
             if content is not file:
                 check_expansion(path, n_bytes, size if file.closed else file.tell(), max_expansion)
             yield piece
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise BadInput(f'{path} is cut short or damaged ({first_line(error)}); repair or remove it') from error
 
 
 def check_expansion(path, n_bytes, n_packed, max_expansion):
     """Raises BadInput if n_packed bytes of a file have become too many."""
     if max_expansion and n_bytes > max(EXPANDS_FREELY, max_expansion * n_packed):
-        raise BadInput(f'{path} becomes {n_bytes // max(1, n_packed):,} times its size when it is unpacked, far more than text '
-                       f'would; if that is right, allow it with a larger --max_expansion than {max_expansion} (0: any)')
+        raise BadInput(f'{path} becomes {n_bytes / max(1, n_packed):,.1f} times its size when it is unpacked, far more than '
+                       f'text would; if that is right, allow it with a larger --max_expansion than {max_expansion} (0: any)')
 
 
 def n_bytes_of(file):

@@ -1,4 +1,4 @@
-"""Numbers in sentences: '1 step' and '2 steps', '3 min 27 s'."""
+"""Numbers in sentences: '1 step' and '2 steps', '3 min 27 s'; and lists with commas."""
 
 
 def plural(n: int, noun: str, nouns: str | None = None, width: int = 0) -> str:
@@ -8,6 +8,11 @@ def plural(n: int, noun: str, nouns: str | None = None, width: int = 0) -> str:
     """
     nouns = nouns or f'{noun}s'
     return f'{n:>{width},} {(noun if n == 1 else nouns).ljust(len(nouns) if width else 0)}'
+
+
+def split_list(text: str) -> list[str]:
+    """The parts of a text between commas, but empty ones; the text itself where all are empty."""
+    return [part for part in text.split(',') if part] or [text]
 
 
 def duration(seconds: float) -> str:

@@ -7,8 +7,8 @@
 
 Files are .jsonl, .json, .parquet or .csv. Shapes of a row: messages (OpenAI, Hugging Face), conversations (ShareGPT),
 instruction with input and output (Alpaca), prompt and completion, question and answer. Conversations that are longer than
-max_tokens are cut between two turns. Held out are conversations by a hash of their text. Run again on finished data, it says
-so and ends. What tokens a conversation has: chat_template.py.
+max_tokens are cut between two turns. Held out are conversations by a hash of what the user says first, as tasks.dpo does, too.
+Run again on finished data, it says so and ends. What tokens a conversation has: chat_template.py.
 """
 import collections
 import os
@@ -26,7 +26,8 @@ from configurator import check_bounds, configure, optional
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
 from runtime.words import plural
-from tasks.conversations import local_files, read_conversations, split_sources, text_of_conversation
+from tasks.conversations import first_question, local_files, read_conversations
+from tasks.gsm8k import split_sources
 
 DEFAULTS = {
     'source': 'generated',  # generated, files, folders, globs, a dataset on the hub; several with commas between
@@ -63,7 +64,7 @@ def main(config):
         tokenizer, _ = open_tokenizer(conversations, {**config, 'vocab_size': 0})
         show(next(iter(conversations())), tokenizer)
         return
-    threshold = data_folder.find_threshold(map(text_of_conversation, conversations()), config['val_fraction'])
+    threshold = data_folder.find_threshold(map(first_question, conversations()), config['val_fraction'])
     tokenizer, tokenizer_file = open_tokenizer(conversations, config)
     data_folder.prepare_folder(out_dir, name, tokenizer_file)
     counts, val = collections.Counter(), []
@@ -71,7 +72,7 @@ def main(config):
     def train_documents():
         """What write_shards reads. Held-out conversations are put aside; they are few."""
         for messages in tqdm(conversations(), 'encoding', unit=' conversations'):
-            split = 'val' if data_folder.hash_of(text_of_conversation(messages)) < threshold else 'train'
+            split = 'val' if data_folder.hash_of(first_question(messages)) < threshold else 'train'
             for piece in cut_at_turns(messages, tokenizer, config['max_tokens'], counts):
                 counts[split] += 1
                 if split == 'train':

@@ -12,12 +12,12 @@ import os
 import sys
 from collections.abc import Iterator
 
-from bpe import EOT
 from chat_template import check_messages
 from configurator import shorten
 from runtime.errors import BadInput
 from runtime.words import plural
 from sources import DATASET_NAME, FILE_NAME, TABLE_NAME, find_source, hub_rows, read_records
+from tasks.gsm8k import split_sources
 from tasks.instructions import generate_conversations
 
 SHAPES = {  # the keys that tell a shape, and an example of it
@@ -34,11 +34,6 @@ SPEAKERS = {'human': 'user', 'gpt': 'assistant', 'chatgpt': 'assistant', 'bot': 
 
 
 # ---------------------------------------------------------------------------- rows
-
-def split_sources(names: str) -> list[str]:
-    """The sources in a list with commas between them; a file's name may have commas itself."""
-    return [names] if os.path.exists(names) else [name for name in names.split(',') if name]
-
 
 def read_rows_of(source: str, dataset_config: str | None = None, dataset_split: str = 'train') -> Iterator[tuple[str, dict]]:
     """Yields (place, row) of files, a folder, a glob, or a dataset on the Hugging Face hub."""
@@ -161,9 +156,9 @@ def say_once(line):
     print(line, file=sys.stderr)
 
 
-def text_of_conversation(messages: list[dict]) -> str:
-    """What tells a conversation from others."""
-    return EOT.join(f'{message["role"]}: {message["content"]}' for message in messages)
+def first_question(messages: list[dict]) -> str:
+    """By its hash, conversations are trained on or held out: so what begins alike is on the same side, in tasks.dpo too."""
+    return next(message['content'] for message in messages if message['role'] == 'user')
 
 
 # ---------------------------------------------------------------------------- preferences

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from chat_template import CALL
 from runtime.errors import BadInput
+from runtime.words import split_list
 from sources import hub_rows, read_rows
 from tasks.calculator import parse_number
 from tasks.tool_use import check_call
@@ -28,7 +29,7 @@ ANSWER = re.compile(r'#### (-?[0-9.,]+(?:/0*[1-9][0-9]*)?)')
 
 def split_sources(names: str) -> list[str]:
     """The sources in a list with commas between them; a file's name may have commas itself."""
-    return [names] if os.path.exists(names) else names.split(',')
+    return [names] if os.path.exists(names) else split_list(names)
 
 
 def read_problems(source: str, split: str = 'train', n_generated: int = 0, seed: int = 0) -> list[dict]:

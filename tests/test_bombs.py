@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -26,7 +27,7 @@ from bpe import Tokenizer
 from model import GPT, GPTConfig
 from runtime.errors import BadInput
 from runtime.files import JSON_BYTES, read_json, sha256_of
-from runtime.text_files import read_text
+from runtime.text_files import MAX_EXPANSION, read_text
 
 MB = b'a' * (1 << 20)
 DEEP = '[' * 1_000_000
@@ -115,6 +116,8 @@ def test_a_table_that_expands_past_the_limit_is_refused(tmp_path, name):
     message = 'at most 64 MB' if name == 'list.json' else message
     line = refused(lambda: sum(map(len, sources.read_documents(sources.find_source(str(path))))), message)
     assert str(path) in line
+    if ratio := re.search(r'becomes ([0-9,.]+) times its size', line):
+        assert float(ratio[1].replace(',', '')) > MAX_EXPANSION
 
 
 def test_a_text_that_many_rows_share_is_read_without_a_copy_for_each(tmp_path):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from conftest import ROOT, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -245,6 +245,18 @@ def test_other_input_does_not_end_up_in_the_same_folder(tmp_path, capsys):
 
 
 # ---------------------------------------------------------------------------- training
+
+def test_the_table_of_gpt2_xls_memory_is_what_follows_from_its_sizes():
+    with torch.device('meta'):
+        model = GPT(GPTConfig(n_layer=48, n_head=25, n_embd=1600, vocab_size=50261))
+    matrices = sum(p.numel() for p in model.transformer.h.parameters() if p.dim() == 2)
+    n_params = sum(p.numel() for p in model.parameters())
+    sizes = [4 * n_params, 4 * n_params, 4 * matrices, 8 * (n_params - matrices), 2 * n_params, 2 * 48 * 1024 * 1600]
+    page = (ROOT / 'docs' / '9_chat.md').read_text()
+    table = re.findall(r'^\| [^|]+ \| (?:float32|bfloat16)? \| ([\d.]+) \|$', page, re.M)
+    assert [float(size) for size in table[:-1]] == [round(size / 1e9, 2) for size in sizes]
+    assert float(table[-1]) == round(sum(sizes) / 1e9, 1) < 24 and f'{n_params / 1e6:,.0f} million parameters' in page
+
 
 def test_pretrained_weights_get_rows_for_the_new_tokens_at_the_mean(tmp_path, exported):
     torch.manual_seed(1)

@@ -111,7 +111,7 @@ def test_synth_becomes_question_reasoning_and_answer(tmp_path, name):
         f'Q: What is {i}?\n\nReasoning:\n{i} is\na number\n\nA: Number {i}.' for i in range(70))
 
 
-def test_a_dataset_on_the_hub_is_found_by_its_name(tmp_path, monkeypatch):
+def test_a_dataset_on_the_hub_is_found_by_its_name_and_asked_for_only_until_its_data_is_made(tmp_path, monkeypatch, capsys):
     (tmp_path / 'PleIAs' / 'SYNTH').mkdir(parents=True)
     rows = [{'query': str(i), 'synthetic_reasoning': 'r', 'synthetic_answer': 'a'} for i in range(40)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / 'PleIAs' / 'SYNTH' / 'train-0.parquet')
@@ -119,6 +119,11 @@ def test_a_dataset_on_the_hub_is_found_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv('HF_HOME', str(tmp_path / 'cache'))
     run('SYNTH', tmp_path / 'out', num_samples=30)
     assert len(all_documents(tmp_path / 'out')) == 30
+    monkeypatch.setattr(sources, 'hub_files', lambda *_: pytest.fail('finished data needs no network'))
+    run('SYNTH', tmp_path / 'out', num_samples=30)
+    assert 'already made, with the same settings' in capsys.readouterr().out
+    with pytest.raises(BadInput, match='made with num_samples=30, not 20'):
+        run('SYNTH', tmp_path / 'out', num_samples=20)
 
 
 def test_the_stdlib_is_without_tests_and_generated_tables(tmp_path):
@@ -206,7 +211,7 @@ def test_another_encoding_is_guessed_and_read_when_it_is_named(tmp_path, capsys,
     assert 'further files like it are not named' in lines[1]
     run(folder, tmp_path / 'out', encoding='windows-1252')
     assert all_documents(tmp_path / 'out') == sorted(texts)
-    with pytest.raises(BadInput, match="made with encoding='cp1252', not utf-8"):
+    with pytest.raises(BadInput, match="made with encoding='cp1252', not 'utf-8'"):
         run(folder, tmp_path / 'out')
     with pytest.raises(BadInput, match='encoding=.rot13. is not the name of a text encoding'):
         run(folder, tmp_path / 'out2', encoding='rot13')
@@ -273,6 +278,37 @@ def test_linked_folders_are_followed_and_no_file_is_read_twice(tmp_path):
         assert sorted(documents) == ['1.txt', '2.txt', '3.txt'], source
 
 
+def test_links_that_are_left_out_are_said(tmp_path, capsys):
+    inside, outside = tmp_path / 'above' / 'in', tmp_path / 'elsewhere'
+    for path in (inside / 'a' / '1.txt', inside.parent / 'other.txt', outside / '2.txt'):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    for link, target in ((inside / 'up', '..'), (inside / 'a' / 'root', '/'), (outside / 'back', inside.parent), (inside / 'linked', outside),
+                         (inside / 'b.txt', 'nowhere'), (inside / 'a' / 'c.txt', 'c.txt')):
+        link.symlink_to(target)
+    for source in (inside, f'{inside}/**'):
+        assert sources.find_source(str(source)).files == [str(inside / 'a' / '1.txt'), str(inside / 'linked' / '2.txt')]
+    lines = capsys.readouterr().err.splitlines()
+    above = [f'warning: left out {inside / link}: it is a link to a folder above {inside}' for link in ('up', 'a/root', 'linked/back')]
+    assert sorted(lines[:3]) == sorted(above)
+    broken = f'left out 2 links to what is not there, such as {inside / "b.txt"}'
+    assert lines[3] == f'warning: {inside}: {broken}' and lines[-1] == f'warning: {inside}/**: {broken}'
+    (tmp_path / 'broken').mkdir()
+    (tmp_path / 'broken' / 'x.txt').symlink_to('nowhere')
+    with pytest.raises(BadInput, match='is empty'):
+        sources.find_source(str(tmp_path / 'broken'))
+    assert 'left out 1 link to what is not there, such as' in capsys.readouterr().err
+
+
+def test_a_comma_too_many_changes_nothing_and_a_name_that_is_empty_is_shown(tmp_path):
+    (tmp_path / 'a.txt').write_text('a')
+    for source in (f'{tmp_path}/a.txt,', f',{tmp_path}/a.txt,,'):
+        assert sources.find_source(source).files == [f'{tmp_path}/a.txt']
+    for source, shown in (('', "''"), (',', "','"), (f'{tmp_path}/a.txt, b.txt', "' b.txt'")):
+        with pytest.raises(BadInput, match=f'no file at {shown}; --source takes'):
+            sources.find_source(source)
+
+
 @pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, lzma.compress, None])
 def test_compressed_text_is_read_and_endings_may_be_in_capitals(tmp_path, pack):
     import pyarrow
@@ -285,6 +321,17 @@ def test_compressed_text_is_read_and_endings_may_be_in_capitals(tmp_path, pack):
     assert ''.join(sources.read_documents(sources.find_source(str(tmp_path / f'x.txt{ending}')))) == text
     assert list(sources.read_documents(sources.find_source(str(tmp_path / f'x.JSONL{ending}')))) == TEXTS
     assert list(sources.read_documents(sources.find_source(str(tmp_path / f'x.Csv{ending}')))) == ['a, b', 'c']
+
+
+def test_a_gz_that_is_filled_up_with_zeros_is_read_and_other_bytes_behind_its_end_are_refused(tmp_path):
+    text = ''.join(f'Paragraph {i}.\n\n' for i in range(3000)).encode()
+    packed = gzip.compress(text[:1000]) + gzip.compress(text[1000:])
+    (tmp_path / 'x.txt.gz').write_bytes(packed + bytes(10_240 - len(packed) % 10_240))
+    assert ''.join(sources.read_documents(sources.find_source(str(tmp_path / 'x.txt.gz')))).encode() == text
+    for wrong in (packed + b'more', packed[:-100], packed[:500] + b'\xff' * 50 + packed[550:]):
+        (tmp_path / 'x.txt.gz').write_bytes(wrong)
+        with pytest.raises(BadInput, match='x.txt.gz is cut short or damaged'):
+            list(sources.read_documents(sources.find_source(str(tmp_path / 'x.txt.gz'))))
 
 
 def test_rows_of_csv_and_tsv_are_what_pythons_writer_wrote(tmp_path):
@@ -301,6 +348,25 @@ def test_rows_of_csv_and_tsv_are_what_pythons_writer_wrote(tmp_path):
         (tmp_path / 'bad.csv').write_text(content)
         with pytest.raises(BadInput, match=message):
             list(sources.read_table(str(tmp_path / 'bad.csv'), 'text'))
+
+
+def test_a_csv_without_names_is_told_that_its_first_line_should_have_them(tmp_path):
+    for name, content, words in (('a.csv', 'Hello world,5\nMore,6\n', 'name one of these with --text_column: Hello world, 5'),
+                                 ('a.tsv', 'Hello\t5\n', 'name one of these with --text_column: Hello, 5'), ('b.csv', '', 'it has none at all')):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(BadInput, match=f"{name}, whose first line should name its columns, has no column 'text'; {words}"):
+            list(sources.read_table(str(tmp_path / name), 'text'))
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
+def test_lines_of_a_csv_end_as_any_system_ends_them(tmp_path, end):
+    texts = ['plain', 'two\rlines', 'three\r\nlines\n', 'a "quote"', '']
+    lines = ['n,text', *('{},"{}"'.format(i, text.replace('"', '""')) for i, text in enumerate(texts))]
+    (tmp_path / 'x.csv').write_bytes(end.join([*lines, '']).encode())
+    assert [text for _, rows, _ in sources.read_table(str(tmp_path / 'x.csv'), 'text') for text in rows] == texts
+    (tmp_path / 'x.csv').write_bytes(end.join(['n,text', '1,a', '2,b,c']).encode())
+    with pytest.raises(BadInput, match='line 3: 3 values, where the first line names 2'):
+        list(sources.read_table(str(tmp_path / 'x.csv'), 'text'))
 
 
 @pytest.mark.parametrize('kind', ['string', 'large_string', 'string_view', 'dictionary'])

@@ -36,6 +36,10 @@ SMALLER = {
     'tasks.prepare_problems': ['--n_problems=2000', '--n_val=50'],
     'tasks.solve': ['--max_new_tokens=5'],
     'tasks.solve_rate': ['--limit=2', '--votes=2', '--max_new_tokens=5'],
+    'tasks.chat': ['--n_conversations=500'],
+    'tasks.chat_score': ['--limit=2', '--max_new_tokens=5'],
+    'tasks.dpo': ['--max_steps=1', '--batch_pairs=2'],
+    'tasks.grpo': ['--max_steps=1', '--batch_problems=2', '--group_size=2', '--n_eval=2', '--max_new_tokens=5'],
 }
 RUN_IN = {'bench': 'test_bench.py'}  # a test of its own
 
@@ -175,6 +179,11 @@ def world(tmp_path_factory, texts):
     (folder / 'mytexts').mkdir()
     for i, text in enumerate(texts[:200]):
         (folder / 'mytexts' / f'{i}.txt').write_text(text)
+    hi = {'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}
+    sum_ = {'role': 'user', 'content': 'What is 2+3?'}, {'role': 'assistant', 'content': '<<2+3=5>>5'}
+    (folder / 'chats.jsonl').write_text(json.dumps({'messages': [*hi, *sum_]}))
+    (folder / 'pairs.jsonl').write_text(''.join(
+        json.dumps({'prompt': f'Is it {i}?', 'chosen': 'yes', 'rejected': 'no'}) + '\n' for i in range(20)))
     for command in ('make demo', 'python corpus.py --source=mytexts/ --vocab_size=1024 --out_dir=data/mine'):
         for part in parts(command):
             run(part, folder)
@@ -208,8 +217,9 @@ def run(command, folder):
         arguments = [*words[1:], *SMALLER[script]]
         subprocess.run([sys.executable, '-m', 'torch.distributed.run', *arguments], cwd=folder, check=True, timeout=300)
     elif program == 'bash':
-        environment = {**os.environ, 'PYTHON': sys.executable, 'SEEDS': '1'}
-        subprocess.run([*words, *SMALLER['train.py']], cwd=folder, env=environment, check=True, timeout=300)
+        environment = {**os.environ, 'PYTHON': sys.executable, 'SEEDS': '1', 'START_STEPS': '2'}
+        smaller = SMALLER['tasks.grpo' if 'grpo' in words[1] else 'train.py']
+        subprocess.run([*words, *smaller], cwd=folder, env=environment, check=True, timeout=300)
     elif script == 'serve.py':
         answers(arguments, folder)
     else:

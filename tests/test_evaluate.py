@@ -106,6 +106,12 @@ def test_a_perplexity_beyond_floats_is_infinite(process, tokenizer):
     assert result['word_perplexity'] == math.inf and math.isfinite(result['bits_per_byte'])
 
 
+@pytest.mark.parametrize('score, shown', [(508484.3, '508,484'), (26.5, '26.5000'), (0.91, '0.910000'), (99999.5, '99999.5'), (1e6, '1,000,000'),
+                                          (3.14159e40, '3.14159e+40'), (math.inf, 'inf')])
+def test_a_score_of_any_size_is_readable(score, shown):
+    assert evaluate.readable(score) == shown
+
+
 def test_words_and_bytes_are_counted_before_the_clean_up():
     texts, n_words, n_bytes = evaluate.apply_protocol(' = T = \n \n a @-@ b \n', 'harness')
     assert texts == [' = T =\n\na-b\n']
@@ -164,8 +170,8 @@ def run(capsys, model_folder, **changes):
 
 
 def read_figures(text):
-    found = re.findall(r'^(?:token|word|bits) per[a-z ]+([\d.e+]+) +([\d,]+) (?:tokens|words|bytes)$', text, re.MULTILINE)
-    figures, counts = zip(*[(float(figure), int(count.replace(',', ''))) for figure, count in found], strict=True)
+    found = re.findall(r'^(?:token|word|bits) per[a-z ]+([\d.,e+]+) +([\d,]+) (?:tokens|words|bytes)$', text, re.MULTILINE)
+    figures, counts = zip(*[(float(figure.replace(',', '')), int(count.replace(',', ''))) for figure, count in found], strict=True)
     return counts, figures, text
 
 

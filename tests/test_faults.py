@@ -569,7 +569,7 @@ def test_the_best_checkpoint_is_found_by_the_metrics_where_best_json_is_wrong(tm
     assert resume.find_best(folder) == best
 
 
-@pytest.mark.parametrize('row', [{'loss': 10 ** 400}, {'loss': 1e308}, {'tokens': 10 ** 400, 'loss': 1.0}])
+@pytest.mark.parametrize('row', [{'loss': 10 ** 400}, {'loss': 1e308}, {'tokens': 10 ** 400, 'loss': 1.0}, {'val_loss': 10 ** 400}])
 def test_a_number_too_large_to_be_drawn_is_left_out_of_the_plot(tmp_path, row):
     rows = [{'step': 1, 'tokens': 5, 'loss': 1.0}] * 50 + [{'step': 2, 'tokens': 6, **row}] * 2
     (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))

@@ -107,7 +107,7 @@ def test_sources_can_be_mixed_and_a_tokenizer_be_given(tmp_path):
     tokenizer = Tokenizer.train(['Janet'], 257)
     path = write_lines(tmp_path / 'some.jsonl', [JANET] * 20)
     tokenizer.save(tmp_path / 'tokenizer.json')
-    prepare(source=f'generated,{path}', out_dir=tmp_path / 'mixed', n_problems=30, n_val=5,
+    prepare(source=f'generated,{path},', out_dir=tmp_path / 'mixed', n_problems=30, n_val=5,
               tokenizer=tmp_path / 'tokenizer.json')
     text = tokenizer.decode(shards.read_shard(tmp_path / 'mixed' / 'mixed_train_000001.bin'))
     assert text.count('Janet has 16') == 18 and text.count('<|endoftext|>') == 30 + 18

@@ -71,6 +71,11 @@ def test_tables_of_the_hub_give_the_text_of_raw_files(tmp_path, monkeypatch):
     assert documents_of(tmp_path / 'hub', 'train') == documents_of(tmp_path / 'local', 'train')
     assert documents_of(tmp_path / 'hub', 'val') == documents_of(tmp_path / 'local', 'val')
     assert (tmp_path / 'hub' / 'test.txt').read_text() == SPLITS['test']
+    (tmp_path / 'hub' / 'test.txt').unlink()
+    run(out_dir=str(tmp_path / 'hub'))
+    assert (tmp_path / 'hub' / 'test.txt').read_text() == SPLITS['test']
+    monkeypatch.setattr(sources, 'hub_files', lambda *_: pytest.fail('finished data needs no network'))
+    run(out_dir=str(tmp_path / 'hub'))
 
 
 def test_windows_line_ends_and_names_in_capitals_change_nothing(tmp_path):

@@ -135,6 +135,17 @@ def encode_prompt(messages: list[dict], tokenizer: Tokenizer, most: int | None =
     return around[0] + [token for tokens in encoded for token in tokens] + around[1]
 
 
+def encode_with_room(messages: list[dict], tokenizer: Tokenizer, block_size: int, n_new: int) -> list[int]:
+    """encode_prompt of as many turns as leave room in the context for n_new tokens, or for a quarter of it if they are more.
+
+    A last message that is too long for this may take the whole context.
+    """
+    try:
+        return encode_prompt(messages, tokenizer, block_size - min(n_new, block_size // 4))
+    except ValueError:
+        return encode_prompt(messages, tokenizer, block_size)
+
+
 def need_chat_tokens(tokenizer: Tokenizer, source: str):
     """Raises BadInput if `source`, a model, was trained without the special tokens of a conversation."""
     if not has_chat_tokens(tokenizer):

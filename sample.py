@@ -4,19 +4,22 @@
     python sample.py --init_from=gpt2 --prompt='Once upon a time' --num_samples=3
     cat story.txt | python sample.py --init_from=gpt2-xl --prompt_file=-
     python sample.py --out_dir=out/demo --chat=True                     # go on writing together, line by line
+    python sample.py --out_dir=out/chat --chat=True --system='Answer in one sentence.'    # talk, if it was trained to
 
 Text appears as it is written. It ends at <|endoftext|>, at `stop`, or after max_new_tokens. Several texts are written as
-one batch and shown one after the other. In a chat, each line of yours is added to the text so far, which the model
-continues; /help lists the commands there, such as /temperature 0.7. Ctrl-C stops the text that is being written.
+one batch and shown one after the other. In a chat, a model that was trained on conversations answers what you say, as far
+back as its context reaches; with any other, each line of yours is added to the text so far, which the model continues.
+/help lists the commands there, such as /temperature 0.7. Ctrl-C stops the text that is being written.
 """
 import sys
 import time
 
+from chat_template import encode_prompt, encode_with_room, has_chat_tokens, need_chat_tokens, stop_tokens
 from configurator import check_bounds, choice, configure, optional, plain, read_flag
 from inference import may_compile, open_model
 from inference.engine import Engine, Request
 from inference.text import TextStream
-from runtime.errors import BadInput, one_line_errors
+from runtime.errors import BadInput, one_line_errors, warn_once
 from tasks.tool_use import Calculator
 
 DEFAULTS = {
@@ -37,7 +40,8 @@ DEFAULTS = {
     'seed': optional(int),  # the same seed gives the same texts
     'calculator': False,  # put the result behind every <<48/2= that the model writes
     # chat
-    'chat': False,  # read lines from the terminal and continue them, one after the other
+    'chat': False,  # read lines from the terminal and answer them, or continue them, one after the other
+    'system': optional(str),  # what a conversation begins with: how to answer
     'template': '{}',  # what a line becomes, {} being the line; as in 'Question: {}\nAnswer:'
     # machine
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
@@ -51,17 +55,24 @@ HELP = f"""/KEY VALUE  changes a setting, /KEY shows it: {", ".join(CHANGEABLE)}
 /new        begins a new text
 /undo       takes the last turn back, and shows what is left
 Ctrl-D ends"""
+HELP_TO_TALK = f"""/KEY VALUE  changes a setting, /KEY shows it: {", ".join((*CHANGEABLE, "system"))}
+/history    shows the conversation
+/reset      begins a new one
+/undo       takes the last turn back, and shows what is left
+Ctrl-D ends"""
 
 
 def main(config):
     config = unescape(config)
     prompt = read_prompt(config)
     check(config)
-    model, tokenizer, _ = open_model(config)
+    model, tokenizer, source = open_model(config)
+    if config['system'] is not None:
+        need_chat_tokens(tokenizer, source)
     compile = may_compile(config['compile'], model.transformer.wte.weight.device)
     engine = Engine(model, min(config['num_samples'], config['max_batch']), compile)
     calculator = Calculator(tokenizer) if config['calculator'] else None
-    write = chat if config['chat'] else write_samples
+    write = write_samples if not config['chat'] else converse if has_chat_tokens(tokenizer) else chat
     write(engine, tokenizer, prompt, config, calculator)
 
 
@@ -85,8 +96,8 @@ def read_prompt(config):
 
 
 def unescape(config):
-    r"""Lets people type \n for a line end in prompt, stop and template."""
-    return {key: value.replace('\\n', '\n') if key in ('prompt', 'stop', 'template') and value else value
+    r"""Lets people type \n for a line end in prompt, stop, system and template."""
+    return {key: value.replace('\\n', '\n') if key in ('prompt', 'stop', 'system', 'template') and value else value
             for key, value in config.items()}
 
 
@@ -96,6 +107,8 @@ def check(config):
         raise BadInput(f'template={config["template"]!r} should have {{}} where the line goes')
     if config['stop'] == '':
         raise BadInput("stop='' would end every text at once; leave it out")
+    if config['system'] is not None and not config['chat']:
+        raise BadInput('--system begins a conversation, so it needs --chat=True')
     make_request(config, [0])  # checks the other settings
 
 
@@ -104,9 +117,10 @@ def make_request(config, ids, **more):
 
 
 def start_texts(engine, tokenizer, prompt, config, calculator, n=1):
-    """n texts that continue the prompt."""
-    ids = tokenizer.encode(prompt) or [tokenizer.eot]
-    request = make_request(config, ids, stop_tokens=(tokenizer.eot,), tool=calculator)
+    """n texts that continue the prompt, a text or the token ids of a conversation."""
+    ids = (tokenizer.encode(prompt) or [tokenizer.eot]) if isinstance(prompt, str) else prompt
+    stops = stop_tokens(tokenizer) if config['chat'] and has_chat_tokens(tokenizer) else (tokenizer.eot,)
+    request = make_request(config, ids, stop_tokens=stops, tool=calculator)
     stops = () if config['stop'] is None else (config['stop'],)
     return [TextStream(sequence, tokenizer, stops) for sequence in engine.add(request, n)]
 
@@ -147,7 +161,7 @@ def chat(engine, tokenizer, prompt, config, calculator):
     print('A line of yours is continued; /help lists what else can be typed, Ctrl-D ends', file=sys.stderr)
     texts = ['']  # after each turn
     if prompt:
-        texts.append(continue_text(engine, tokenizer, prompt, config, calculator))
+        texts.append(prompt + continue_text(engine, tokenizer, prompt, config, calculator))
     for line in read_lines():
         command, _, value = line.partition(' ')
         if command == '/help':
@@ -164,7 +178,50 @@ def chat(engine, tokenizer, prompt, config, calculator):
             config = change_setting(config, command[1:], value.strip())
         else:
             prompt = texts[-1] + config['template'].replace('{}', line)
-            texts.append(continue_text(engine, tokenizer, prompt, config, calculator))
+            texts.append(prompt + continue_text(engine, tokenizer, prompt, config, calculator))
+
+
+def converse(engine, tokenizer, prompt, config, calculator):
+    """Answers each line that is read, after the turns before it."""
+    print('What you say is answered; /help lists what else can be typed, Ctrl-D ends', file=sys.stderr)
+    messages = answer(engine, tokenizer, [], prompt, config, calculator) if prompt else []
+    for line in read_lines():
+        command, _, value = line.partition(' ')
+        if command == '/help':
+            print(HELP_TO_TALK)
+        elif command in ('/history', '/undo'):
+            messages = messages[:-2] if command == '/undo' else messages
+            lines = [f'{message["role"]}: {message["content"]}' for message in as_conversation(messages, config)]
+            print('\n'.join(lines) or '(nothing was said yet)')
+        elif command == '/reset':
+            messages = []
+            print('(a new conversation)')
+        elif command.startswith('/'):
+            config = change_setting(config, command[1:], value.strip(), (*CHANGEABLE, 'system'))
+        elif line.strip():
+            messages = answer(engine, tokenizer, messages, config['template'].replace('{}', line), config, calculator)
+
+
+def as_conversation(messages, config):
+    return [{'role': 'system', 'content': config['system']}] * bool(config['system']) + messages
+
+
+def answer(engine, tokenizer, messages, question, config, calculator):
+    """Prints what the model answers, and returns the messages with this turn, or as they were if there is no answer."""
+    asked = [*messages, {'role': 'user', 'content': question}]
+    conversation, block_size = as_conversation(asked, config), engine.config.block_size
+    try:
+        ids = encode_with_room(conversation, tokenizer, block_size, config['max_new_tokens'])
+    except ValueError as error:
+        print(error)
+        return messages
+    if len(ids) < len(encode_prompt(conversation, tokenizer)):
+        warn_once(f'the context of {block_size} tokens is full: the model no longer sees the oldest turns')
+    text = continue_text(engine, tokenizer, ids, config, calculator)
+    if not text.strip():
+        print('(the model said nothing)')
+        return messages
+    return [*asked, {'role': 'assistant', 'content': text}]
 
 
 def read_lines():
@@ -183,9 +240,9 @@ def read_lines():
             print('\n(Ctrl-D ends)', file=sys.stderr)
 
 
-def change_setting(config, key, value):
+def change_setting(config, key, value, changeable=CHANGEABLE):
     """The config with the value that was typed, or as it was, after saying what is wrong with it."""
-    if key not in CHANGEABLE:
+    if key not in changeable:
         print(f'no command /{key}; /help lists them')
         return config
     try:
@@ -202,14 +259,14 @@ def change_setting(config, key, value):
 
 
 def continue_text(engine, tokenizer, prompt, config, calculator):
-    """Prints how the model continues a text, and returns both. Ctrl-C ends it early."""
+    """Prints and returns how the model continues a text, or the token ids of a conversation. Ctrl-C ends it early."""
     (text,) = start_texts(engine, tokenizer, prompt, config, calculator)
     try:
         show(engine, [text], text)
     except KeyboardInterrupt:
         engine.remove(text.sequence)
     print(flush=True)
-    return prompt + text.text
+    return text.text
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Serves a model over HTTP: OpenAI's completions, SageMaker's two routes, metrics, and a page to try it on.
+"""Serves a model over HTTP: OpenAI's completions and chat, SageMaker's two routes, metrics, and a page to try it on.
 
     python serve.py --out_dir=out/demo                   # then open http://127.0.0.1:8000/
     SCRATCHGPT_API_KEY=secret python serve.py --init_from=gpt2 --host=0.0.0.0 --port=8080
@@ -9,12 +9,14 @@
 
     POST /v1/completions   prompt (text, token ids, or a list of either), n, max_tokens, temperature, top_p, top_k, stop, seed,
                            logprobs, echo, stream, repetition_penalty, truncate_prompt_tokens, tools ("calculator")
+    POST /v1/chat/completions   for a model that was trained on conversations: messages and the same, with top_logprobs
     POST /tokenize         prompt (text)
     GET  /v1/models        POST /invocations, GET /ping (SageMaker)        GET /healthz, /metrics, /openapi.json, /
 
 Requests run as one batch, which they join between two tokens; clients share it fairly (inference/worker.py). What is accepted
 is finished, also after SIGTERM, for up to grace_s; what is not is refused at once, with OpenAI's errors. Clients that are
-slow, silent or gone lose their connection (inference/connections.py). inference/completions.py answers requests.
+slow, silent or gone lose their connection (inference/connections.py). inference/completions.py answers requests, with
+inference/chat.py for chats.
 """
 import asyncio
 import base64
@@ -27,7 +29,6 @@ import re
 import socket
 import sys
 import time
-import uuid
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -40,12 +41,14 @@ try:
     from starlette.exceptions import HTTPException
     from starlette.middleware.cors import CORSMiddleware
 
-    from inference.completions import Stream, answer_whole, count_tokens, make_jobs, unknown_model
+    from inference import chat
+    from inference.completions import COMPLETION, Stream, answer_whole, count_tokens, make_jobs, unknown_model
     from inference.connections import Connection, close_late
 except ModuleNotFoundError as error:
     print(f'serve.py: {error.name} is missing; pip install -r cloud/requirements.txt', file=sys.stderr)
     sys.exit(2)
 
+from chat_template import has_chat_tokens
 from configurator import check_bounds, choice, configure, optional, shorten
 from inference import may_compile, open_model
 from inference.engine import Engine
@@ -53,6 +56,8 @@ from inference.http_gate import Gate
 from inference.http_types import (
     MAX_SAMPLES,
     ApiError,
+    ChatCompletion,
+    ChatRequest,
     Completion,
     CompletionRequest,
     ErrorBody,
@@ -208,6 +213,8 @@ class Service:
         self.turns = weakref.WeakValueDictionary()  # {client: lock}: one text of each client at a time
         self.name, self.created = config['model_name'] or name_of(source), int(time.time())
         self.max_prompt_tokens = config['max_prompt_tokens'] or self.engine.config.block_size
+        self.max_chat_tokens = min(self.max_prompt_tokens, self.engine.config.block_size)  # beyond it, a window cuts turns
+        self.chats = has_chat_tokens(self.tokenizer)
         self.max_n = min(MAX_SAMPLES, config['max_batch'], config['max_waiting'])
         self.longest_token = max(len(self.tokenizer.token_bytes(i)) for i in range(self.tokenizer.vocab_size))
         self.calculator, self.metrics = Calculator(self.tokenizer), Metrics()
@@ -241,27 +248,18 @@ def make_app(service):
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=['GET', 'HEAD', 'POST'], allow_headers=['*'],
                            expose_headers=['Retry-After'])
     add_error_handlers(app)
-    completion = {200: {'model': Completion, 'content': {'text/event-stream': {'schema': {'type': 'string'}}}}}
+    completion, chat_completion = ({200: {'model': model, 'content': {'text/event-stream': {'schema': {'type': 'string'}}}}}
+                                   for model in (Completion, ChatCompletion))
 
     @app.post('/v1/completions', response_model=None, responses=completion)
     @app.post('/invocations', response_model=None, responses=completion)
     async def complete(request: Request, body: CompletionRequest) -> Response:
-        client = name_of_client(request)
-        try:
-            async with service.turn_of(client):
-                service.worker.check_open()
-                jobs = await in_thread(service.tokenizing, make_jobs, service, body, client)
-            service.worker.submit(jobs)
-        except Busy as busy:
-            raise ApiError(429, f'too many requests are waiting; try again in {busy} s', code='queue_full',
-                           headers={'Retry-After': str(busy)}) from None
-        except Draining:
-            raise ApiError(503, 'the server is shutting down and takes no new requests', code='draining',
-                           headers={'Retry-After': '10', 'Connection': 'close'}) from None
-        identity = f'cmpl-{uuid.uuid4().hex}'
-        if body.stream:
-            return Stream(service, body, jobs, identity)
-        return await answer_whole(service, request, jobs, identity)
+        return await answer(service, request, body, make_jobs, COMPLETION)
+
+    if service.chats:
+        @app.post('/v1/chat/completions', response_model=None, responses=chat_completion)
+        async def complete_chat(request: Request, body: ChatRequest) -> Response:
+            return await answer(service, request, body, chat.make_chat_jobs, chat.STREAMED if body.stream else chat.WHOLE)
 
     @app.post('/tokenize', response_model=None, responses={200: {'model': Tokens}})
     async def tokenize(request: Request, body: TokenizeRequest) -> Response:
@@ -270,7 +268,7 @@ def make_app(service):
 
     model = {'id': service.name, 'object': 'model', 'created': service.created, 'owned_by': 'scratchgpt',
              'max_prompt_tokens': service.max_prompt_tokens, 'max_new_tokens': service.config['max_new_tokens'],
-             'max_n': service.max_n}
+             'max_n': service.max_n, 'chat': service.chats}
 
     @app.get('/v1/models', response_model=Models)
     async def list_models():
@@ -299,6 +297,25 @@ def make_app(service):
         return HTMLResponse(page, headers=page_headers)
 
     return app
+
+
+async def answer(service, request, body, make_jobs, form):
+    """Queues the jobs of a request, and answers with what becomes of them."""
+    client = name_of_client(request)
+    try:
+        async with service.turn_of(client):
+            service.worker.check_open()
+            jobs = await in_thread(service.tokenizing, make_jobs, service, body, client)
+        service.worker.submit(jobs)
+    except Busy as busy:
+        raise ApiError(429, f'too many requests are waiting; try again in {busy} s', code='queue_full',
+                       headers={'Retry-After': str(busy)}) from None
+    except Draining:
+        raise ApiError(503, 'the server is shutting down and takes no new requests', code='draining',
+                       headers={'Retry-After': '10', 'Connection': 'close'}) from None
+    if body.stream:
+        return Stream(service, body, jobs, form)
+    return await answer_whole(service, request, jobs, form)
 
 
 def name_of_client(request):
@@ -334,7 +351,10 @@ def add_error_handlers(app):
     async def http_error(request, error):
         if isinstance(error.__cause__, (ValueError, RecursionError)):  # of a body that it could not read
             return not_json(error.__cause__).response()
-        message = f'{request.method} {shorten(request.url.path)}: {error.detail}'
+        detail = error.detail
+        if error.status_code == 404 and request.url.path == '/v1/chat/completions':
+            detail = 'this model was not trained on conversations, it only goes on with a text'
+        message = f'{request.method} {shorten(request.url.path)}: {detail}'
         if error.status_code in (404, 405):
             message += f'; this server has {", ".join(f"{min(route.methods)} {route.path_format}" for route in app.routes)}'
         return ApiError(error.status_code, message, headers=error.headers).response()

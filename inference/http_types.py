@@ -20,10 +20,23 @@ NOT_HERE = {
     'logit_bias': 'tokens get no bias here',
     'presence_penalty': 'only 0 is; repetition_penalty is what this server has',
     'frequency_penalty': 'only 0 is; repetition_penalty is what this server has',
+    'response_format': "only {'type': 'text'} is: no form can be asked for",
+    **dict.fromkeys(('tool_choice', 'functions', 'function_call', 'tool_calls'),
+                    "the model calls no functions; tools='calculator' is what this server has"),
+    'name': 'who speaks is said by the role alone',
+    **dict.fromkeys(('refusal', 'audio', 'annotations'), 'only null is'),
+}
+# What is said instead of pydantic's words about a type.
+EXPECTED = {
+    'tools': "only 'calculator' is, which puts the result behind every <<48/2= of an answer",
+    'messages': 'it should be a list of objects with role and content',
+    'role': 'it should be system (or developer), user or assistant',
+    'content': 'it should be a text, or a list of parts such as {"type": "text", "text": "Hi"}',
 }
 # What other servers and routes call the fields.
 OTHER_NAMES = {'n_predict': 'max_tokens', 'max_new_tokens': 'max_tokens', 'max_completion_tokens': 'max_tokens',
-               'repeat_penalty': 'repetition_penalty', 'n_probs': 'logprobs', 'messages': 'prompt', 'content': 'prompt'}
+               'repeat_penalty': 'repetition_penalty', 'n_probs': 'logprobs', 'messages': 'prompt', 'content': 'prompt',
+               'prompt': 'messages'}
 
 
 class Strict(BaseModel):
@@ -51,15 +64,13 @@ class StreamOptions(Strict):
     include_obfuscation: Literal[False] | None = False
 
 
-class CompletionRequest(Strict):
-    """OpenAI's legacy completions, with vLLM's top_k, repetition_penalty and truncate_prompt_tokens, and with tools.
+class Sampling(Strict):
+    """What both routes have: OpenAI's fields, with vLLM's top_k, repetition_penalty and truncate_prompt_tokens, and with tools.
 
     null stands for the default.
     """
     model: str | None = None
-    prompt: str | list[str] | list[int] | list[list[int]]
     n: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = 1
-    max_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description='of each text; 16, or the limit if that is less')
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
     top_k: Annotated[int, Field(ge=-1)] | None = Field(None, description='0 and -1: all tokens')
@@ -68,15 +79,11 @@ class CompletionRequest(Strict):
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     seed: Annotated[int, Field(ge=-2 ** 63, lt=2 ** 63)] | None = Field(None, description='-1: another text each time')
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = Field(
-        None, description='only so many of the last tokens of a prompt are taken; -1: as many as fit')
-    logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
-    echo: bool | None = False
+        None, description='only so many of the last tokens of a prompt are taken, of messages whole turns; -1: as many as fit')
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     user: str | None = None
     # see NOT_HERE
-    best_of: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
-    suffix: Literal[''] | None = None
     presence_penalty: Literal[0] | None = 0
     frequency_penalty: Literal[0] | None = 0
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
@@ -115,6 +122,50 @@ class CompletionRequest(Strict):
         if self.seed == -1:
             self.seed = None
         return self
+
+
+class CompletionRequest(Sampling):
+    """OpenAI's legacy completions."""
+    prompt: str | list[str] | list[int] | list[list[int]]
+    max_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description='of each text; 16, or the limit if that is less')
+    logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
+    echo: bool | None = False
+    # see NOT_HERE
+    best_of: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
+    suffix: Literal[''] | None = None
+
+
+class TextPart(Strict):
+    type: Literal['text']
+    text: str
+
+
+class Message(Strict):
+    role: Literal['system', 'developer', 'user', 'assistant']
+    # see NOT_HERE: clients send back messages of OpenAI's, which have these too
+    tool_calls: Annotated[list, Field(max_length=0)] | None = None
+    function_call: None = None
+    name: None = None
+    refusal: None = None
+    audio: None = None
+    annotations: Annotated[list, Field(max_length=0)] | None = None
+    content: str | list[TextPart]
+
+
+class ChatRequest(Sampling):
+    """OpenAI's chat completions, with vLLM's continue_final_message."""
+    messages: list[Message]
+    max_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None, description='of each answer; what is left of the context, or the limit if that is less')
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description='another name of max_tokens')
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] | None = None
+    continue_final_message: bool | None = Field(False, description='go on with the last message, which is the assistant\'s')
+    # see NOT_HERE
+    tool_choice: Literal['none'] | None = None
+    functions: Annotated[list, Field(max_length=0)] | None = None
+    function_call: Literal['none'] | None = None
+    response_format: dict[Literal['type'], Literal['text']] | None = None
 
 
 class TokenizeRequest(Strict):
@@ -156,6 +207,42 @@ class Completion(BaseModel):
     usage: Usage | None
 
 
+class TokenLogprob(BaseModel):
+    token: str
+    logprob: float | None
+    bytes: list[int] | None
+
+
+class ChosenLogprob(TokenLogprob):
+    top_logprobs: list[TokenLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    content: list[ChosenLogprob]
+
+
+class Answer(BaseModel):
+    role: Literal['assistant']
+    content: str
+    refusal: None
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: Answer
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal['stop', 'length']
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal['chat.completion']
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
 class Tokens(BaseModel):
     count: int
     max_model_len: int
@@ -170,6 +257,7 @@ class Model(BaseModel):
     max_prompt_tokens: int
     max_new_tokens: int
     max_n: int
+    chat: bool
 
 
 class Models(BaseModel):
@@ -223,16 +311,18 @@ def validation_error(errors: list[dict]) -> ApiError:
         return ApiError(400, f'the body {"is empty; it " if error["type"] == "missing" else ""}should be a JSON object')
     name = path[0]
     if error['type'] == 'missing':
-        message = f'{name} is missing'
+        message = f'{".".join(map(str, path))} is missing'
     elif error['type'] == 'unknown':
-        message = '.'.join(path) + error['msg']
+        message = '.'.join(map(str, path)) + error['msg']
     elif error['type'] == 'in_words':
         message = error['msg']
     elif name == 'prompt' and len(path) > 1:  # one of several types
         message = 'prompt is null; an empty text begins a new document' if value is None else \
             'prompt should be a text, a list of texts, a list of token ids, or a list of such lists'
     else:
-        reason = NOT_HERE.get(name) or f'{error["msg"][0].lower()}{error["msg"][1:]}'
-        shown_name = '.'.join(path) if name == 'stream_options' else name
+        named = path[:3] if name == 'messages' else path if name == 'stream_options' else path[:1]
+        reason = NOT_HERE.get(named[-1]) or EXPECTED.get(named[-1 if len(named) > 2 else 0]) or \
+            f'{error["msg"][0].lower()}{error["msg"][1:]}'
+        shown_name = '.'.join(map(str, named))
         message = f'{shown_name}={shorten(repr(value))} is not possible: {reason}'
     return ApiError(400, message, name)

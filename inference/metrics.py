@@ -4,7 +4,8 @@ import itertools
 import time
 from collections import Counter
 
-PATHS = '/', '/v1/completions', '/invocations', '/tokenize', '/v1/models', '/ping', '/healthz', '/metrics', '/openapi.json'
+PATHS = ('/', '/v1/completions', '/v1/chat/completions', '/invocations', '/tokenize', '/v1/models', '/ping', '/healthz',
+         '/metrics', '/openapi.json')
 BUCKETS_S = [0.01 * 2 ** i for i in range(15)]  # 10 ms to 164 s
 
 

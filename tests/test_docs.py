@@ -17,6 +17,7 @@ import sys
 import textwrap
 import time
 import urllib.request
+from unittest import mock
 
 import pytest
 from conftest import ROOT, free_port, link_clone, run_script
@@ -225,7 +226,8 @@ def run(command, folder):
     else:
         assert program == 'python' and script, f'{command}: run it here, or mark it as needing a GPU or the network'
         arguments += [] if '--help' in arguments else SMALLER.get(script, [])
-        assert run_script(script, *arguments, folder=folder) == 0
+        with mock.patch('sys.stdin', io.StringIO('Hi\n/history\n')):  # what is typed in a chat
+            assert run_script(script, *arguments, folder=folder) == 0
 
 
 def answers(arguments, folder):
@@ -240,16 +242,16 @@ def answers(arguments, folder):
                 if urllib.request.urlopen(f'http://127.0.0.1:{port}/healthz', timeout=5).status == 200:
                     break
             time.sleep(0.2)
-        ask_as_in_readme(port)
+        ask_as_in_readme(port, *[os.path.basename(argument) for argument in arguments if argument.startswith('--out_dir=')])
         server.terminate()
         assert server.wait(60) == 0
     finally:
         server.kill()
 
 
-def ask_as_in_readme(port):
+def ask_as_in_readme(port, name='demo'):
     """Runs the Python snippet and the curl command that README has for a server, on this port."""
-    readme = (ROOT / 'README.md').read_text().replace('127.0.0.1:8000', f'127.0.0.1:{port}')
+    readme = (ROOT / 'README.md').read_text().replace('127.0.0.1:8000', f'127.0.0.1:{port}').replace("'demo'", f"'{name}'")
     (snippet,) = re.findall(r'```python\n(.*?)```', readme, re.S)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(snippet, {})

@@ -86,7 +86,7 @@ def test_the_prompt_may_come_from_a_pipe(folder):
 @pytest.mark.parametrize('content', [b'a\n\\n\xc3\xa4\n', b'\xef\xbb\xbfa\r\n\\n\xc3\xa4\r\n'])
 def test_a_prompt_file_is_read_as_it_is_but_for_the_marks_of_windows(tmp_path, content):
     (tmp_path / 'prompt.txt').write_bytes(content)
-    config = sample.unescape({**sample.DEFAULTS, 'prompt_file': str(tmp_path / 'prompt.txt'), 'stop': None})
+    config = sample.unescape({**sample.DEFAULTS, 'prompt_file': str(tmp_path / 'prompt.txt'), 'stop': None, 'system': None})
     assert sample.read_prompt(config) == 'a\n\\n\xe4\n'
 
 

@@ -19,7 +19,7 @@ math: $(VENV)/runtime
 
 # Generates instructions, trains a small GPT to follow them, scores it on others and shows a conversation. Run again, it resumes.
 chat: $(VENV)/runtime
-	$(PY) -m tasks.chat --source=generated --vocab_size=257 --n_conversations=105000 --out_dir=data/chat
+	$(PY) -m tasks.chat --source=generated --vocab_size=257 --block_size=256 --out_dir=data/chat
 	$(PY) train.py config/chat_small.py
 	$(PY) -m tasks.chat_score --out_dir=out/chat
 	$(PY) -m tasks.chat_score --out_dir=out/chat --chat='Hi! What can you do? | Spell the word harbour. | And backwards? | Now in capitals, please.'

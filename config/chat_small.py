@@ -1,5 +1,5 @@
 # A small GPT that learns to follow instructions about words and numbers: what `make chat` trains, for 2 CPU cores.
-# Needs data/chat: python -m tasks.chat --source=generated --vocab_size=257 --n_conversations=105000 --out_dir=data/chat
+# Needs data/chat: python -m tasks.chat --source=generated --vocab_size=257 --block_size=256 --out_dir=data/chat
 out_dir = 'out/chat'
 data_dir = 'data/chat'
 block_size = 256

@@ -35,7 +35,7 @@ DEFAULTS = {
     'out_dir': 'data/chat',  # folder for the shards
     'system': optional(str),  # a system message for conversations that have none
     'block_size': 1024,  # context of the model to train, in tokens
-    'n_conversations': 60_000,  # generated ones; files are taken whole
+    'n_conversations': 120_000,  # generated ones; files are taken whole
     'val_fraction': 0.02,  # share of the conversations held out
     'seed': 0,  # of generated conversations
     'show': False,  # print the first conversation as tokens, with those that count marked, and end

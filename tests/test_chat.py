@@ -184,7 +184,8 @@ def test_rows_of_no_known_shape_give_a_line_that_names_them(tmp_path, rows, word
 
 
 def test_an_unknown_shape_shows_those_that_are_known(tmp_path, capsys):
-    assert run_script('tasks.chat', f'--source={write_rows(tmp_path / "bad.jsonl", [{"text": "Hi"}])}') == 2
+    assert run_script('tasks.chat', f'--source={write_rows(tmp_path / "bad.jsonl", [{"text": "Hi"}])}',
+                      f'--out_dir={tmp_path / "data"}') == 2
     said = capsys.readouterr().err
     assert all(example in said for _, (_, example) in SHAPES.items())
 

@@ -58,7 +58,7 @@ def draw_subject(task, writer):
         word = draw_word(split, rng)
         return rng.choice((str.upper, str.upper, str.capitalize))(word) if task == 'lower' else word
     if need == 'list':
-        words = draw_words(rng.choice((3, 3, 4)), split, rng)
+        words = draw_words(3 if task == 'sort words' else rng.choice((2, 3, 3)), split, rng)
         return words if task != 'sort words' or begin_differently(words) else None
     if need == 'numbers':
         n = rng.choice((2, 2, 3) if task in RESULTS else (3, 3, 4))
@@ -91,7 +91,7 @@ def suits(task, subject):
     if task == 'letter count':
         return subject.islower()
     if task == 'sort words':
-        return begin_differently(subject)
+        return len(subject) > 2 and begin_differently(subject)
     return task not in ('upper', 'lower') or subject != getattr(subject, task)()
 
 
@@ -131,7 +131,8 @@ def answer_for(task: str, subject, details: dict) -> str | None:
         'upper': lambda: subject.upper(), 'lower': lambda: subject.lower(),
         'first': lambda: subject[0], 'last': lambda: f'{"-".join(subject)} -> {subject[-1]}',
         'repeat': lambda: ' '.join(f'{i}. {subject}' for i in range(1, n + 1)),
-        'sort words': lambda: ', '.join(sorted(subject)), 'sort up': lambda: ', '.join(sorted(subject, key=int)),
+        'sort words': lambda: f'{" ".join(word[0] for word in sorted(subject))} -> {", ".join(sorted(subject))}',
+        'sort up': lambda: ', '.join(sorted(subject, key=int)),
         'join': lambda: details['separator'].join(subject),
         'larger': lambda: max(subject, key=int), 'smaller': lambda: min(subject, key=int),
     }[task]()

@@ -132,7 +132,7 @@ class Solver:
         while remaining:
             found.append(min(remaining))
             remaining.remove(found[-1])
-        return '', ', '.join(found)
+        return ' '.join(word[0] for word in found) + ' -> ', ', '.join(found)
 
     def sort_up(self, numbers):
         return '', ', '.join(str(n) for n in range(1000) if str(n) in numbers)

@@ -572,10 +572,11 @@ def read_rows(path: str) -> Iterator[tuple[str, object]]:
                 yield place, value
 
 
-def hub_rows(name: str, dataset_config: str | None, dataset_split: str) -> Iterator[tuple[str, dict]]:
+def hub_rows(name: str, dataset_config: str | None, dataset_split: str,
+             revision: str | None = None) -> Iterator[tuple[str, dict]]:
     """The same as `read_rows` of a split of a dataset on the Hugging Face hub."""
     import datasets
-    rows = hub.fetch(name, lambda: datasets.load_dataset(name, dataset_config, split=dataset_split),
+    rows = hub.fetch(name, lambda: datasets.load_dataset(name, dataset_config, split=dataset_split, revision=revision),
                      '{name} could not be fetched from the hub: {what}. A .jsonl file can be the '
                      'source instead')
     return ((f'{name}, row {number}', row) for number, row in enumerate(rows, 1))

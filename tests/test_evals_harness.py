@@ -1,0 +1,125 @@
+"""Every task's choices and log-probabilities are lm-evaluation-harness's, on rows in the form in which they are published.
+
+Without lm-eval (`pip install lm-eval accelerate`) these tests are skipped. Real rows come from SCRATCHGPT_TEST_DATA.
+"""
+import itertools
+import json
+import re
+
+import harness
+import pytest
+from test_evaluate import evaluate_to_json, write_model
+
+from bpe import Tokenizer
+
+pytest.importorskip('lm_eval', reason='pip install lm-eval accelerate')
+WORDS = 'the man walks home with his dog, and a "naïve" cat sleeps on it because she likes two [x] old  houses'.split(' ')
+
+
+def phrase(*numbers):
+    """Some words, other ones for other numbers."""
+    n = sum(number * prime for number, prime in zip(numbers, (7, 31, 101)))
+    return ' '.join(WORDS[(n + k * (1 + n % 5)) % len(WORDS)] for k in range(2 + n % 7))
+
+
+def school_rows(i, published):
+    choices = [{'text': phrase(i, j), 'label': 'ABCDE'[j]} for j in range(3 + i % 3)]
+    if published:
+        return {'id': str(i), 'question': {'stem': phrase(i) + '?', 'choices': choices}, 'answerKey': 'ABC'[i % 3]}
+    return {'question': phrase(i) + '?', 'question_stem': phrase(i) + '?', 'answerKey': 'ABC'[i % 3],
+            'choices': {'text': [one['text'] for one in choices], 'label': [one['label'] for one in choices]}}
+
+
+# {task: (row i as published, row i as the harness has it from the hub, where that differs)}
+MADE = {
+    'hellaswag': (lambda i: {'activity_label': phrase(i), 'ctx': phrase(i, 1), 'ctx_a': phrase(i, 1), 'ctx_b': phrase(i, 2) if i % 3 else '',
+                             'endings': [phrase(i, 3, j) + ' [step] on.' for j in range(4)], 'label': i % 4}, None),
+    'piqa': (lambda i: {'goal': phrase(i), 'sol1': phrase(i, 1), 'sol2': phrase(i, 2) + ' ', 'label': i % 2}, None),
+    'siqa': (lambda i: {'context': phrase(i), 'question': phrase(i, 1) + '?', **{f'answer{c}': phrase(i, 2, ord(c)) for c in 'ABC'},
+                        'label': str(1 + i % 3)}, None),
+    'winogrande': (lambda i: {'qID': str(i), 'sentence': f'{phrase(i)} so _ {phrase(i, 1)}.', 'option1': 'Ann', 'option2': 'the old man',
+                              'answer': str(1 + i % 2)}, None),
+    'arc_easy': (lambda i: school_rows(i, True), lambda i: school_rows(i, False)),
+    'openbookqa': (lambda i: school_rows(i, True), lambda i: school_rows(i, False)),
+    'boolq': (lambda i: {'question': phrase(i), 'title': 'T', 'answer': bool(i % 2), 'passage': phrase(i, 1)},
+              lambda i: {'question': phrase(i), 'passage': phrase(i, 1), 'idx': i, 'label': i % 2}),
+    'copa': (lambda i: {'premise': phrase(i) + '.', 'choice1': 'The ' + phrase(i, 1), 'choice2': 'A ' + phrase(i, 2),
+                        'question': ('cause', 'effect')[i % 2], 'label': i // 2 % 2, 'idx': i}, None),
+    'lambada': (lambda i: {'text': phrase(i) + '\n\nso ' + phrase(i, 1)}, None),
+    'lambada_standard': (lambda i: {'text': phrase(i) + ' and ' + phrase(i, 1)}, None),
+}
+
+
+@pytest.fixture(scope='module')
+def model_folder(tmp_path_factory, texts):
+    return write_model(tmp_path_factory.mktemp('model'), Tokenizer.train(texts, 300, progress=False), block_size=160)
+
+
+@pytest.fixture(scope='module')
+def their_model(model_folder):
+    return harness.load_model(model_folder)
+
+
+def check(ours, theirs, tolerance=1e-3):
+    """Every log-probability, choice and score."""
+    assert len(ours['examples']) == len(theirs.samples)
+    for example, sample in zip(ours['examples'], theirs.samples):
+        assert example['logprobs'] == pytest.approx(harness.logprobs(sample), abs=tolerance)
+        for metric in ('acc', 'acc_norm', 'acc_bytes'):
+            if metric in sample and metric in example:
+                assert example[metric] == sample[metric], (example, sample['doc'])
+    for metric in ('acc', 'acc_norm', 'acc_bytes', 'perplexity'):
+        if f'{metric},none' in theirs.scores and metric in ours:
+            assert ours[metric] == pytest.approx(theirs.scores[f'{metric},none'], rel=1e-3)
+    assert ours['acc_stderr'] == pytest.approx(theirs.scores.get('acc_stderr,none', ours['acc_stderr']), rel=1e-6) or \
+        theirs.scores['acc_stderr,none'] == 'N/A'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, shots', [*((name, 0) for name in MADE), ('piqa', 3), ('winogrande', 2), ('boolq', 2), ('copa', 1)])
+def test_rows_in_the_published_form_are_scored_as_the_harness_scores_them(name, shots, tmp_path, model_folder, their_model):
+    published, hub = MADE[name]
+    rows = [published(i) for i in range(24)]
+    source = tmp_path / 'rows.jsonl'
+    source.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    ours = evaluate_to_json(model_folder, tmp_path / 'a.json', tasks=name, source=source, shots=shots)['tasks'][name]
+    check(ours, harness.run(name, [(hub or published)(i) for i in range(24)], their_model, tmp_path, shots))
+    assert len({example.get('choice') for example in ours['examples']}) > 1 or 'lambada' in name
+
+
+REAL = {'hellaswag': 'hellaswag/hellaswag_val.jsonl', 'lambada': 'lambada/lambada_test.jsonl', 'piqa': 'piqa/dev.jsonl',
+        'siqa': 'siqa/dev.jsonl'}
+
+
+def real_rows(test_data, name, n):
+    """The first n rows with the labels that stand beside them, and the file that has them as published."""
+    path = test_data / REAL[name]
+    rows = [json.loads(line) for line in itertools.islice(path.open(), n)]
+    labels = path.with_name('dev-labels.lst')
+    if labels.exists():
+        rows = [{**row, 'label': int(label)} for row, label in zip(rows, labels.read_text().split())]
+    return rows, path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', REAL)
+def test_real_rows_are_scored_as_the_harness_scores_them(name, tmp_path, test_data, model_folder, their_model):
+    rows, path = real_rows(test_data, name, 40)
+    ours = evaluate_to_json(model_folder, tmp_path / 'a.json', tasks=name, source=path, limit=40)['tasks'][name]
+    check(ours, harness.run(name, rows, their_model, tmp_path))
+
+
+@pytest.mark.slow
+def test_real_pages_are_measured_as_the_harness_measures_them(tmp_path, test_data, model_folder, their_model):
+    text = (test_data / 'wikitext-2-raw' / 'test.txt').read_text()[:60_000]
+    (tmp_path / 'test.txt').write_text(text)
+    ours = evaluate_to_json(model_folder, tmp_path / 'a.json', tasks='wikitext2', source=tmp_path)['tasks']['wikitext2']
+    titles = [match.start() for match in re.finditer(r'^ = [^=].*[^=] = $', text, re.MULTILINE)]
+    pages = [text[begin:end].removesuffix('\n') for begin, end in zip(titles, [*titles[1:], len(text) + 1])]
+    theirs = harness.run('wikitext2', [{'page': page} for page in pages], their_model, tmp_path)
+    assert len(pages) == len(ours['examples']) > 1
+    for example, sample in zip(ours['examples'], theirs.samples):
+        assert example['logprob'] == pytest.approx(sample['word_perplexity'][0], abs=0.01, rel=1e-6)
+        assert (example['words'], example['bytes']) == (sample['word_perplexity'][1], sample['bits_per_byte'][1])
+    for metric in ('word_perplexity', 'byte_perplexity', 'bits_per_byte'):
+        assert ours[metric] == pytest.approx(theirs.scores[f'{metric},none'], rel=1e-4)

@@ -15,6 +15,7 @@ and core. piqa@10 has ten examples in each prompt, as --shots=10 gives them to a
 A score is printed with its standard error. --json keeps every example's log-probabilities beside the scores, and --compare
 compares two such files example by example. docs/evaluation.md has the protocols, and what GPT-2 scores.
 """
+import functools
 import hashlib
 import json
 import math
@@ -66,16 +67,18 @@ def main(config):
     check_bounds(config, 'shots', at_least=0, at_most=100)
     config['encoding'] = known_encoding(config['encoding'])
     chosen = choose_tasks(config['tasks'], config['shots'])
-    asked = read_tasks(chosen, config['source'], config['limit'],
-                       **{key: config[key] for key in ('split', 'encoding', 'protocol')})
+    read = functools.partial(read_tasks, chosen, config['source'], config['limit'],
+                             **{key: config[key] for key in ('split', 'encoding', 'protocol')})
+    asked = read() if config['source'] is not None else None  # before a large model is loaded; the hub is asked after that
     model, tokenizer, process, source = open_for_evaluation(config)
+    asked = asked or read()
     compiled = hardware.may_compile(config['compile'], process.device, process.print0)
     prepared = prepare(asked, tokenizer, model.config.block_size, config['stride'])
     scores = {}
     for task, one in zip(asked, prepared):  # scores are printed at once: the next task may take hours
         scores[task.name] = run(one, model, process, batch_size=config['batch_size'], compiled=compiled, progress='yes')
         process.print0(f'{task.name}, {plural(len(scores[task.name]["examples"]), "example")}')
-        process.print0(score_table(task.task.metrics, scores[task.name]))
+        process.print0(score_table(task, scores[task.name]))
     results = {'model': describe(model, source), 'settings': settings(config),
                'tasks': {task.name: {**facts(task), **scores[task.name]} for task in asked}}
     if subset := core(scores):
@@ -95,7 +98,7 @@ def settings(config):
 
 
 def facts(task):
-    return {'version': task.task.version, 'shots': task.shots, **({'protocol': task.protocol} if task.protocol else {})}
+    return {'version': task.task.version, 'shots': task.shots, 'protocol': task.protocol}
 
 
 def describe(model, source):
@@ -123,12 +126,14 @@ def without_nan(value):
 # ---- tables -----------------------------------------------------------------------------------------
 
 
-def score_table(metrics, scores):
-    """Scores with their standard errors, and what they count."""
-    shown = [(f'  {metric}', readable(scores[metric]), f'± {readable(scores[f"{metric}_stderr"])}') for metric in metrics]
-    width = max(len(METRICS[metric].what) for metric in metrics)
-    return table([('  metric', 'score', 'standard error', ' ' * width),
-                  *((*cells, METRICS[metric].what.ljust(width)) for metric, cells in zip(metrics, shown))])
+def score_table(task, scores):
+    """Scores with their standard errors, and what each is: of a text, over how many words, bytes or tokens."""
+    rows, metrics = [('  metric', 'score', 'standard error', '')], task.task.metrics
+    whats = [f'{scores[unit]:,} {unit}' if (unit := METRICS[metric].per) else METRICS[metric].what for metric in metrics]
+    for metric, what in zip(metrics, whats):
+        error = f'± {readable(scores[f"{metric}_stderr"])}'
+        rows.append((f'  {metric}', readable(scores[metric]), error, what.ljust(max(map(len, whats)))))
+    return table(rows)
 
 
 def readable(score):

@@ -38,7 +38,7 @@ class Asked:
     shots: int
     parts: list       # of questions: Question; of a text: Document
     rows: list[str]   # a name for each part
-    protocol: str = ''  # of a text
+    protocol: str | None = None  # of a text
 
 
 @dataclass
@@ -83,7 +83,8 @@ def prepare(asked: list[Asked], tokenizer: Tokenizer, block_size: int, stride: i
 
 
 def run(prepared: Prepared, model: GPT, process: Process, **options) -> dict:
-    """{metric: score, metric + '_stderr': ..., 'examples': [{'logprobs': ..., ...}]} of a task.
+    """{metric: score, metric + '_stderr': ..., 'examples': [{'logprobs': [...], ...}]} of a task; of a text also the numbers of
+    its 'tokens', 'words' and 'bytes'.
 
     Every process must call this, takes its share of the work, and gets the same result. options: of `measure`, such as
     batch_size and check_stop.
@@ -99,7 +100,11 @@ def run(prepared: Prepared, model: GPT, process: Process, **options) -> dict:
         examples = judge_words(prepared, logprobs, guessed)
     else:
         examples = judge_questions(prepared, logprobs)
-    return {**summarize(task.metrics, examples), 'examples': examples}
+    counts = {}
+    if isinstance(task, TextTask):
+        counts = {'tokens': sum(prepared.n_tokens), 'words': sum(document.n_words for document in prepared.asked.parts),
+                  'bytes': sum(document.n_bytes for document in prepared.asked.parts)}
+    return {**summarize(task.metrics, examples), **counts, 'examples': examples}
 
 
 # ---- questions --------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from runtime.errors import BadInput
 from runtime.text_files import read_text
 from scoring.treebank_cleanup import detokenize_treebank
 from scoring.wikitext_cleanup import clean_page, detokenize, detokenize_line, pages
-from sources import TABLE_NAME, hub_rows, read_split, wikitext_files
+from sources import CONVERTED, TABLE_NAME, hub_rows, read_split, wikitext_files
 
 TEST_BYTES = 5_000_000  # of enwik8 and text8: the last 5 of 100 million are for testing
 
@@ -53,43 +53,57 @@ def wikitext(size: str) -> Callable:
     return read
 
 
-def lines_of_rows(hub: str, column: str, revision: str | None, file: str) -> Callable:
-    """The reader of a text that the hub has as a table with a line in each row."""
-    def read(source, split, encoding, protocol):
-        if source:
-            return ''.join(read_text(file_in(source, file), encoding))
-        return ''.join(f' {row[column].strip()} \n' for _, row in hub_rows(hub, None, 'test', revision))
-    return read
+def ptb_test(source, split, encoding, protocol):
+    """The Penn Treebank (Marcus et al. 1993) as Mikolov et al. 2010 prepared it: its test text."""
+    rows = ('ptb-text-only/ptb_text_only', 'penn_treebank', 'test', CONVERTED)
+    return read_file(source, encoding, 'ptb.test.txt') if source else lines_of(rows, 'sentence')
 
 
-def last_bytes(hub: str, revision: str | None, file: str) -> Callable:
-    """The reader of the last 5 million bytes of a text of 100 million, or of all of a shorter one (Mahoney 2009)."""
-    def read(source, split, encoding, protocol):
-        if source:
-            text = ''.join(read_text(file_in(source, file), encoding))
-        else:
-            text = '\n'.join(row['text'] for _, row in hub_rows(hub, None, 'test' if revision is None else 'train', revision))
-        encoded = text.encode()
-        return encoded[-TEST_BYTES:].decode(errors='ignore') if len(encoded) > 10 * TEST_BYTES else text
-    return read
+def lm1b_heldout(source, split, encoding, protocol):
+    """The One Billion Word Benchmark (Chelba et al. 2013): its held-out sentences, which the hub calls test."""
+    rows = ('billion-word-benchmark/lm1b', 'plain_text', 'test', CONVERTED)
+    return read_file(source, encoding, 'news.en.heldout-00000-of-00050') if source else lines_of(rows, 'text')
+
+
+def enwik8_test(source, split, encoding, protocol):
+    """Mahoney 2009, "Large Text Compression Benchmark": the last 5 million bytes of 100 million of Wikipedia's XML."""
+    rows = ('LTCB/enwik8', 'enwik8', 'train', CONVERTED)
+    return last_part(read_file(source, encoding, 'enwik8') if source else lines_of(rows, 'text'))
+
+
+def text8_test(source, split, encoding, protocol):
+    """The same text in lower-case letters and spaces alone."""
+    return last_part(read_file(source, encoding, 'text8') if source else lines_of(('afmck/text8', None, 'test'), 'text'))
+
+
+def lines_of(rows, column):
+    """The text of a table on the hub with a line in each row."""
+    return '\n'.join(row[column].strip('\n') for _, row in hub_rows(*rows))
+
+
+def last_part(text):
+    """The part that is for testing, if that is not all of it."""
+    encoded = text.encode()
+    return encoded[-TEST_BYTES:].decode(errors='ignore') if len(encoded) > 10 * TEST_BYTES else text
+
+
+def read_file(source, encoding, name):
+    """A text file, or the one of that name in the folder `source` or in its task's own folder there."""
+    if os.path.isdir(source):
+        found = [path for folder in ('', name.split('.')[0]) if os.path.isfile(path := os.path.join(source, folder, name))]
+        if not found:
+            raise BadInput(f'{source} has no file {name}; name the text itself with --source=FILE')
+        source = found[0]
+    return ''.join(read_text(source, encoding))
 
 
 def any_text(source, split, encoding, protocol):
+    """The text of a file that the user names."""
     if source is None:
         raise BadInput('source=None names no text; the task `text` needs --source=FILE')
     if os.path.isdir(source):
         raise BadInput(f'source={source} is a folder; the task `text` needs a file')
     return ''.join(read_text(source, encoding))
-
-
-def file_in(source, file):
-    """The file `source`, or the one of that name in the folder `source` or in the folder of its task there."""
-    if not os.path.isdir(source):
-        return source
-    found = [path for folder in ('', file.split('.')[0]) if os.path.isfile(path := os.path.join(source, folder, file))]
-    if not found:
-        raise BadInput(f'{source} has no file {file}; name the text itself with --source=FILE')
-    return found[0]
 
 
 # ---- protocols --------------------------------------------------------------------------------------

@@ -112,7 +112,8 @@ def copa(row: Row) -> Question:
     word = ['because', 'therefore'][row.one_of('question', ['cause', 'effect'])]
     choices = [row.text(choice) for choice in ('choice1', 'choice2')]
     context = f'{row.text("premise").strip()[:-1]} {word}'  # without its full stop
-    return ask(context, [choice[0].lower() + choice[1:] for choice in choices], row.number('label', range(2)))
+    # The harness has a second space before the choices.
+    return ask(context, [f' {choice[0].lower()}{choice[1:]}' for choice in choices], row.number('label', range(2)))
 
 
 def book_test(row: Row) -> Question:

@@ -94,20 +94,16 @@ class Published(NamedTuple):
     config: str | None = None
     split: str = 'validation'
     examples: str | None = 'train'          # the hub's split that examples in a prompt are from; None: the same split
-    revision: str | None = None             # of the dataset; refs/convert/parquet for those that are published as a program
     files: tuple[str, ...] = ()             # names as published, for a --source that is a folder
     labels: str = ''                        # what replaces .jsonl in the name of a file of labels that stands beside
     read: Callable | None = None            # path -> (place, values) of each row, if the file is no .jsonl
-
-
-CONVERTED = 'refs/convert/parquet'
 
 
 def read_rows_of(data: Published, name: str, source: str | None, limit: int | None = None,
                  split: str | None = None) -> list[Row]:
     """The rows of a task: of the file `source`, or of `split` on the hub. Raises BadInput if there are none."""
     if source is None:
-        rows = hub_rows(data.hub, data.config, split or data.split, data.revision)
+        rows = hub_rows(data.hub, data.config, split or data.split)
     else:
         rows = data.read(source) if data.read else read_rows(source)
         if data.labels:

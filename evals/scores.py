@@ -17,7 +17,7 @@ class Metric(NamedTuple):
     f: Callable = lambda ratio: ratio
     slope: Callable = lambda score: 1.0  # |df| at that score, for its standard error
     higher_is_better: bool = True
-    what: str = ''
+    what: str = ''  # is compared, or measured
 
 
 def exp_minus(ratio):
@@ -25,23 +25,23 @@ def exp_minus(ratio):
         return np.exp(-np.asarray(ratio, dtype=np.float64))
 
 
-def perplexity_of(field, per, what):
+def perplexity_of(field, per=None, what=''):
     return Metric(field, per, exp_minus, lambda score: score, False, what)
 
 
 METRICS = {
-    'acc': Metric('acc', what='log-probability'),
+    'acc': Metric('acc'),
     'acc_norm': Metric('acc_norm', what='log-probability per character'),
     'acc_bytes': Metric('acc_bytes', what='log-probability per byte'),
     'acc_token': Metric('acc_token', what='log-probability per token'),
     'acc_stop_words': Metric('acc_stop_words', what='the word, where no stop word is guessed'),
     'acc_last_token': Metric('acc_last_token', what='the last token'),
-    'perplexity': perplexity_of('logprob', None, 'of the word'),
-    'perplexity_last_token': perplexity_of('logprob_last_token', None, 'of the last token'),
-    'word_perplexity': perplexity_of('logprob', 'words', 'per word'),
-    'byte_perplexity': perplexity_of('logprob', 'bytes', 'per byte'),
-    'bits_per_byte': Metric('logprob', 'bytes', lambda ratio: -ratio / math.log(2), lambda score: 1 / math.log(2), False, ''),
-    'token_perplexity': perplexity_of('logprob', 'tokens', 'per token'),
+    'perplexity': perplexity_of('logprob', what='of the word'),
+    'perplexity_last_token': perplexity_of('logprob_last_token', what='of the last token'),
+    'word_perplexity': perplexity_of('logprob', 'words'),
+    'byte_perplexity': perplexity_of('logprob', 'bytes'),
+    'bits_per_byte': Metric('logprob', 'bytes', lambda ratio: -ratio / math.log(2), lambda score: 1 / math.log(2), False),
+    'token_perplexity': perplexity_of('logprob', 'tokens'),
 }
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from configurator import shorten
 from evals import perplexity, questions
-from evals.rows import CONVERTED, Published, book_tests, passages
+from evals.rows import Published, book_tests, passages
 from runtime.errors import BadInput
 from runtime.words import split_list
 
@@ -74,11 +74,10 @@ ALL = {
     'wikitext103': TextTask(perplexity.wikitext('103'), 'harness'),
     'wikitext2_gpt2': TextTask(perplexity.wikitext('2'), 'gpt2'),
     'wikitext103_gpt2': TextTask(perplexity.wikitext('103'), 'gpt2'),
-    'ptb': TextTask(perplexity.lines_of_rows('ptb-text-only/ptb_text_only', 'sentence', CONVERTED, 'ptb.test.txt'), 'ptb'),
-    'lm1b': TextTask(perplexity.lines_of_rows('billion-word-benchmark/lm1b', 'text', CONVERTED,
-                                              'news.en.heldout-00000-of-00050'), 'lm1b'),
-    'enwik8': TextTask(perplexity.last_bytes('LTCB/enwik8', CONVERTED, 'enwik8'), 'plain'),
-    'text8': TextTask(perplexity.last_bytes('afmck/text8', None, 'text8'), 'plain'),
+    'ptb': TextTask(perplexity.ptb_test, 'ptb'),
+    'lm1b': TextTask(perplexity.lm1b_heldout, 'lm1b'),
+    'enwik8': TextTask(perplexity.enwik8_test, 'plain'),
+    'text8': TextTask(perplexity.text8_test, 'plain'),
     'text': TextTask(perplexity.any_text, 'plain'),
 }
 DEFAULT = 'hellaswag,lambada,piqa,winogrande,arc_easy,arc_challenge,openbookqa,boolq,wikitext2'

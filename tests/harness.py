@@ -47,7 +47,7 @@ def run(name: str, rows: list[dict], model, tmp_path: pathlib.Path, shots: int =
     from lm_eval.tasks import TaskManager
     folder = tmp_path / f'harness_{name}_{shots}'
     task = write_task(name, rows, folder)
-    results = lm_eval.simple_evaluate(model, tasks=[task], num_fewshot=shots, log_samples=True, bootstrap_iters=0,
+    results = lm_eval.simple_evaluate(model, tasks=[task], num_fewshot=shots, log_samples=True, bootstrap_iters=100,
                                       task_manager=TaskManager(include_path=str(folder), include_defaults=False))
     samples = sorted(results['samples'][task], key=lambda sample: sample['doc_id'])
     return types.SimpleNamespace(samples=samples, scores=results['results'][task])

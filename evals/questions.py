@@ -11,7 +11,7 @@ from runtime.errors import BadInput
 from scoring.treebank_cleanup import clean_book
 
 BRACKETS = re.compile(r'\[[^\]\n]*(\]?)')
-LETTERS = ['A', 'B', 'C', 'D', 'E']
+
 
 
 class Question(NamedTuple):
@@ -39,6 +39,7 @@ def ask(context: str, endings: list[str], label: int) -> Question:
 
 def hellaswag(row: Row) -> Question:
     """Zellers et al. 2019, "HellaSwag: Can a Machine Really Finish Your Sentence?". ctx_b begins with a capital letter."""
+    row.text('ctx')
     context = row.text('ctx_a', may_be_empty=True) + ' ' + row.text('ctx_b', may_be_empty=True).capitalize()
     endings = [clean_wikihow(ending) for ending in row.texts('endings', 4)]
     return ask(clean_wikihow(f'{row.text("activity_label")}: {context}'), endings, row.number('label', range(4)))
@@ -126,10 +127,10 @@ def book_test(row: Row) -> Question:
     if not gap:
         row.refuse('question', 'a text with a gap, XXXXX')
     label = row.one_of('answer', [option.strip() for option in options])
+    whole = [clean_book(' '.join([*sentences, before + option.strip() + behind])) for option in options]
     context = clean_book(' '.join([*sentences, before]))
-    # What joins to the word before it, such as a comma, is cleaned together with it.
-    endings = [clean_book(f'{context} {option}{behind}')[len(context):].strip() for option in options]
-    return ask(context, endings, label)
+    cut = whole[0].rfind(' ', 0, len(context) + 1)  # an opening quotation mark before the gap goes with the word in it
+    return ask(whole[0][:cut], [text[cut + 1:] for text in whole], label)
 
 
 # ---- the last word ----------------------------------------------------------------------------------

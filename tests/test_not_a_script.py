@@ -14,7 +14,7 @@ def run(monkeypatch, path):
     not_a_script.refuse_to_run_a_library()
 
 
-@pytest.mark.parametrize('name, user', [('sources.py', 'corpus.py'), ('evals/measure.py', 'evaluate.py, hellaswag.py, train.py'), ('tasks/gsm8k.py', 'tasks/solve.py'), ('optim.py', 'train.py'),
+@pytest.mark.parametrize('name, user', [('sources.py', 'corpus.py'), ('evals/measure.py', 'evaluate.py, hellaswag.py'), ('tasks/gsm8k.py', 'tasks/solve.py'), ('optim.py', 'train.py'),
                                         ('configurator.py', 'train.py'), ('runtime/text_files.py', 'corpus.py'), ('muon.py', 'README.md')])
 def test_a_file_that_only_defines_things_says_which_script_uses_it(monkeypatch, capsys, name, user):
     with pytest.raises(SystemExit) as end:

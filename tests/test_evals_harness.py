@@ -10,6 +10,7 @@ import harness
 import pytest
 from published_rows import MADE
 from test_evaluate import evaluate_to_json, write_model
+from test_serve import serving
 
 from bpe import Tokenizer
 
@@ -80,7 +81,7 @@ def wikitext_pages(test_data, folder, n):
     text = (test_data / 'wikitext-2-raw' / 'test.txt').read_text()
     titles = [match.start() for match in re.finditer(r'^ = [^=].*[^=] = $', text, re.MULTILINE)][:n + 1]
     ends = titles[1:] if len(titles) > n else [*titles[1:], len(text) + 1]
-    (folder / 'test.txt').write_text(text[:ends[-1]])
+    (folder / 'test.txt').write_text(text[:ends[-1]].removesuffix('\n'))
     return folder / 'test.txt', [{'page': text[begin:end].removesuffix('\n')} for begin, end in zip(titles, ends)]
 
 
@@ -95,3 +96,16 @@ def test_real_pages_are_measured_as_the_harness_measures_them(tmp_path, test_dat
         assert (example['words'], example['bytes']) == (sample['word_perplexity'][1], sample['bits_per_byte'][1])
     for metric in ('word_perplexity', 'byte_perplexity', 'bits_per_byte'):
         assert ours[metric] == pytest.approx(theirs.scores[f'{metric},none'], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_through_a_server_the_harness_gets_the_same(tmp_path, model_folder):
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+    with serving(model_folder) as served:
+        model = LocalCompletionsAPI(base_url=f'{served.url}v1/completions', model=served.http.get('v1/models').json()['data'][0]['id'],
+                                    tokenizer=model_folder, tokenizer_backend='huggingface', batch_size=4, max_length=640)
+        for name in ('piqa', 'boolq', 'lambada'):
+            rows = [MADE[name][0](i) for i in range(8)]
+            (tmp_path / f'{name}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+            ours = evaluate_to_json(model_folder, tmp_path / 'a.json', tasks=name, source=tmp_path / f'{name}.jsonl')['tasks'][name]
+            check(ours, harness.run(name, [(MADE[name][1] or MADE[name][0])(i) for i in range(8)], model, tmp_path))

@@ -75,12 +75,13 @@ def main(config):
     compiled = hardware.may_compile(config['compile'], process.device, process.print0)
     prepared = prepare(asked, tokenizer, model.config.block_size, config['stride'])
     scores = {}
-    for task, one in zip(asked, prepared):  # scores are printed at once: the next task may take hours
-        scores[task.name] = run(one, model, process, batch_size=config['batch_size'], compiled=compiled, progress='yes')
-        process.print0(f'{task.name}, {plural(len(scores[task.name]["examples"]), "example")}')
-        process.print0(score_table(task, scores[task.name]))
+    for one in prepared:  # scores are printed at once: the next task may take hours
+        name = one.asked.name
+        scores[name] = run(one, model, process, batch_size=config['batch_size'], compiled=compiled, bar=True)
+        process.print0(f'{name}, {plural(len(scores[name]["examples"]), "example")}')
+        process.print0(score_table(one, scores[name]))
     results = {'model': describe(model, source), 'settings': settings(config),
-               'tasks': {task.name: {**facts(task), **scores[task.name]} for task in asked}}
+               'tasks': {one.asked.name: {**facts(one), **scores[one.asked.name]} for one in prepared}}
     if subset := core(scores):
         results['core'] = subset
         process.print0(core_line(subset))
@@ -97,8 +98,14 @@ def settings(config):
     return {key: config[key] for key in ('tasks', 'shots', 'limit', 'source', 'protocol', 'stride', 'split', 'dtype')}
 
 
-def facts(task):
-    return {'version': task.task.version, 'shots': task.shots, 'protocol': task.protocol}
+def facts(prepared):
+    """What a task's figures come from: of a text, too, how much of it there is."""
+    task, documents = prepared.asked, prepared.asked.parts
+    found = {'version': task.task.version, 'shots': task.shots, 'protocol': task.protocol}
+    if task.protocol:
+        found |= {'tokens': sum(prepared.n_tokens), 'words': sum(document.n_words for document in documents),
+                  'bytes': sum(document.n_bytes for document in documents)}
+    return found
 
 
 def describe(model, source):
@@ -126,10 +133,10 @@ def without_nan(value):
 # ---- tables -----------------------------------------------------------------------------------------
 
 
-def score_table(task, scores):
+def score_table(prepared, scores):
     """Scores with their standard errors, and what each is: of a text, over how many words, bytes or tokens."""
-    rows, metrics = [('  metric', 'score', 'standard error', '')], task.task.metrics
-    whats = [f'{scores[unit]:,} {unit}' if (unit := METRICS[metric].per) else METRICS[metric].what for metric in metrics]
+    rows, metrics, found = [('  metric', 'score', 'standard error', '')], prepared.asked.task.metrics, facts(prepared)
+    whats = [f'{found[unit]:,} {unit}' if (unit := METRICS[metric].per) else METRICS[metric].what for metric in metrics]
     for metric, what in zip(metrics, whats):
         error = f'± {readable(scores[f"{metric}_stderr"])}'
         rows.append((f'  {metric}', readable(scores[metric]), error, what.ljust(max(map(len, whats)))))

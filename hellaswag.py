@@ -55,7 +55,7 @@ def main(config):
     process.print0(plural(len(asked[0].rows), 'example'))
     rows = [('metric', 'accuracy', 'standard error')]
     for protocol, task in zip(protocols, tasks):
-        scores = run(task, model, process, batch_size=config['batch_size'], progress='yes')
+        scores = run(task, model, process, batch_size=config['batch_size'], bar=True)
         for metric, (name, what) in METRICS[protocol][1].items():
             rows.append((f'{name}: {what}', f'{scores[metric]:.4f}', f'± {scores[f"{metric}_stderr"]:.4f}'))
     process.print0(table(rows))

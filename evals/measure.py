@@ -82,29 +82,22 @@ def prepare(asked: list[Asked], tokenizer: Tokenizer, block_size: int, stride: i
             else prepare_questions(one, tokenizer, block_size) for one in asked]
 
 
-def run(prepared: Prepared, model: GPT, process: Process, **options) -> dict:
-    """{metric: score, metric + '_stderr': ..., 'examples': [{'logprobs': [...], ...}]} of a task; of a text also the numbers of
-    its 'tokens', 'words' and 'bytes'.
+def run(prepared: Prepared, model: GPT, process: Process, bar: bool = False, **options) -> dict:
+    """{metric: score, metric + '_stderr': ..., 'examples': [{'logprobs': [...], ...}]} of a task.
 
-    Every process must call this, takes its share of the work, and gets the same result. options: of `measure`, such as
-    batch_size and check_stop.
+    Every process must call this, takes its share of the work, and gets the same result. bar: show the progress. options: of
+    `measure`, such as batch_size and check_stop.
     """
-    if options.get('progress'):
-        options['progress'] = prepared.asked.name
-    logprobs, guessed = measure(model, prepared.pairs, process, never=prepared.never, **options)
+    task, progress = prepared.asked.task, prepared.asked.name if bar else ''
+    logprobs, guessed = measure(model, prepared.pairs, process, never=prepared.never, progress=progress, **options)
     logprobs, guessed = logprobs.numpy(), guessed.numpy()
-    task = prepared.asked.task
     if isinstance(task, TextTask):
         examples = judge_text(prepared, logprobs)
     elif task.guesses:
         examples = judge_words(prepared, logprobs, guessed)
     else:
         examples = judge_questions(prepared, logprobs)
-    counts = {}
-    if isinstance(task, TextTask):
-        counts = {'tokens': sum(prepared.n_tokens), 'words': sum(document.n_words for document in prepared.asked.parts),
-                  'bytes': sum(document.n_bytes for document in prepared.asked.parts)}
-    return {**summarize(task.metrics, examples), **counts, 'examples': examples}
+    return {**summarize(task.metrics, examples), 'examples': examples}
 
 
 # ---- questions --------------------------------------------------------------------------------------
@@ -127,14 +120,18 @@ def read_questions(name, task, shots, source, limit):
 def draw_shots(rows, pool, shots, name, own):
     """For each row its examples, drawn as the harness draws them: from another split, or from the same one without the row."""
     drawn = random.Random(SHOTS_SEED)
-    if len(pool) < shots + bool(own):
-        raise BadInput(f'shots={shots} should be less: the examples of {name} are drawn from {plural(len(pool), "row")}')
+
+    def draw(rows, n):
+        if len(rows) < n:
+            raise BadInput(f'shots={shots} should be less: the examples of {name} are drawn from {plural(len(rows), "row")}')
+        return drawn.sample(rows, n)
+
     for row in rows:
-        examples = drawn.sample(pool, shots + bool(own))
+        examples = draw(pool, shots + bool(own))
         if own:
             examples = [example for example in examples if example.values != row.values][:shots]
-            if len(examples) < shots:
-                examples = drawn.sample([example for example in pool if example.values != row.values], shots)
+            if len(examples) < shots:  # rows that are equal
+                examples = draw([example for example in pool if example.values != row.values], shots)
         yield examples
 
 
@@ -148,10 +145,10 @@ def prepare_questions(asked, tokenizer, block_size):
     task = asked.task
     texts = [question.choice(i) for question in asked.parts for i in range(question.n_choices)]
     pairs = encode_pairs(texts, tokenizer, task.joined)
-    if task.guesses:  # the last word, and its last token after all others
-        pairs = [pair for context, word in pairs for pair in ((context, word), (context + word[:-1], word[-1:]))]
-    per_choice = 2 if task.guesses else 1
-    rows = [row for row, question in zip(asked.rows, asked.parts) for _ in range(question.n_choices * per_choice)]
+    rows = [row for row, question in zip(asked.rows, asked.parts) for _ in range(question.n_choices)]
+    if 'acc_last_token' in task.metrics:  # behind all words, each one's last token after all others
+        pairs += [(context + word[:-1], word[-1:]) for context, word in pairs]
+        rows += rows
     return Prepared(asked, fit(pairs, rows, block_size), banned_tokens(tokenizer) if task.guesses else None)
 
 
@@ -219,11 +216,14 @@ def judge_questions(prepared, logprobs):
 
 
 def judge_words(prepared, logprobs, guessed):
-    """The pairs are two for each row: the word, and its last token."""
-    return [{'row': row, 'logprobs': [word], 'logprob': word, 'logprob_last_token': last, 'acc': int(is_guessed[0]),
-             'acc_stop_words': int(is_guessed[1]), 'acc_last_token': int(last_is_guessed[0])}
-            for row, word, last, is_guessed, last_is_guessed in zip(
-                prepared.asked.rows, logprobs[::2].tolist(), logprobs[1::2].tolist(), guessed[::2], guessed[1::2], strict=True)]
+    """The pairs are the words of all rows, and then, if they are scored, their last tokens."""
+    rows = prepared.asked.rows
+    examples = [{'row': row, 'logprobs': [logprob], 'logprob': logprob, 'acc': int(is_guessed),
+                 'acc_stop_words': int(is_guessed_then)}
+                for row, logprob, (is_guessed, is_guessed_then) in zip(rows, logprobs.tolist(), guessed)]
+    for example, logprob, (is_guessed, _) in zip(examples, logprobs[len(rows):].tolist(), guessed[len(rows):]):
+        example |= {'logprob_last_token': logprob, 'acc_last_token': int(is_guessed)}
+    return examples
 
 
 def judge_text(prepared, logprobs):

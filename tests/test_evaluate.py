@@ -19,6 +19,7 @@ from bpe import Tokenizer
 from configurator import configure
 from evals import perplexity
 from evals.perplexity import PROTOCOLS, windows
+from evals.stop_words import STOP_WORDS
 from model import GPT, GPTConfig
 from runtime.errors import BadInput
 from scoring.likelihood import log_likelihoods
@@ -318,3 +319,23 @@ def test_compiled_it_gives_the_same_results(tmp_path, model_folder):
     settings = {'tasks': 'piqa', 'source': tmp_path / 'dev.jsonl'}
     found = [evaluate_to_json(model_folder, tmp_path / 'a.json', **settings, compile=compiled) for compiled in (False, True)]
     assert_alike(*found)
+
+
+def test_a_guess_of_the_last_word_may_not_be_a_stop_word_and_the_last_token_is_scored_after_the_others(tmp_path, score, model_folder):
+    texts = ['import os and the path', 'def f of things', 'return not the', 'x and y or', 'a b']
+    write_rows(tmp_path / 'lambada_test.jsonl', [{'text': text} for text in texts])
+    found = score('lambada_gpt2', source=tmp_path / 'lambada_test.jsonl')['examples']
+    model, tokenizer, _ = pretrained.load(model_folder)
+    stop_words = {tokenizer.encode(f' {word}')[0] for word in STOP_WORDS if len(tokenizer.encode(f' {word}')) == 1}
+    assert stop_words
+    for text, example in zip(texts, found, strict=True):
+        n, ids = len(tokenizer.encode(text.rpartition(' ')[0])), tokenizer.encode(text)
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[:-1]]))[0].double()
+        logprobs = logits.log_softmax(-1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+        assert example['logprob'] == pytest.approx(logprobs[n - 1:].sum().item(), abs=1e-3)
+        assert example['logprob_last_token'] == pytest.approx(logprobs[-1].item(), abs=1e-3)
+        guesses = logits.argmax(-1).tolist()
+        assert (example['acc'], example['acc_last_token']) == (guesses[n - 1:] == ids[n:], guesses[-1] == ids[-1])
+        logits[:, sorted(stop_words)] = -math.inf
+        assert example['acc_stop_words'] == (logits.argmax(-1).tolist()[n - 1:] == ids[n:])

@@ -21,6 +21,7 @@ from test_docs import PAGES, PLACEHOLDER, SMALLER, commands, parts, relative, sc
 
 import shards
 from bpe import Tokenizer
+from evals.tasks import ALL
 from runtime.files import sha256_of
 
 pytestmark = pytest.mark.slow
@@ -76,6 +77,13 @@ def test_every_command_of_the_docs_that_asks_the_hub_runs(hub, client, test_data
     assert {request[1].split('?')[0].split('/resolve')[0] for request in hub.requests} >= {
         '/datasets/Rowan/hellaswag', '/datasets/baber/piqa', '/datasets/LTCB/enwik8', '/datasets/cam-cst/cbt', '/datasets/Salesforce/wikitext', '/datasets/HuggingFaceFW/fineweb-edu', '/datasets/openai/gsm8k',
         '/datasets/kjj0/fineweb10B-gpt2', '/openai-community/gpt2', '/openai-community/gpt2-xl'}
+
+
+def test_every_task_of_evaluate_finds_its_rows_on_the_hub(hub, client, test_data):
+    names = [name for name in ALL if name != 'text']
+    code, output = client.run('evaluate.py', '--init_from=gpt2', f'--tasks={",".join(names)},piqa@2', '--limit=3', '--device=cpu')
+    assert code == 0, output
+    assert [name for name in [*names, 'piqa@2'] if f'\n{name}, ' not in output] == []
 
 
 def serve_and_ask(client, arguments, environment):

@@ -1,76 +1,146 @@
-"""How well a model predicts a text: perplexity by token and by word, and bits per byte.
+"""Scores a model as the field scores models: multiple choice, the last word, perplexity; and GPT-2's own table.
 
-    python evaluate.py --init_from=gpt2                              # WikiText-2's test text, from the hub
-    python evaluate.py --init_from=gpt2 --protocol=gpt2 --size=103   # WikiText-103, as in GPT-2's paper
-    python evaluate.py --out_dir=out/mine --source=FILE              # the newest checkpoint of a run, on any text
-    python evaluate.py --out_dir=out/mine --source=data/wikitext-2   # on a local folder with WikiText's test.txt
-    torchrun --nproc_per_node=8 evaluate.py --init_from=gpt2-xl --stride=512
+    python evaluate.py --init_from=gpt2                                        # what GPT-2 is usually given, from the hub
+    python evaluate.py --out_dir=out/mine --tasks=piqa --source=dev.jsonl      # a file as published, its labels beside it
+    python evaluate.py --out_dir=out/mine --tasks=text --source=FILE           # the perplexity of any text
+    python evaluate.py --init_from=gpt2 --tasks=gpt2paper                      # table 3 of GPT-2's paper, beside what it says
+    python evaluate.py --compare=a.json,b.json                                 # which of two results is better
+    torchrun --nproc_per_node=8 evaluate.py --init_from=gpt2-xl --tasks=core --json=xl.json
 
-Perplexity is exp(nats / count). By token it depends on the vocabulary; by word and by byte it does not, so compare models
-by these. Words and bytes are counted in the text as it was before any clean-up. Figures of one protocol do not compare
-with those of another:
+Tasks, with commas between: hellaswag, hellaswag_completion, piqa, siqa, winogrande, arc_easy, arc_challenge, openbookqa,
+boolq, copa, cbt_cn, cbt_ne (multiple choice); lambada, lambada_standard, lambada_gpt2 (the last word); wikitext2,
+wikitext103, wikitext2_gpt2, wikitext103_gpt2, ptb, lm1b, enwik8, text8, text (perplexity); and the groups default, gpt2paper
+and core. piqa@10 has ten examples in each prompt, as --shots=10 gives them to all.
 
-    harness   lm-evaluation-harness's task `wikitext`: each page by itself, after a clean-up that cannot be undone;
-              words are what stands between white space
-    gpt2      the paper's (Radford et al. 2019, section 3.1): the whole text in one piece, after a clean-up that can be
-              undone, so that a probability of the cleaned text is one of the original; words are WikiText's tokens, and
-              the end of a line is one of them
-    plain     the whole text in one piece, as it is: for any text
-
-scoring/wikitext_cleanup.py has the clean-ups, sources.py knows where the texts are.
+A score is printed with its standard error. --json keeps every example's log-probabilities beside the scores, and --compare
+compares two such files example by example. docs/evaluation.md has the protocols, and what GPT-2 scores.
 """
+import functools
+import hashlib
+import json
 import math
-import os
-import re
-from collections.abc import Iterator
 
-import torch
-
-from bpe import Tokenizer
 from configurator import check_bounds, choice, configure, optional
-from model import GPT
+from evals.compare import compare_files, verdict
+from evals.groups import CORE, SIZES, TABLE_3, core
+from evals.measure import prepare, read_tasks, run
+from evals.scores import METRICS
+from evals.tasks import choose_tasks
+from runtime import hardware
 from runtime.errors import BadInput, one_line_errors
-from runtime.process import Process
+from runtime.files import atomic_write
 from runtime.tables import table
-from runtime.text_files import known_encoding, read_text
-from scoring.likelihood import log_likelihoods, open_for_evaluation
-from scoring.wikitext_cleanup import clean_page, detokenize, pages
-from sources import TABLE_NAME, read_split, wikitext_files
+from runtime.text_files import known_encoding
+from runtime.words import plural
+from scoring.likelihood import open_for_evaluation
 
-PROTOCOLS = 'harness', 'gpt2', 'plain'
 DEFAULTS = {
     # model
     'out_dir': 'out',  # a run's folder: its newest checkpoint is taken
     'init_from': optional(str),  # instead: a checkpoint file, a folder in Hugging Face's layout, or gpt2[-medium|-large|-xl]
-    # text
-    'source': optional(str),  # a text file, or a folder with a file for each of WikiText's splits; None: WikiText on the hub
-    'size': choice('2', '103'),  # which WikiText: 2 (2 million words) or 103 (103 million)
+    # what is scored
+    'tasks': 'default',  # names with commas between; see above
+    'shots': 0,  # examples in each prompt, from the hub's training split, or from the other rows of a file
+    'limit': optional(int),  # only the first so many rows, or documents of a text
+    'source': optional(str),  # the file of the only task, or a folder with a file for each; None: the hub
+    # results
+    'json': optional(str),  # a file for the results, with every example's log-probabilities
+    'compare': optional(str),  # instead of scoring a model: two such files, with a comma between
+    # texts
+    'protocol': choice('auto', 'harness', 'gpt2', 'plain'),  # how text is cleaned and words are counted; auto: as the task says
+    'stride': optional(int),  # tokens that the window moves on; None: its length, so that windows do not overlap
     'split': choice('test', 'val', 'train'),  # of WikiText
     'encoding': 'utf-8',  # of a text file that has no byte order mark, such as latin-1, cp1252, utf-16-le
-    'protocol': choice('auto', *PROTOCOLS),  # how text is cleaned and words are counted; auto: plain for a file, else harness
-    'stride': optional(int),  # tokens that the window moves on; None: its length, so that windows do not overlap
     # machine
-    'batch_size': 8,  # windows in a forward pass
+    'batch_size': 16,  # questions, or windows of a text, in a forward pass
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('float32', 'auto', 'bfloat16', 'float16'),  # of matrix products; published figures are float32's
+    'compile': False,  # torch.compile, which pays on a GPU where there is much to score
 }
 
 
 def main(config):
-    check_bounds(config, 'stride', at_least=1)
+    if config['compare'] is not None:
+        print(comparison(config['compare']))
+        return
+    check_bounds(config, 'limit', 'stride', at_least=1)
+    check_bounds(config, 'shots', at_least=0, at_most=100)
     config['encoding'] = known_encoding(config['encoding'])
-    if config['source'] is not None and not os.path.exists(config['source']):
-        raise BadInput(f'no file or folder {config["source"]!r}; --source takes a text, or a folder with WikiText\'s test.txt')
-    model, tokenizer, process = open_for_evaluation(config)
-    protocol, text = choose_text(config)
-    stride = config['stride'] or model.config.block_size
-    process.print0(f'protocol {protocol}, windows of {model.config.block_size} tokens that move on by {stride}')
-    result = measure_perplexity(model, tokenizer, text, process, protocol, config['stride'],
-                                batch_size=config['batch_size'], progress='perplexity')
-    process.print0(table([('score', 'value', 'text'), *(
-        (score.replace('_', ' '), readable(result[score]), f'{result[unit]:,} {unit}')
-        for score, unit in (('token_perplexity', 'tokens'), ('word_perplexity', 'words'), ('bits_per_byte', 'bytes')))]))
+    chosen = choose_tasks(config['tasks'], config['shots'])
+    read = functools.partial(read_tasks, chosen, config['source'], config['limit'],
+                             **{key: config[key] for key in ('split', 'encoding', 'protocol')})
+    asked = read() if config['source'] is not None else None  # before a large model is loaded; the hub is asked after that
+    model, tokenizer, process, source = open_for_evaluation(config)
+    asked = asked or read()
+    compiled = hardware.may_compile(config['compile'], process.device, process.print0)
+    prepared = prepare(asked, tokenizer, model.config.block_size, config['stride'])
+    scores = {}
+    for one in prepared:  # scores are printed at once: the next task may take hours
+        name = one.asked.name
+        scores[name] = run(one, model, process, batch_size=config['batch_size'], compiled=compiled, bar=True)
+        process.print0(f'{name}, {plural(len(scores[name]["examples"]), "example")}')
+        process.print0(score_table(one, scores[name]))
+    results = {'model': describe(model, source), 'settings': settings(config),
+               'tasks': {one.asked.name: {**facts(one), **scores[one.asked.name]} for one in prepared}}
+    if subset := core(scores):
+        results['core'] = subset
+        process.print0(core_line(subset))
+    if any(task in scores for _, task, *_ in TABLE_3):
+        results['gpt2paper'] = paper = compare_with_paper(scores)
+        process.print0(paper_table(paper))
+    if config['json']:
+        process.on_first(lambda: write_results(config['json'], results))
     process.end()
+
+
+def settings(config):
+    """What a figure depends on, but for rounding."""
+    return {key: config[key] for key in ('tasks', 'shots', 'limit', 'source', 'protocol', 'stride', 'split', 'dtype')}
+
+
+def facts(prepared):
+    """What a task's figures come from: of a text, too, how much of it there is."""
+    task, documents = prepared.asked, prepared.asked.parts
+    found = {'version': task.task.version, 'shots': task.shots, 'protocol': task.protocol}
+    if task.protocol:
+        found |= {'tokens': sum(prepared.n_tokens), 'words': sum(document.n_words for document in documents),
+                  'bytes': sum(document.n_bytes for document in documents)}
+    return found
+
+
+def describe(model, source):
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    config = {key: getattr(model.config, key) for key in ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd')}
+    return {'source': source, 'sha256': digest.hexdigest(), 'parameters': model.n_params(), **config}
+
+
+def write_results(path, results):
+    with atomic_write(path) as file:
+        file.write((json.dumps(without_nan(results)) + '\n').encode())
+
+
+def without_nan(value):
+    """The value with None for floats that are not finite, which JSON has no words for."""
+    if isinstance(value, dict):
+        return {key: without_nan(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# ---- tables -----------------------------------------------------------------------------------------
+
+
+def score_table(prepared, scores):
+    """Scores with their standard errors, and what each is: of a text, over how many words, bytes or tokens."""
+    rows, metrics, found = [('  metric', 'score', 'standard error', '')], prepared.asked.task.metrics, facts(prepared)
+    whats = [f'{found[unit]:,} {unit}' if (unit := METRICS[metric].per) else METRICS[metric].what for metric in metrics]
+    for metric, what in zip(metrics, whats):
+        error = f'± {readable(scores[f"{metric}_stderr"])}'
+        rows.append((f'  {metric}', readable(scores[metric]), error, what.ljust(max(map(len, whats)))))
+    return table(rows)
 
 
 def readable(score):
@@ -78,78 +148,37 @@ def readable(score):
     return f'{score:,.0f}' if 1e5 <= score < 1e12 else f'{score:#.6g}'
 
 
-def choose_text(config):
-    """(protocol, text). The paper's protocol takes the version of WikiText in which rare words are <unk>."""
-    source, split, protocol = config['source'], config['split'], config['protocol']
-    is_file = source is not None and os.path.isfile(source)
-    if protocol == 'auto':
-        protocol = 'plain' if is_file else 'harness'
-    if is_file and not TABLE_NAME.search(source):
-        return protocol, ''.join(read_text(source, config['encoding']))
-    files = [source] if is_file else wikitext_files(config['size'], protocol != 'gpt2', source, needed=[split])[split]
-    return protocol, ''.join(read_split(files))
+def core_line(subset):
+    score = f'{subset["centered"]:.4f} ± {subset["centered_stderr"]:.4f}'
+    return f'CORE, on {len(CORE)} of its {subset["of"]} tasks: {score}; no figure over all of them compares with it'
 
 
-def measure_perplexity(model: GPT, tokenizer: Tokenizer, text: str, process: Process, protocol: str = 'plain',
-                       stride: int | None = None, **options) -> dict[str, float]:
-    """{'tokens', 'words', 'bytes', 'nats', 'token_perplexity', 'word_perplexity', 'bits_per_byte'} of a text.
-
-    stride: how many tokens the window of block_size tokens moves on; None: its length, so that windows do not overlap.
-        A small stride gives every token more context: perplexity is lower, and it takes longer.
-    options: of `log_likelihoods`. Every process must call this, and gets the same result.
-    """
-    texts, n_words, n_bytes = apply_protocol(text, protocol)
-    documents = tokenizer.encode_batch(texts)
-    n_tokens = sum(map(len, documents))
-    if not n_tokens or not n_words:
-        raise BadInput('there is no text to measure the perplexity on')
-    nats = total_nats(model, documents, tokenizer.eot, process, stride, **options)
-    by_token, by_word = torch.tensor([nats / n_tokens, nats / n_words], dtype=torch.float64).exp().tolist()  # inf beyond floats
-    return {'tokens': n_tokens, 'words': n_words, 'bytes': n_bytes, 'nats': nats,
-            'token_perplexity': by_token, 'word_perplexity': by_word, 'bits_per_byte': nats / n_bytes / math.log(2)}
+def compare_with_paper(scores):
+    """[{'name', 'task', 'metric', 'score', 'published': {size: figure}}] of the rows of table 3 whose task was scored."""
+    return [{'name': name, 'task': task, 'metric': metric, 'score': factor * scores[task][metric],
+             'score_stderr': factor * scores[task][f'{metric}_stderr'], 'published': dict(zip(SIZES, published))}
+            for name, task, metric, factor, published in TABLE_3 if task in scores]
 
 
-def apply_protocol(text: str, protocol: str) -> tuple[list[str], int, int]:
-    r"""(documents as the model reads them, number of words, number of bytes); both are counted in the original.
-
-    WikiText has line ends of \n alone, so a copy with \r\n is read as that; under 'plain' a text is what it is.
-    """
-    if protocol != 'plain':
-        text = text.replace('\r\n', '\n')
-    if protocol == 'harness':
-        originals = pages(text)
-        n_words = sum(len(re.split(r'\s+', page)) for page in originals)  # the harness's way: white space at an end adds one
-        return [clean_page(page) for page in originals], n_words, sum(len(page.encode()) for page in originals)
-    if protocol == 'gpt2':
-        return [detokenize(text)], len(text.split()) + text.count('\n'), len(text.encode())
-    return [text], len(text.split()), len(text.encode())
+def paper_table(rows):
+    """Ours beside the published figures, each with the difference."""
+    shown = [('table 3 of GPT-2\'s paper', 'here', *(f'{size} (here - there)' for size in SIZES))]
+    for row in rows:
+        there = [f'{figure:.2f} ({row["score"] - figure:+,.2f})' for figure in row['published'].values()]
+        shown.append((row['name'], f'{row["score"]:,.2f}', *there))
+    return table(shown)
 
 
-def total_nats(model: GPT, documents: list[list[int]], eot: int, process: Process, stride: int | None = None,
-               **options) -> float:
-    """The sum over all tokens of all documents of -log p(token | those before it); <|endoftext|> is before the first."""
-    block_size = model.config.block_size
-    if stride is not None and not 1 <= stride <= block_size:
-        raise BadInput(f'stride={stride} should be 1 to {block_size}, the longest context of the model')
-    pairs = []
-    for ids in documents:
-        shifted = torch.tensor([eot, *ids])  # token i is shifted[i + 1]; the pairs are views of it
-        pairs += [(shifted[begin:first + 1], shifted[first + 1:end + 1])
-                  for begin, first, end in windows(len(ids), block_size, stride or block_size)]
-    return -log_likelihoods(model, pairs, process, **options).sum().item()
-
-
-def windows(n_tokens: int, block_size: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Yields (begin, first, end): a window that reads tokens begin - 1 to end - 2 and predicts tokens first to end - 1.
-
-    The first window predicts as many tokens as fit. Each one after it ends `stride` tokens later, or with the text, and
-    predicts the tokens that no window before it has predicted. Token -1 is <|endoftext|>.
-    """
-    first = 0
-    while first < n_tokens:
-        end = min(first + (stride if first else block_size), n_tokens)
-        yield max(0, end - block_size), first, end
-        first = end
+def comparison(words):
+    paths = words.split(',')
+    if len(paths) != 2 or not all(paths):
+        raise BadInput(f'compare={words} should be two files that --json wrote, with a comma between')
+    rows = [('task, metric', paths[0], paths[1], 'difference', '95% interval', f'{paths[1]} is')]
+    for row in compare_files(*paths):
+        interval = f'{readable(row["low"])} to {readable(row["high"])}'
+        rows.append((f'{row["task"]}, {row["metric"]}', readable(row['a']), readable(row['b']), readable(row['difference']),
+                     interval, verdict(row)))
+    return table(rows)
 
 
 if __name__ == '__main__':

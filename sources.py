@@ -41,6 +41,7 @@ ROW_BYTES = 64 << 20            # the most that one row of a table may have, or 
 RETRIES = 8                     # how often a read over the network is tried again, after ever longer waits
 MAY_REPEAT = 16 << 20           # bytes; parquet files below that are read so that a text many rows share is in memory once
 LARGE_GROUP, GROUPS_FETCHED_AT_ONCE = 64 << 20, 8  # bytes of a row group; row groups, over the network
+CONVERTED = 'refs/convert/parquet'
 WIKITEXT_SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}  # our names: the hub's
 
 
@@ -610,10 +611,15 @@ def parquet_records(path):
         raise BadInput(f'{path} is not a readable parquet file: {first_line(error)}') from error
 
 
-def hub_rows(name: str, dataset_config: str | None, dataset_split: str) -> Iterator[tuple[str, dict]]:
-    """The same as `read_rows` of a split of a dataset on the Hugging Face hub."""
+def hub_rows(name: str, dataset_config: str | None, dataset_split: str,
+             revision: str | None = None) -> Iterator[tuple[str, dict]]:
+    """The same as `read_rows` of a split of a dataset on the Hugging Face hub.
+
+    revision: CONVERTED for a dataset that is published as a program: the hub's own copy, with a folder for each configuration.
+    """
     import datasets
-    rows = hub.fetch(name, lambda: datasets.load_dataset(name, dataset_config, split=dataset_split),
+    where = {'data_dir' if revision == CONVERTED else 'name': dataset_config}
+    rows = hub.fetch(name, lambda: datasets.load_dataset(name, split=dataset_split, revision=revision, **where),
                      '{name} could not be fetched from the hub: {what}. A .jsonl file can be the '
                      'source instead')
     return ((f'{name}, row {number}', row) for number, row in enumerate(rows, 1))

@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 import architecture
 import checkpoint
-import hellaswag
 import kernels
 import plot
 import pretrained
@@ -31,6 +30,8 @@ import resume
 import shards
 from bpe import Tokenizer
 from configurator import check_bounds, choice, configure, optional
+from evals import measure
+from evals.tasks import choose_tasks
 from inference.engine import generate
 from model import GPT, trains_in_blocks
 from optim import Optimizers
@@ -84,9 +85,10 @@ DEFAULTS = {
     'eval_interval': 250,  # steps between validations
     'eval_tokens': 2_097_152,  # validation tokens, the same ones every time (at most what there is)
     'patience': 0,  # validations in a row without a better loss after which the run ends; 0: none
-    'hellaswag_interval': 0,  # steps between HellaSwag scores, together with a validation; 0 for none
-    'hellaswag_examples': 1000,  # how many of its 10,042 examples are used
-    'hellaswag_source': optional(str),  # a .jsonl file as published; None: from the hub
+    'eval_tasks': '',  # tasks of evaluate.py that are scored too, with commas between, such as hellaswag,lambada
+    'eval_tasks_interval': 0,  # steps between these scores, a multiple of eval_interval; 0: at every validation
+    'eval_tasks_limit': 1000,  # how many rows of each task are used
+    'eval_tasks_source': optional(str),  # the file of the only task, or a folder with a file for each; None: the hub
     'sample_interval': 1000,  # steps between samples of text; 0 for none
     'sample_tokens': 100,  # length of a sample
     'checkpoint_interval': 1000,  # steps between checkpoints
@@ -167,18 +169,20 @@ def check_config(config):
         if config[key] and importlib.util.find_spec(key) is None:
             raise BadInput(f'{key}=True needs a package that is not installed: pip install {key}')
     check_bounds(config, 'learning_rate', 'muon_lr', above=0)
-    check_bounds(config, 'max_steps', 'eval_tokens', 'hellaswag_examples', 'log_interval', 'timeout_s', at_least=1)
+    check_bounds(config, 'max_steps', 'eval_tokens', 'eval_tasks_limit', 'log_interval', 'timeout_s', at_least=1)
     check_bounds(config, 'min_lr', 'warmup_steps', 'weight_decay', 'grad_clip', 'eval_interval', 'checkpoint_interval',
-                 'sample_interval', 'sample_tokens', 'hellaswag_interval', 'patience', at_least=0)
+                 'sample_interval', 'sample_tokens', 'eval_tasks_interval', 'patience', at_least=0)
     check_bounds(config, 'beta1', 'beta2', at_least=0, below=1)
     check_bounds(config, 'wsd_decay', at_least=0, at_most=1)
     check_bounds(config, 'block_size', at_least=1)
     if (config['min_lr'] or 0) > config['learning_rate'] and config['schedule'] != 'constant':
         raise BadInput(f'min_lr={config["min_lr"]} is above learning_rate={config["learning_rate"]}, which the schedule should '
                        f'lower; leave min_lr out, and it is a tenth of learning_rate')
-    if config['hellaswag_interval'] and (config['eval_interval'] < 1 or config['hellaswag_interval'] % config['eval_interval']):
-        raise BadInput(f'hellaswag_interval={config["hellaswag_interval"]} should be a multiple of '
-                       f'eval_interval={config["eval_interval"]}')
+    interval = config['eval_tasks_interval']
+    if interval and (config['eval_interval'] < 1 or interval % config['eval_interval']):
+        raise BadInput(f'eval_tasks_interval={interval} should be a multiple of eval_interval={config["eval_interval"]}')
+    if config['eval_tasks']:
+        choose_tasks(config['eval_tasks'])
 
 
 def inherited_block_size(config):
@@ -194,7 +198,7 @@ class Data(NamedTuple):
     val: shards.BatchLoader
     meta: dict  # of meta.json: vocab_size, tokenizer_sha256, ...
     tokenizer: Tokenizer
-    hellaswag: dict  # its questions, or {} if it is not evaluated
+    tasks: list[measure.Prepared]  # those of eval_tasks
 
 
 def open_data(config, process):
@@ -208,11 +212,11 @@ def open_data(config, process):
     if meta.get('context', config['block_size']) != config['block_size']:
         process.print0(f'{config["data_dir"]} was made for block_size={meta["context"]}; with {config["block_size"]}, '
                        'documents are cut at any place')
-    questions = {}
-    if config['hellaswag_interval']:
-        examples = hellaswag.load(config['hellaswag_source'], config['hellaswag_examples'])
-        questions = hellaswag.prepare(examples, tokenizer, config['block_size'], ['harness'])
-    return Data(train, val, meta, tokenizer, questions)
+    tasks = []
+    if config['eval_tasks']:
+        asked = measure.read_tasks(choose_tasks(config['eval_tasks']), config['eval_tasks_source'], config['eval_tasks_limit'])
+        tasks = measure.prepare(asked, tokenizer, config['block_size'])
+    return Data(train, val, meta, tokenizer, tasks)
 
 
 def build_model(config, tokenizer, saved, process, compiled):
@@ -458,14 +462,15 @@ def count_val_sequences(config, val_data):
 
 
 def evaluate(model, raw_model, data, config, process, stop, step, last):
-    """{'val_loss': ..., 'val_ppl': ..., 'val_bpb': ...}, and HellaSwag's scores where they are due. Raises Stopped.
+    """{'val_loss': ..., 'val_ppl': ..., 'val_bpb': ...}, and the scores of eval_tasks where they are due. Raises Stopped.
 
     All processes call this and get the same scores. Further evaluations of a run belong here.
     """
     scores = validation_loss(model, data, config, process, stop)
-    if data.hellaswag and (last or is_due(step, config['hellaswag_interval'])):
-        results = hellaswag.accuracies(raw_model, data.hellaswag, process, check_stop=stop.check)
-        scores |= {f'hellaswag_{name}': results[name] for name in ('acc', 'acc_norm', 'acc_norm_stderr')}
+    if last or not config['eval_tasks_interval'] or is_due(step, config['eval_tasks_interval']):
+        for task in data.tasks:
+            results = measure.run(task, raw_model, process, check_stop=stop.check)
+            scores |= {f'{task.asked.name}_{name}': score for name, score in results.items() if name != 'examples'}
     return scores
 
 

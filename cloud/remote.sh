@@ -180,7 +180,7 @@ start_or_reattach() {
 
 # What runs, by name: whatever else lies in the folder, such as a key, stays here.
 copy() {
-    local folder code=() folders='runtime kernels inference scoring tasks config'
+    local folder code=() folders='runtime kernels inference scoring evals tasks config'
     if $bench; then
         folders="$folders bench"
         code=(--include=/Makefile --include=/requirements.txt --include=/requirements-dev.txt --include=/pyproject.toml --include=/tests/

@@ -79,9 +79,10 @@ def speed(config: dict, process, flops_per_token: int, rates: dict, step_s: floa
 
 
 def print_scores(scores: dict, step: int, process):
-    of_hellaswag = f', HellaSwag acc_norm {scores["hellaswag_acc_norm"]:.4f}' if 'hellaswag_acc_norm' in scores else ''
+    of_tasks = ''.join(f', {name} {score:.4g}' for name, score in scores.items()
+                       if name.endswith(('_acc', '_acc_norm', '_word_perplexity')))
     process.print0(f'step {step:,}: validation loss {scores["val_loss"]:.4f}, perplexity {scores["val_ppl"]:.2f}, '
-                   f'{scores["val_bpb"]:.4f} bits per byte{of_hellaswag}')
+                   f'{scores["val_bpb"]:.4f} bits per byte{of_tasks}')
 
 
 def write_run_info(config: dict, process, step: int):

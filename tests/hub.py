@@ -151,7 +151,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def route(self):
         url = urllib.parse.urlsplit(self.path)
-        path, self.query = urllib.parse.unquote(url.path), dict(urllib.parse.parse_qsl(url.query))
+        path, self.query = urllib.parse.unquote(url.path).replace('refs/convert/parquet', 'main'), dict(urllib.parse.parse_qsl(url.query))
         if path == '/api/agent-harnesses':  # huggingface_hub asks once a day which agents there are
             return self.answer(404, b'')
         if path.startswith('/storage/'):

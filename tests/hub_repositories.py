@@ -86,6 +86,49 @@ def hellaswag():
     return files
 
 
+def converted(config, split, rows):
+    """The hub's own copy of a dataset that is published as a program."""
+    return {'README.md': card(), f'{config}/{split}/0000.parquet': parquet(rows)}
+
+
+def tasks():
+    """{name: files} of the other datasets that evaluate.py has tasks of."""
+    lines, labels = sentences(12, 'tasks', (5, 20)), [0, 1, 1, 0] * 3
+
+    def school(**fields):
+        return [{'id': str(i), **dict.fromkeys(fields, line), 'answerKey': 'ABC'[i % 3], 'choices': {
+            'text': sentences(3, i, (2, 5)), 'label': ['A', 'B', 'C']}} for i, line in enumerate(lines)]
+
+    def in_splits(configs):
+        """{config or '': rows}, the same ones in each split."""
+        splits = {name or 'default': {split: f'{name or "data"}/{split}-*' for split in ('train', 'validation', 'test')} for name in configs}
+        return {'README.md': card(splits), **{f'{name or "data"}/{split}-00000-of-00001.parquet': parquet(rows)
+                                              for name, rows in configs.items() for split in ('train', 'validation', 'test')}}
+
+    made = {
+        'baber/piqa': {'': [{'goal': line, 'sol1': line[:20], 'sol2': line[5:25], 'label': label} for line, label in zip(lines, labels)]},
+        'lighteval/siqa': {'': [{'context': line, 'question': 'Why?', 'answerA': 'a', 'answerB': 'b', 'answerC': 'c', 'label': str(label + 1)}
+                                for line, label in zip(lines, labels)]},
+        'allenai/winogrande': {'winogrande_xl': [{'sentence': f'{line} _ {line}', 'option1': 'Ann', 'option2': 'Bob', 'answer': str(label + 1)}
+                                                 for line, label in zip(lines, labels)]},
+        'allenai/ai2_arc': {'ARC-Easy': school(question=1), 'ARC-Challenge': school(question=1)},
+        'allenai/openbookqa': {'main': school(question_stem=1)},
+        'aps/super_glue': {
+            'boolq': [{'question': line, 'passage': line, 'idx': i, 'label': label} for i, (line, label) in enumerate(zip(lines, labels))],
+            'copa': [{'premise': line, 'choice1': 'It was.', 'choice2': 'It is.', 'question': ('cause', 'effect')[label], 'idx': i, 'label': label}
+                     for i, (line, label) in enumerate(zip(lines, labels))]},
+        'EleutherAI/lambada_openai': {'default': [{'text': line} for line in lines]},
+        'cimec/lambada': {'': [{'text': line.lower(), 'domain': 'Romance'} for line in lines]},
+        'afmck/text8': {'': [{'text': 'the quick brown fox'}]},
+        'cam-cst/cbt': {kind: [{'sentences': lines, 'question': 'The XXXXX ran .', 'answer': 'dog', 'options': ['dog', 'cat']}] * 3
+                        for kind in ('CN', 'NE')},
+    }
+    return {**{name: in_splits(configs) for name, configs in made.items()},
+            'ptb-text-only/ptb_text_only': converted('penn_treebank', 'test', [{'sentence': line.lower()} for line in lines]),
+            'billion-word-benchmark/lm1b': converted('plain_text', 'test', [{'text': line} for line in lines]),
+            'LTCB/enwik8': converted('enwik8', 'train', [{'text': line} for line in lines])}
+
+
 def gsm8k():
     files = {'README.md': card({name: {split: f'{name}/{split}-*' for split in ('train', 'test')} for name in ('main', 'socratic')})}
     for name in ('main', 'socratic'):
@@ -156,5 +199,5 @@ def commit_all(hub, folder):
         hub.commit(f'models/openai-community/{name}', gpt2(sharded=name == 'gpt2-xl'))
     for name, files in (('Salesforce/wikitext', wikitext()), ('Rowan/hellaswag', hellaswag()), ('openai/gsm8k', gsm8k()),
                         ('roneneldan/TinyStories', tinystories()), ('PleIAs/SYNTH', synth()),
-                        ('kjj0/fineweb10B-gpt2', shards_of_fineweb(folder))):
+                        ('kjj0/fineweb10B-gpt2', shards_of_fineweb(folder)), *tasks().items()):
         hub.commit(f'datasets/{name}', files)

@@ -56,7 +56,7 @@ def copy(tmp_path_factory, data_dir):
     for path in ROOT.iterdir():
         if path.suffix == '.py':
             shutil.copy(path, folder)
-        elif path.name in ('bench', 'config', 'inference', 'kernels', 'runtime', 'scoring', 'tasks'):
+        elif path.name in ('bench', 'config', 'evals', 'inference', 'kernels', 'runtime', 'scoring', 'tasks'):
             (folder / path.name).symlink_to(path)
     (folder / 'data').mkdir()
     (folder / 'data' / 'stdlib').symlink_to(data_dir)

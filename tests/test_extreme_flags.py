@@ -16,7 +16,7 @@ TRAIN = f"""
     --learning_rate=0 --learning_rate=-1 --learning_rate=nan --learning_rate=inf --learning_rate=1e999 --min_lr=-1 --min_lr=nan
     --muon_lr=0 --muon_lr=-0.1 --warmup_steps=-1 --warmup_steps=0.5 --wsd_decay=-1 --wsd_decay=2 --wsd_decay=nan
     --weight_decay=-1 --weight_decay=inf --beta1=2 --beta1=1 --beta1=-0.1 --beta1=nan --beta2=1 --beta2=-1 --grad_clip=-1 --grad_clip=nan
-    --eval_interval=-1 --eval_tokens=-1 --eval_tokens=0 --patience=-1 --hellaswag_interval=-1 --hellaswag_examples=0 --hellaswag_examples=-1
+    --eval_interval=-1 --eval_tokens=-1 --eval_tokens=0 --patience=-1 --eval_tasks_interval=-1 --eval_tasks_limit=0 --eval_tasks_limit=-1 --eval_tasks=x
     --sample_interval=-1 --sample_tokens=-1 --checkpoint_interval=-1 --log_interval=0 --log_interval=-1
     --threads=-1 --timeout_s=0 --timeout_s=-5 --n_embd=1048576
     --device=tpu --device=cuda:999 --device=cuda:{BIG} --dtype=float8 --compile=maybe --optimizer=sgd --schedule=linear
@@ -31,7 +31,8 @@ REFUSED = {
         --workers=1e9""",
     'fineweb.py': f"""--part=0/1 --part=2/1 --part=1/0 --part=-1/2 --part=1/{BIG} --part=x --part= --part=1 --shard_tokens=0 --shard_tokens=-7
         --shard_tokens=1e10 --max_shards=-1 --max_shards={BIG} --workers=-1 --workers=5000 --retries=-1 --retries=nan --max_expansion=-2 --sample=5BT""",
-    'evaluate.py': f"""--batch_size=0 --batch_size=-1 --batch_size={BIG} --stride=0 --stride=-1 --stride=1.5 --stride=nan --size=4 --protocol=x
+    'evaluate.py': f"""--batch_size=0 --batch_size=-1 --batch_size={BIG} --stride=0 --stride=-1 --stride=1.5 --stride=nan --protocol=x --shots=-1 --shots=101 --limit=0
+        --limit=-1 --tasks= --tasks=x --tasks=piqa@ --compare=x --compare=,
         --device=gpu --device=cuda:{BIG} --dtype=int8 --split= --encoding=rot13""",
     'hellaswag.py': f'--batch_size=0 --batch_size=-3 --limit=0 --limit=-1 --limit={BIG} --limit=inf --protocol= --protocol=both',
     'export.py': '--dtype=int8 --dtype= --to= --to=None',

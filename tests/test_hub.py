@@ -21,17 +21,19 @@ from test_docs import PAGES, PLACEHOLDER, SMALLER, commands, parts, relative, sc
 
 import shards
 from bpe import Tokenizer
+from evals.tasks import ALL
 from runtime.files import sha256_of
 
 pytestmark = pytest.mark.slow
 NO_SCRIPT_OF_OURS = 'pip', 'docker', 'jupyter', 'sky', 'vllm'
-ASKS_NOTHING = re.compile(r'train\.py (?!.*(hellaswag|finetune))|--source=mytexts')  # of the hub
+ASKS_NOTHING = re.compile(r'train\.py (?!.*(eval_tasks|finetune))|--source=mytexts')  # of the hub
 ON_A_CPU = {  # what makes commands for GPUs small enough, and their data
     'train.py': [*SMALLER['train.py'], '--compile=False', '--device=cpu', '--dtype=float32', '--total_batch_tokens=128',
-                 '--micro_batch=1', '--block_size=64', '--hellaswag_examples=4', '--warmup_steps=1', '--patience=0'],
+                 '--micro_batch=1', '--block_size=64', '--eval_tasks_limit=4', '--warmup_steps=1', '--patience=0'],
     'config/train_gpt2.py': ['--n_layer=1', '--n_head=2', '--n_embd=32'],
     'fineweb.py': ['--shard_tokens=20000'],
     'hellaswag.py': ['--device=cpu'],
+    'evaluate.py': ['--device=cpu', '--limit=4'],
     'tasks.solve_rate': ['--limit=2', '--max_new_tokens=5'],
 }
 
@@ -73,8 +75,15 @@ def test_every_command_of_the_docs_that_asks_the_hub_runs(hub, client, test_data
         code, output = client.run(script, *arguments, *smaller)
         assert code == 0, f'{page}: {command}\n{output}'
     assert {request[1].split('?')[0].split('/resolve')[0] for request in hub.requests} >= {
-        '/datasets/Rowan/hellaswag', '/datasets/Salesforce/wikitext', '/datasets/HuggingFaceFW/fineweb-edu', '/datasets/openai/gsm8k',
+        '/datasets/Rowan/hellaswag', '/datasets/baber/piqa', '/datasets/LTCB/enwik8', '/datasets/cam-cst/cbt', '/datasets/Salesforce/wikitext', '/datasets/HuggingFaceFW/fineweb-edu', '/datasets/openai/gsm8k',
         '/datasets/kjj0/fineweb10B-gpt2', '/openai-community/gpt2', '/openai-community/gpt2-xl'}
+
+
+def test_every_task_of_evaluate_finds_its_rows_on_the_hub(hub, client, test_data):
+    names = [name for name in ALL if name != 'text']
+    code, output = client.run('evaluate.py', '--init_from=gpt2', f'--tasks={",".join(names)},piqa@2', '--limit=3', '--device=cpu')
+    assert code == 0, output
+    assert [name for name in [*names, 'piqa@2'] if f'\n{name}, ' not in output] == []
 
 
 def serve_and_ask(client, arguments, environment):

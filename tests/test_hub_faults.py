@@ -17,10 +17,12 @@ from runtime.errors import BadInput
 pytestmark = pytest.mark.slow
 SCRIPT = '''
 import sys
-import hellaswag, pretrained
+import pretrained
+from evals.measure import read_tasks
+from evals.tasks import choose_tasks
 from runtime.errors import one_line_errors
 with one_line_errors():
-    what = pretrained.load_huggingface(sys.argv[2]) if sys.argv[1] == 'weights' else hellaswag.load()
+    what = pretrained.load_huggingface(sys.argv[2]) if sys.argv[1] == 'weights' else read_tasks(choose_tasks('hellaswag'))
     print('loaded', type(what).__name__)
 '''
 # What is fetched, each in a way of its own: (the command, a file of it on the hub, its repository)

@@ -8,21 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import hellaswag
 import sources
 import wikitext
 from bpe import CHUNK, Tokenizer, check_merges, cut
 from bpe_textbook import ID_OF_BYTE
-from evaluate import apply_protocol
+from evals import questions
+from evals.perplexity import PROTOCOLS
 from runtime.errors import BadInput
-from scoring import wikitext_cleanup
+from scoring import treebank_cleanup, wikitext_cleanup
 from tasks import calculator, gsm8k, tool_use, word_problems
 
 UNITS = ['(', '[', '{', '"', "'", ' ', '\n', '0', '.', '=', '<<', '<<=', '<<a=', '#', '####', 'a', '\t', '\u3000', 'é', "'s", '..a', 'a.!',
          '( ', ' )', '[title] ', '1/', '1.', '1_', '9e', ' = a = \n', ' = ', '$<<', '<|', '  a', '\r\n', '@-@ ', ' @.@', '\\']
 USES = {
-    'the harness': lambda text: apply_protocol(text, 'harness'), "GPT-2's paper": lambda text: apply_protocol(text, 'gpt2'),
-    'HellaSwag': hellaswag.clean, 'articles': lambda text: list(wikitext.articles(text[i:i + 100] for i in range(0, len(text), 100))),
+    'the harness': PROTOCOLS['harness'], "GPT-2's paper": PROTOCOLS['gpt2'], 'the Treebank': PROTOCOLS['ptb'], '1BW': PROTOCOLS['lm1b'],
+    "children's books": treebank_cleanup.clean_book, 'HellaSwag': questions.clean_wikihow, 'articles': lambda text: list(wikitext.articles(text[i:i + 100] for i in range(0, len(text), 100))),
     'blocks': lambda text: list(sources.cut_into_blocks([text], 300)), 'chunks': CHUNK.findall, 'cut': lambda text: list(cut(text, 1000)),
     'calls': tool_use.CALL.findall, 'kinds': gsm8k.kind_by_length, 'answers': gsm8k.answer_of, 'results': lambda text: tool_use.check_call('1', text),
     'numerals': word_problems.NUMERAL.findall, 'variables': word_problems.VARIABLE.findall, 'options': word_problems.OPTIONS.findall,
@@ -92,7 +92,7 @@ MARKUP = st.lists(st.sampled_from(['[', ']', '(', ')', '{', '}', '"', "'", ' ', 
 @given(MARKUP.map(''.join))
 def test_hellaswags_clean_up_is_the_harnesss(text):
     theirs = text.strip().replace(' [title]', '. ')
-    assert hellaswag.clean(text) == re.sub(r'\[.*?\]', '', theirs).replace('  ', ' ')
+    assert questions.clean_wikihow(text) == re.sub(r'\[.*?\]', '', theirs).replace('  ', ' ')
 
 
 @settings(max_examples=500, deadline=None)

@@ -14,7 +14,7 @@ def run(monkeypatch, path):
     not_a_script.refuse_to_run_a_library()
 
 
-@pytest.mark.parametrize('name, user', [('sources.py', 'corpus.py, evaluate.py'), ('tasks/gsm8k.py', 'tasks/solve.py'), ('optim.py', 'train.py'),
+@pytest.mark.parametrize('name, user', [('sources.py', 'corpus.py'), ('evals/measure.py', 'evaluate.py, hellaswag.py'), ('tasks/gsm8k.py', 'tasks/solve.py'), ('optim.py', 'train.py'),
                                         ('configurator.py', 'train.py'), ('runtime/text_files.py', 'corpus.py'), ('muon.py', 'README.md')])
 def test_a_file_that_only_defines_things_says_which_script_uses_it(monkeypatch, capsys, name, user):
     with pytest.raises(SystemExit) as end:
@@ -23,7 +23,8 @@ def test_a_file_that_only_defines_things_says_which_script_uses_it(monkeypatch, 
     assert end.value.code == 2 and line.startswith(f'{name} is no script') and user in line and line.count('\n') == 1
 
 
-@pytest.mark.parametrize('started', [['bpe_textbook.py'], ['-m', 'bpe_textbook'], ['-m', 'runtime.words'], ['-m', 'scoring.wikitext_cleanup']])
+@pytest.mark.parametrize('started', [['bpe_textbook.py'], ['-m', 'bpe_textbook'], ['-m', 'runtime.words'], ['-m', 'scoring.wikitext_cleanup'],
+                                     ['-m', 'evals.perplexity']])
 def test_python_itself_says_so(started):
     ended = subprocess.run([sys.executable, *started], cwd=ROOT, capture_output=True, text=True)
     name = started[-1].removesuffix('.py').replace('.', '/')

@@ -61,7 +61,7 @@ def sshd(tmp_path_factory):
 def checkout(tmp_path, data_dir):
     """A copy of what is in the repository, with things in it that must not leave this machine."""
     folder = tmp_path / 'checkout'
-    folders = ('runtime', 'kernels', 'inference', 'scoring', 'tasks', 'config', 'cloud', 'bench')
+    folders = ('runtime', 'kernels', 'inference', 'scoring', 'evals', 'tasks', 'config', 'cloud', 'bench')
     files = ('requirements.txt', 'requirements-dev.txt', 'requirements.lock', 'Makefile', 'pyproject.toml', 'tests/conftest.py', 'tests/test_kernels_gpu.py')
     for path in [*ROOT.glob('*.py'), *(path for name in folders for path in ROOT.glob(f'{name}/*')), *(ROOT / name for name in files)]:
         if path.is_file():

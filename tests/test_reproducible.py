@@ -36,7 +36,7 @@ VARIANTS = {
     'zero, masked targets': {'optimizer': 'muon', 'zero': True, 'data_dir': 'masked'},
     'a skipped step': {'poisoned_step': 5},
     'a skipped step in float16': {'poisoned_step': 5, 'dtype': 'float16', 'optimizer': 'muon'},
-    'hellaswag': {'hellaswag_interval': 6, 'hellaswag_source': 'hellaswag.jsonl', 'max_steps': 6},
+    'hellaswag': {'eval_tasks': 'hellaswag', 'eval_tasks_source': 'hellaswag.jsonl', 'max_steps': 6},
 }
 
 

@@ -14,10 +14,10 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, merged_metrics, run_script
+from test_evaluate import evaluate_to_json
 from torch.nn import functional as F
 
 import checkpoint
-import hellaswag
 import plot
 import pretrained
 import shards
@@ -282,20 +282,22 @@ def test_data_for_weights_with_a_tokenizer_of_their_own_is_made_with_that_one(ru
 
 
 @pytest.mark.slow
-def test_hellaswag_is_scored_at_intervals_as_by_its_own_script(run, tmp_path, data_dir):
+def test_tasks_are_scored_at_intervals_as_by_evaluate(run, tmp_path):
     source = tmp_path / 'hellaswag.jsonl'
     source.write_text(''.join(json.dumps({
         'activity_label': 'Coding', 'ctx': f'def f{i}(x):', 'ctx_a': f'def f{i}(x):', 'ctx_b': '',
         'endings': [f'return {j} * x' for j in range(4)], 'label': i % 4}) + '\n' for i in range(12)))
-    settings = {'hellaswag_interval': 8, 'hellaswag_source': source, 'hellaswag_examples': 10, 'block_size': 64}
+    settings = {'eval_tasks': 'hellaswag', 'eval_tasks_interval': 8, 'eval_tasks_source': source, 'eval_tasks_limit': 10,
+                'block_size': 64}
     rows = run('a', **settings)
     assert [row['step'] for row in rows if 'hellaswag_acc' in row] == [0, 8, 12]
-    model, tokenizer, _ = pretrained.load(str(tmp_path / 'a'))
-    questions = hellaswag.prepare(hellaswag.load(str(source), 10), tokenizer, 64, ['harness'])
-    process = Process({'device': 'cpu', 'dtype': 'float32'})
-    assert rows[-1]['hellaswag_acc_norm'] == hellaswag.accuracies(model, questions, process)['acc_norm']
-    with pytest.raises(BadInput, match='hellaswag_interval=3'):
-        run('b', **{**settings, 'hellaswag_interval': 3})
+    scores = evaluate_to_json(str(tmp_path / 'a'), tmp_path / 'a.json', tasks='hellaswag', source=source, limit=10)['tasks']['hellaswag']
+    for metric in ('acc', 'acc_norm', 'acc_norm_stderr'):
+        assert rows[-1][f'hellaswag_{metric}'] == scores[metric]
+    with pytest.raises(BadInput, match='eval_tasks_interval=3'):
+        run('b', **{**settings, 'eval_tasks_interval': 3})
+    rows = run('c', **{**settings, 'eval_tasks_interval': 0})
+    assert [row['step'] for row in rows if 'hellaswag_acc' in row] == [0, 4, 8, 12]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 import architecture
@@ -36,7 +37,7 @@ from runtime.lock import FolderLock
 from runtime.metrics import Metrics
 from runtime.process import Process
 from runtime.stop import Stopped, StopSignals
-from scoring.likelihood import pack, token_nats
+from scoring.likelihood import HEAD_ROWS, pack
 
 FIXED = {'dropout': 0.0, 'kernels': 'torch', 'attention': 'auto', 'beta1': 0.9, 'beta2': 0.95, 'zero': False,
          'reproducible': False, 'tensorboard': False, 'wandb': False}  # keys of train.py that have one value here
@@ -183,7 +184,10 @@ def token_logprobs(model: GPT, pairs: list[tuple], process: Process) -> tuple[Te
     idx, positions, _, places, ids, owners = pack([[i] for i in range(len(pairs))], pairs)
     idx, positions, places, ids, owners = (tensor.to(process.device) for tensor in (idx, positions, places, ids, owners))
     with process.autocast():
-        return -token_nats(model, idx, positions, None, places, ids), owners
+        x = model.hidden(idx, positions).flatten(0, 1)[places]  # (M, C)
+        parts = zip(x.split(HEAD_ROWS), ids.split(HEAD_ROWS))
+        return torch.cat([-F.cross_entropy(model.head(some_x).float(), some_ids, reduction='none')
+                          for some_x, some_ids in parts]), owners
 
 
 def identify(tokenizer, train: list, val: list) -> dict:

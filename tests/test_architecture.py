@@ -178,7 +178,7 @@ def run(script, **settings):
 def use(script, out_dir, tmp_path):
     (tmp_path / 'x.txt').write_text('def f(x):\n    return x\n')
     run(script, out_dir=out_dir, device='cpu', dtype='float32',
-        **({'max_new_tokens': 2} if script is sample else {'source': tmp_path / 'x.txt'}))
+        **({'max_new_tokens': 2} if script is sample else {'tasks': 'text', 'source': tmp_path / 'x.txt'}))
 
 
 @pytest.mark.parametrize('script', [sample, evaluate])

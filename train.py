@@ -182,7 +182,7 @@ def check_config(config):
     if interval and (config['eval_interval'] < 1 or interval % config['eval_interval']):
         raise BadInput(f'eval_tasks_interval={interval} should be a multiple of eval_interval={config["eval_interval"]}')
     if config['eval_tasks']:
-        choose_tasks(config['eval_tasks'])
+        choose_tasks(config['eval_tasks'], key='eval_tasks')
 
 
 def inherited_block_size(config):

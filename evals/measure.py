@@ -59,12 +59,11 @@ def read_tasks(chosen: dict[str, tuple[Task | TextTask, int]], source: str | Non
         or documents of a text. The others are for texts alone.
     """
     if source is not None and not os.path.exists(source):
-        raise BadInput(f'source={source}: no file or folder of that name; it should be a file as published, or a folder with '
-                       'one for each task')
+        raise BadInput(f'no file or folder {source!r}; it should be a file as published, or a folder with one for each task')
     n_texts = len({task if isinstance(task, TextTask) else task.data for task, _ in chosen.values()})
     if source is not None and not os.path.isdir(source) and n_texts > 1:
-        raise BadInput(f'source={source} is one file for several tasks ({", ".join(chosen)}); name one of them with --tasks, '
-                       'or a folder with a file for each')
+        raise BadInput(f'{source} is one file for several tasks ({", ".join(chosen)}); name one of them, or a folder with a '
+                       'file for each')
     asked = []
     for name, (task, shots) in chosen.items():
         if isinstance(task, TextTask):

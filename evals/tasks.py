@@ -83,10 +83,10 @@ ALL = {
 DEFAULT = 'hellaswag,lambada,piqa,winogrande,arc_easy,arc_challenge,openbookqa,boolq,wikitext2'
 
 
-def choose_tasks(words: str, shots: int = 0) -> dict[str, tuple[Task | TextTask, int]]:
+def choose_tasks(words: str, shots: int = 0, key: str = 'tasks') -> dict[str, tuple[Task | TextTask, int]]:
     """{name: (task, number of examples in a prompt)} of names with commas between: of tasks, and of GROUPS.
 
-    NAME@10 has ten examples, whatever `shots` is. Raises BadInput for a name that is none.
+    NAME@10 has ten examples, whatever `shots` is. key: of the setting, for BadInput about a name that is none.
     """
     from evals.groups import GROUPS  # which names tasks
     names = [name for word in split_list(words) for name in GROUPS.get(word.strip(), [word.strip()])]
@@ -97,11 +97,11 @@ def choose_tasks(words: str, shots: int = 0) -> dict[str, tuple[Task | TextTask,
             close = difflib.get_close_matches(base, [*ALL, *GROUPS], n=1)
             listed = f'tasks are {", ".join([*ALL, *GROUPS])}; NAME@5 has five examples in its prompts'
             meant = f'did you mean {close[0]}?' if close and base not in ALL else listed
-            raise BadInput(f'tasks={shorten(words)}: there is no task {shorten(name)!r}; {meant}')
+            raise BadInput(f'{key}={shorten(words)}: there is no task {shorten(name)!r}; {meant}')
         task, n = ALL[base], int(number) if at else shots
         if isinstance(task, TextTask) and n:
             if at:
-                raise BadInput(f'tasks={shorten(words)}: {base} is a text, with no examples before it; leave out {at}{number}')
+                raise BadInput(f'{key}={shorten(words)}: {base} is a text, with no examples before it; leave out {at}{number}')
             n = 0
         chosen[name] = task, n
     return chosen

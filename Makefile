@@ -30,8 +30,8 @@ check: $(VENV)/dev
 
 # Everything. The kernels run under Triton's interpreter, which must be chosen before Triton is imported: in a process of its own.
 test: $(VENV)/dev
-	$(PY) -m pytest -q -n 3 --dist=worksteal tests
-	TRITON_INTERPRET=1 $(PY) -m pytest -q -n 3 tests/test_kernels.py tests/test_kernels_linear.py
+	$(PY) -m pytest -q -n 4 --dist=worksteal tests
+	TRITON_INTERPRET=1 $(PY) -m pytest -q -n 4 tests/test_kernels.py tests/test_kernels_linear.py
 
 lint: $(VENV)/dev
 	$(PY) -m ruff check .

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 seeds=${SEEDS:-1 2 3}
-$python -m tasks.prepare_problems --out_dir=data/math
+[ -e data/math/meta.json ] || $python -m tasks.prepare_problems --out_dir=data/math
 $python train.py config/math_small.py --max_steps=${START_STEPS:-350} --sample_interval=0 --out_dir=out/math_short
 for seed in $seeds; do
     $python -m tasks.grpo --init_from=out/math_short --out_dir=out/grpo/seed_$seed --seed=$seed --max_steps=40 \

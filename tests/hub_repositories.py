@@ -139,6 +139,16 @@ def gsm8k():
     return files
 
 
+def smoltalk():
+    """Conversations as lists of messages."""
+    files = {'README.md': card(text='smol-smoltalk')}
+    for split, n in (('train', 40), ('test', 5)):
+        files[f'data/{split}-00000-of-00001.parquet'] = parquet([{
+            'messages': [{'content': text, 'role': 'user'}, {'content': text[::-1], 'role': 'assistant'}], 'source': 'smol-magpie'}
+            for text in sentences(n, f'smoltalk {split}')])
+    return files
+
+
 def tinystories():
     """No configurations: which files belong to a split, their names say. Beside them lie text files."""
     files = {'README.md': card(text='TinyStories'), 'TinyStories-train.txt': b'Once upon a time\n', 'TinyStoriesV2-GPT4-valid.txt': b''}

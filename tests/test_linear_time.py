@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import chat_template
 import sources
 import wikitext
 from bpe import CHUNK, Tokenizer, check_merges, cut
@@ -24,7 +25,7 @@ USES = {
     'the harness': PROTOCOLS['harness'], "GPT-2's paper": PROTOCOLS['gpt2'], 'the Treebank': PROTOCOLS['ptb'], '1BW': PROTOCOLS['lm1b'],
     "children's books": treebank_cleanup.clean_book, 'HellaSwag': questions.clean_wikihow, 'articles': lambda text: list(wikitext.articles(text[i:i + 100] for i in range(0, len(text), 100))),
     'blocks': lambda text: list(sources.cut_into_blocks([text], 300)), 'chunks': CHUNK.findall, 'cut': lambda text: list(cut(text, 1000)),
-    'calls': tool_use.CALL.findall, 'kinds': gsm8k.kind_by_length, 'answers': gsm8k.answer_of, 'results': lambda text: tool_use.check_call('1', text),
+    'calls': chat_template.CALL.findall, 'kinds': gsm8k.kind_by_length, 'answers': gsm8k.answer_of, 'results': lambda text: tool_use.check_call('1', text),
     'numerals': word_problems.NUMERAL.findall, 'variables': word_problems.VARIABLE.findall, 'options': word_problems.OPTIONS.findall,
 }
 

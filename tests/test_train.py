@@ -22,6 +22,7 @@ import plot
 import pretrained
 import shards
 import train
+from bpe import Tokenizer
 from configurator import configure
 from inference.engine import generate
 from model import GPT
@@ -266,14 +267,14 @@ def test_a_block_size_that_is_not_given_is_that_of_the_weights_and_stays_it_with
     assert pretrained.block_size_of(str(tmp_path / 'b' / 'ckpt_0000001.pt')) == 32
 
 
-def test_data_for_weights_with_a_tokenizer_of_their_own_is_made_with_that_one(run, tmp_path, data_dir):
+def test_data_for_weights_with_a_tokenizer_of_their_own_is_made_with_that_one(run, tmp_path, data_dir, texts):
     run('a', max_steps=1)
     tokenizer = f'--tokenizer={tmp_path}/a/tokenizer.json'
     with pytest.raises(BadInput, match=f'config/finetune.py needs .* --source=mytext.txt {tokenizer} --out_dir='):
         run('b', init_from=str(tmp_path / 'a'), data_dir=str(tmp_path / 'finetune'))
     shutil.copytree(data_dir, tmp_path / 'other')
     meta = json.loads((tmp_path / 'other' / 'meta.json').read_text())
-    changed = (tmp_path / 'other' / 'tokenizer.json').read_text() + ' '
+    changed = Tokenizer.train([text[::-1] for text in texts], 300, progress=False).to_json()
     (tmp_path / 'other' / 'tokenizer.json').write_text(changed)
     meta['tokenizer_sha256'] = hashlib.sha256(changed.encode()).hexdigest()
     (tmp_path / 'other' / 'meta.json').write_text(json.dumps(meta))

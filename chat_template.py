@@ -7,7 +7,8 @@
     ids = encode_prompt(messages, tokenizer)                  # to be answered: ends with <|assistant|>
 
 A message is {'role': 'system' | 'user' | 'assistant', 'content': text}. A conversation may begin with a system message; then
-user and assistant take turns. Text that spells a special token stays text. JINJA is the same for transformers and others.
+user and assistant take turns. Text that spells a special token stays text. JINJA is the template for transformers and others,
+which make tokens of the whole text: a special token that is spelled becomes one there, and no call of a calculator is cut.
 
 What the assistant says is encoded in pieces, cut where a calculator takes over in a call such as `<<48/2=24>>`, so that the
 model sees the same tokens in training as when the calculator writes them: in GPT-2's vocabulary `=-` is one token, and a

@@ -102,14 +102,14 @@ def hash_of(text: str) -> float:
     return int.from_bytes(digest, 'big') / 2**64
 
 
-def find_threshold(documents: Iterable[str], val_fraction: float, looked_at: int = 1000) -> float:
+def find_threshold(documents: Iterable[str], val_fraction: float, looked_at: int = 1000,
+                   advice: str = 'cut it with --document_separator') -> float:
     """Texts with a hash below this are held out: val_fraction, or what puts a text on each side if there are few."""
     hashes = sorted({hash_of(text) for text in itertools.islice(documents, looked_at)})
     if not hashes:
         raise BadInput('there are no documents in this source: nothing but empty text')
     if len(hashes) == 1:
-        raise BadInput('there is only one document in this source, so none to hold out; '
-                       'cut it with --document_separator')
+        raise BadInput(f'there is only one document in this source, so none to hold out; {advice}')
     return min(max(val_fraction, (hashes[0] + hashes[1]) / 2), hashes[-1])
 
 

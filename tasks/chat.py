@@ -65,7 +65,8 @@ def main(config):
         tokenizer, _ = open_tokenizer(conversations, {**config, 'vocab_size': 0})
         show(next(iter(conversations())), tokenizer)
         return
-    threshold = data_folder.find_threshold(map(first_question, conversations()), config['val_fraction'])
+    threshold = data_folder.find_threshold(map(first_question, conversations()), config['val_fraction'],
+                                           advice='give more conversations')
     tokenizer, tokenizer_file = open_tokenizer(conversations, config)
     data_folder.prepare_folder(out_dir, name, tokenizer_file)
     counts, val = collections.Counter(), []
@@ -99,6 +100,8 @@ def main(config):
 
 def check(config):
     check_bounds(config, 'block_size', at_least=8)
+    if config['system'] is not None and not config['system'].strip():
+        raise BadInput('system should be a text; leave it out for none')
     check_bounds(config, 'n_conversations', at_least=2, at_most=10**9)
     check_bounds(config, 'val_fraction', above=0, below=1)
     check_bounds(config, 'seed', at_least=0)

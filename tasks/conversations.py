@@ -139,6 +139,8 @@ def conversations_of(source, rows):
             messages.pop()
         try:
             check_messages(messages)
+            if messages[-1]['role'] != 'assistant':
+                raise ValueError('nothing in it is an answer')
         except ValueError as error:
             left_out[str(error)] += 1
             continue
@@ -186,6 +188,8 @@ def preference_of(row, place):
     else:
         prompt = [message('user', question_of(row, place))]
     for conversation in conversations:
+        if not conversation or conversation[-1]['role'] != 'assistant':
+            raise BadInput(f'{place}: chosen and rejected should end with a message of role assistant')
         if conversation[:-1] not in ([], prompt):
             raise BadInput(f'{place}: chosen and rejected should answer the same messages')
         try:

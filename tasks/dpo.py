@@ -4,8 +4,8 @@
 
 Each row has a prompt (or an instruction with its input), a chosen and a rejected answer; see tasks/conversations.py. The loss
 of a pair is -log sigmoid(beta (log p(chosen)/r(chosen) - log p(rejected)/r(rejected))), where p is the model and r the model
-that training began with, whose log-probabilities are computed once, before the first step. Stopped and started again with the
-same command, it resumes, on a CPU with the same bits.
+that training began with, whose log-probabilities are computed once at each start, before the first step. Stopped and started
+again with the same command, it resumes, on a CPU with the same bits.
 """
 import numpy as np
 from torch.nn import functional as F
@@ -128,7 +128,8 @@ def flatten(pairs):
 def encode_pairs(rows, tokenizer, config, process):
     """{'train' and 'val': [(prompt, chosen, rejected) as token ids]}, split as tasks.chat splits conversations."""
     end, pairs, n_long = stop_tokens(tokenizer)[0], {'train': [], 'val': []}, 0
-    threshold = find_threshold([first_question(messages) for messages, *_ in rows], config['val_fraction'])
+    threshold = find_threshold([first_question(messages) for messages, *_ in rows], config['val_fraction'],
+                               advice='give more rows')
     for messages, *answers in rows:
         prompt = encode_prompt(messages, tokenizer)
         answers = [[*encode_answer(answer, tokenizer), end] for answer in answers]

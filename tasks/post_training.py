@@ -11,6 +11,7 @@ train.py is the loop for everything whose data is shards. Checkpoints, metrics a
 """
 import hashlib
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -53,6 +54,8 @@ def post_train(config: dict, Task: Callable):
     config = {**config, **FIXED, 'data_dir': config['source']}
     if not resume.has_weights(config):
         raise BadInput(f'init_from={config["init_from"]} should name weights: a run, a checkpoint, a folder, or gpt2')
+    if os.path.exists(os.path.join(config['out_dir'], 'config.json')):
+        raise BadInput(f'out_dir={config["out_dir"]} is a folder of weights; name another one')
     process = Process(config)
     with process.lost_in_one_line(), FolderLock(config['out_dir']) as lock:
         process.on_first(lock.take_if_used_before)
@@ -63,10 +66,14 @@ def post_train(config: dict, Task: Callable):
 def run(config, process, lock, Task):
     model, tokenizer, source = pretrained.load(config['init_from'], **{key: FIXED[key] for key in pretrained.CHOSEN_BY_RUN})
     model.to(process.device)
-    config = {**config, **vars(model.config), 'dtype': str(process.dtype).removeprefix('torch.')}
+    config = {**config, **vars(model.config), 'dtype': str(process.dtype).removeprefix('torch.'),
+              'start_sha256': sha256_of_weights(model)}
     task = Task(config, process, model, tokenizer)
     optimizers = Optimizers(model, config, process)
     saved = resume.first_usable(resume.find(config, task.text), config, task.text, model, optimizers)
+    if saved and saved['config'].get('start_sha256') != config['start_sha256']:
+        raise BadInput(f'{source} has other weights than {config["out_dir"]} was started from; start with those, or with '
+                       'another --out_dir')
     progress = resume.restore(saved, model, optimizers) if saved else Progress()
     process.check_same_step(progress.step)
     process.print0(f'{config["out_dir"]}: {f"resumes at step {progress.step:,}" if saved else f"starts from {source}"}; '
@@ -188,6 +195,13 @@ def token_logprobs(model: GPT, pairs: list[tuple], process: Process) -> tuple[Te
         parts = zip(x.split(HEAD_ROWS), ids.split(HEAD_ROWS))
         return torch.cat([-F.cross_entropy(model.head(some_x).float(), some_ids, reduction='none')
                           for some_x, some_ids in parts]), owners
+
+
+def sha256_of_weights(model):
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.cpu().numpy())
+    return digest.hexdigest()
 
 
 def identify(tokenizer, train: list, val: list) -> dict:

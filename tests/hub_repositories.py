@@ -208,6 +208,7 @@ def commit_all(hub, folder):
     for name in ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl'):
         hub.commit(f'models/openai-community/{name}', gpt2(sharded=name == 'gpt2-xl'))
     for name, files in (('Salesforce/wikitext', wikitext()), ('Rowan/hellaswag', hellaswag()), ('openai/gsm8k', gsm8k()),
+                        ('HuggingFaceTB/smol-smoltalk', smoltalk()),
                         ('roneneldan/TinyStories', tinystories()), ('PleIAs/SYNTH', synth()),
                         ('kjj0/fineweb10B-gpt2', shards_of_fineweb(folder)), *tasks().items()):
         hub.commit(f'datasets/{name}', files)

@@ -192,10 +192,10 @@ def test_an_unknown_shape_shows_those_that_are_known(tmp_path, capsys):
 
 def test_rows_that_are_no_conversation_are_left_out_and_counted(tmp_path, capsys):
     rows = [{'messages': TWO_TURNS}, {'messages': [HI[1], HI[0]]}, {'messages': [HI[0], {'role': 'assistant', 'content': None}]},
-            {'messages': [*HI, {'role': 'user', 'content': 'Bye'}]}, {'messages': []}]
+            {'messages': [*HI, {'role': 'user', 'content': 'Bye'}]}, {'messages': []}, {'messages': [{'role': 'system', 'content': 'Be kind.'}]}]
     path = write_rows(tmp_path / 'some.jsonl', rows)
     assert list(read_conversations(path)) == [TWO_TURNS, HI]
-    assert 'left out 3 rows of 5' in capsys.readouterr().err
+    assert 'left out 4 rows of 6' in capsys.readouterr().err
     with pytest.raises(BadInput, match='no conversation'):
         list(read_conversations(write_rows(tmp_path / 'none.jsonl', rows[1:2])))
 
@@ -308,7 +308,9 @@ def test_preferences_of_every_shape_are_read(tmp_path):
 
 @pytest.mark.parametrize('row, word', [({'prompt': 'Hi', 'chosen': 'x'}, 'keys prompt, chosen'),
                                        ({'prompt': 'Hi', 'chosen': '', 'rejected': 'x'}, 'empty'),
-                                       ({'prompt': 3, 'chosen': 'a', 'rejected': 'x'}, 'should be text')])
+                                       ({'prompt': 3, 'chosen': 'a', 'rejected': 'x'}, 'should be text'),
+                                       ({'prompt': 'a', 'chosen': [], 'rejected': 'x'}, 'of role assistant'),
+                                       ({'prompt': HI, 'chosen': [HI[0]], 'rejected': [HI[0]]}, 'of role assistant')])
 def test_rows_without_two_answers_are_named(tmp_path, row, word):
     with pytest.raises(BadInput, match=word):
         read_preferences(write_rows(tmp_path / 'pairs.jsonl', [row]))

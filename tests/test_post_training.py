@@ -198,7 +198,7 @@ def test_a_killed_run_resumes_bit_for_bit(module, Task, start, pairs, tmp_path, 
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_run_goes_on_from_there(start, tmp_path):
-    settings = {'init_from': start, 'max_steps': 20}
+    settings = {'init_from': start, 'max_steps': 80, 'eval_interval': 20}
     run(grpo, out_dir=tmp_path / 'whole', **settings)
     command = [sys.executable, '-m', 'tasks.grpo', *flags(grpo, out_dir=tmp_path / 'stopped', **settings)]
     metrics = tmp_path / 'stopped' / 'metrics.jsonl'
@@ -207,7 +207,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_from_there(start, tmp_path):
         child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
         while child.poll() is None and (not metrics.exists() or metrics.read_bytes() == before):
             time.sleep(0.05)  # until it has begun
-        time.sleep(random.uniform(0, 1))
+        time.sleep(random.uniform(0, 0.5))
         child.send_signal(signal.SIGINT)
         _, errors = child.communicate()
         assert child.returncode == 0, errors.decode()
@@ -242,6 +242,16 @@ def test_settings_that_cannot_be_give_one_line_and_leave_nothing(module, setting
     with pytest.raises(BadInput, match=word) as caught:
         run(module, **given)
     assert '\n' not in str(caught.value) and not (tmp_path / 'out').exists()
+
+
+def test_another_start_than_before_is_refused(start, pairs, tmp_path):
+    run(dpo, init_from=start, source=pairs, out_dir=tmp_path / 'a', max_steps=2)
+    run(dpo, init_from=tmp_path / 'a', source=pairs, out_dir=tmp_path / 'b', max_steps=2)
+    run(dpo, init_from=start, source=pairs, out_dir=tmp_path / 'a', max_steps=4)
+    with pytest.raises(BadInput, match='has other weights than'):
+        run(dpo, init_from=tmp_path / 'a', source=pairs, out_dir=tmp_path / 'b', max_steps=4)
+    with pytest.raises(BadInput, match='is a folder of weights'):
+        run(dpo, init_from=start, source=pairs, out_dir=start)
 
 
 def test_dpo_needs_a_model_that_knows_conversations(pairs, tmp_path):

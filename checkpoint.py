@@ -121,7 +121,7 @@ class BackgroundWriter:
 
     def note_best(self, step, val_loss):
         """Writes best.json if the validation loss of a step that has been saved is the lowest of those."""
-        if step == self.step and (self.best is None or val_loss < self.best[1]):
+        if step and step == self.step and (self.best is None or val_loss < self.best[1]):
             self.wait()
             if self.error is None:
                 self.best = step, val_loss

@@ -24,8 +24,8 @@ def measure_training(config):
     with torch.device('meta'):
         flops_per_token = our_model(config, 'meta').flops_per_token()
     title = (f'Training step (forward, backward, clip, AdamW): {describe_model(config)}, batch {config["batch_size"]} x '
-             f'{config["block_size"]} tokens unless said; {flops_per_token / 1e9:.3f} GFLOP a token; MFU is of '
-             f'{f"the {makers_flops / 1e12:,.0f} TFLOP/s" if makers_flops else "what"} that the maker names')
+             f'{config["block_size"]} tokens unless said; {flops_per_token / 1e9:.3f} GFLOP a token'
+             + (f'; MFU is of the {makers_flops / 1e12:,.0f} TFLOP/s that the maker names' if makers_flops else ''))
     contenders = list_contenders(config)
     for rows, turns in compare_contenders(contenders, config, lambda config: config['batch_size'] * config['block_size']):
         yield title, [with_mfu(row, turns[row['contender']], flops_per_token, makers_flops) for row in rows]
@@ -36,7 +36,7 @@ def with_mfu(row, turns, flops_per_token, makers_flops):
     what = row.pop('what it is')
     flops, product = row['tokens/s'] and row['tokens/s'] * flops_per_token, turns and median(turn['product'] for turn in turns)
     return row | {'MFU': f'{flops / makers_flops:.0%}' if flops and makers_flops else None,
-                  'product GFLOP/s': product or None, 'of product': f'{flops / product:.0%}' if flops else None,
+                  'product GFLOP/s': product and product / 1e9, 'of product': f'{flops / product:.0%}' if flops else None,
                   'loss of step 3': turns[0]['returned'] if flops else None, 'what it is': what}
 
 

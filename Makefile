@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo math chat check test lint bench gpu gpu_in_venv lock locked clean
+.PHONY: demo math chat check test test-all lint bench gpu gpu_in_venv lock locked clean
 
 # Tokenizes Python's own source, trains a small GPT on it and shows what it writes. Run again, it resumes from what is there.
 demo: $(VENV)/runtime
@@ -28,10 +28,15 @@ chat: $(VENV)/runtime
 check: $(VENV)/dev
 	$(PY) -m pytest -q -n 2 -m "not slow" tests
 
-# Everything. The kernels run under Triton's interpreter, which must be chosen before Triton is imported: in a process of its own.
+# All tests but those marked long. The kernels run under Triton's interpreter, which must be chosen before Triton is imported: in a
+# process of its own.
 test: $(VENV)/dev
-	$(PY) -m pytest -q -n 4 --dist=worksteal tests
+	$(PY) -m pytest -q -n 4 --dist=worksteal -m "not long" tests
 	TRITON_INTERPRET=1 $(PY) -m pytest -q -n 4 tests/test_kernels.py tests/test_kernels_linear.py
+
+# And those that take minutes each: benches, the notebook, two hosts, a server under load.
+test-all: test
+	$(PY) -m pytest -q -n 2 -m long tests
 
 lint: $(VENV)/dev
 	$(PY) -m ruff check .

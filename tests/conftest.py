@@ -23,13 +23,24 @@ if 'SCRATCHGPT_TEST_DATA' in os.environ:
 
 
 LONGEST_FIRST = [f'test_{name}.py' for name in (
-    'interruptions', 'gpu_run', 'docs', 'notebook', 'two_hosts', 'bench_step', 'bench', 'reproducible', 'optim', 'train', 'serve_load',
+    'interruptions', 'gpu_run', 'docs', 'notebook', 'two_hosts', 'bench_step', 'bench', 'reproducible', 'post_training', 'chat_page', 'chat_serve', 'chat_sample', 'optim', 'train', 'serve_load',
     'serve', 'generation_graphs', 'change_the_model', 'remote', 'hub', 'generation', 'faults', 'page', 'soak', 'export')]
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files begin first, so that no worker still has minutes before it when the others have nothing left."""
-    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else len(LONGEST_FIRST))
+    """Each worker gets some of the longest files first: none still has minutes before it when the others have nothing left.
+
+    At first, each of n workers has an n-th of the items, in this order.
+    """
+    n = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+    longest = [[item for item in items if item.path.name == name] for name in LONGEST_FIRST]
+    rest = [item for item in items if item.path.name not in LONGEST_FIRST]
+    shares = [[item for of_file in longest[i::n] for item in of_file] for i in range(n)]
+    for share in shares:
+        n_taken = max(0, len(items) // n - len(share))
+        share += rest[:n_taken]
+        del rest[:n_taken]
+    items[:] = [*itertools.chain(*shares), *rest]
 
 
 def run_script(script, *arguments, folder=ROOT):

@@ -18,7 +18,7 @@ import bench.turns
 import checkpoint
 from runtime.errors import BadInput
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 TINY = ('--n_layer=1', '--n_head=2', '--n_embd=32', '--block_size=32', '--vocab_size=100', '--batch_size=2',
         '--turns=1', '--turn_s=0.01', '--device=cpu')

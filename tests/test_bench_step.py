@@ -7,7 +7,8 @@ import torch
 from bench.step import B, add_up, count_graphs, our_kernels, summarize
 from bench.turns import alone
 
-pytestmark = pytest.mark.skipif(not torch.__version__.startswith('2.13'), reason='needs private parts of torch 2.13')
+pytestmark = [pytest.mark.long,
+              pytest.mark.skipif(not torch.__version__.startswith('2.13'), reason='needs private parts of torch 2.13')]
 
 
 def lower_small(kernels, deterministic=False):

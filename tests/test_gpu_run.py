@@ -179,6 +179,7 @@ def test_every_check_passes_on_a_cpu(check, capfd, data_dir, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_small_run_on_the_cpu_goes_from_end_to_end(tmp_path):
     names = ['kernel_tests', 'resume', 'train', 'sample', 'profile']
     result = subprocess.run([sys.executable, '-m', 'bench.gpu', '--device=cpu', f'--out_dir={tmp_path}', f'--parts={",".join(names)}'],

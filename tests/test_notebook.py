@@ -19,7 +19,7 @@ import shards
 from configurator import configure
 from runtime.metrics import read_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOUR = ROOT / 'notebooks' / 'tour.ipynb'

@@ -21,7 +21,7 @@ from test_serve import export_model, reference, wait_for  # noqa: F401
 
 from inference.engine import generate
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 DEADLINE_S = 2  # of a head, a body and an unread answer
 

@@ -16,7 +16,7 @@ from conftest import ROOT, merged_metrics
 
 from runtime.metrics import read_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 STEPS, TIMEOUT_S = 120, 40
 SETTINGS = {'n_layer': 2, 'n_head': 2, 'n_embd': 64, 'block_size': 32, 'total_batch_tokens': 512, 'micro_batch': 4,

@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo math chat check test test-all lint bench gpu gpu_in_venv lock locked clean
+.PHONY: demo math chat check test test_all lint bench gpu gpu_in_venv lock locked clean
 
 # Tokenizes Python's own source, trains a small GPT on it and shows what it writes. Run again, it resumes from what is there.
 demo: $(VENV)/runtime
@@ -35,7 +35,7 @@ test: $(VENV)/dev
 	TRITON_INTERPRET=1 $(PY) -m pytest -q -n 4 tests/test_kernels.py tests/test_kernels_linear.py
 
 # And those that take minutes each: benches, the notebook, two hosts, a server under load.
-test-all: test
+test_all: test
 	$(PY) -m pytest -q -n 2 -m long tests
 
 lint: $(VENV)/dev

@@ -555,14 +555,19 @@ def main(config):
     """Prints a text with a background colour for each token, or bars between them where colours are not; then ids."""
     tokenizer = open_tokenizer(config['tokenizer'])
     ids = tokenizer.encode(config['show'], allowed_special='all')
-    tokens = [tokenizer.token_bytes(i) for i in ids]
-    pieces = [token.decode('utf-8', errors='backslashreplace') for token in tokens]  # a part of a character: its bytes
-    if sys.stdout.isatty() and 'NO_COLOR' not in os.environ:
-        print(''.join(f'\x1b[30;{(103, 106, 102, 105)[n % 4]}m{piece}' for n, piece in enumerate(pieces)) + '\x1b[0m')
-    else:
-        print('|'.join(pieces))
+    print(side_by_side(ids, tokenizer))
     print(*ids)
-    print(f'{len(ids)} tokens, {sum(map(len, tokens)) / max(1, len(ids)):.2f} bytes per token')
+    n_bytes = sum(len(tokenizer.token_bytes(i)) for i in ids)
+    print(f'{len(ids)} tokens, {n_bytes / max(1, len(ids)):.2f} bytes per token')
+
+
+def side_by_side(ids: Iterable[int], tokenizer: Tokenizer, colours: tuple[int, ...] = (103, 106, 102, 105)) -> str:
+    """The text of tokens for a terminal, with these background colours in turn; elsewhere with bars between them."""
+    # of a part of a character, its bytes are shown
+    pieces = [tokenizer.token_bytes(i).decode('utf-8', errors='backslashreplace') for i in ids]
+    if not sys.stdout.isatty() or 'NO_COLOR' in os.environ:
+        return '|'.join(pieces)
+    return ''.join(f'\x1b[30;{colours[n % len(colours)]}m{piece}' for n, piece in enumerate(pieces)) + '\x1b[0m'
 
 
 if __name__ == '__main__':

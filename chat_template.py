@@ -82,6 +82,13 @@ def check_messages(messages: list[dict]):
         expected = ('assistant',) if role == 'user' else ('user',)
 
 
+def check_question(messages: list[dict]):
+    """Raises ValueError for what is no conversation that can be answered."""
+    check_messages(messages)
+    if messages[-1]['role'] != 'user':
+        raise ValueError(f'the last message has the role {messages[-1]["role"]}; one of role user is what can be answered')
+
+
 def encode_conversation(messages: list[dict], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of a conversation, (n,) uint16, and whether each counts as a target, (n,) bool.
 
@@ -117,11 +124,9 @@ def encode_prompt(messages: list[dict], tokenizer: Tokenizer, most: int | None =
     """The tokens of a conversation and <|assistant|>, which an answer follows.
 
     most: so many tokens at most; the oldest turns, each of a user's message and its answer, are left out until they fit,
-    but the system message stays. Raises ValueError if not even the last message fits, and as check_messages does.
+    but the system message stays. Raises ValueError if not even the last message fits, and as check_question does.
     """
-    check_messages(messages)
-    if messages[-1]['role'] != 'user':
-        raise ValueError(f'the last message has the role {messages[-1]["role"]}; one of role user is what can be answered')
+    check_question(messages)
     has_system = messages[0]['role'] == 'system'
     system = encode_message(messages[0], tokenizer) if has_system else []
     encoded = [encode_message(message, tokenizer) for message in messages[has_system:]]

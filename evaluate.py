@@ -16,7 +16,6 @@ A score is printed with its standard error. --json keeps every example's log-pro
 compares two such files example by example. docs/evaluation.md has the protocols, and what GPT-2 scores.
 """
 import functools
-import hashlib
 import json
 import math
 
@@ -26,6 +25,7 @@ from evals.groups import CORE, SIZES, TABLE_3, core
 from evals.measure import prepare, read_tasks, run
 from evals.scores import METRICS
 from evals.tasks import choose_tasks
+from pretrained import sha256_of_weights
 from runtime import hardware
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write
@@ -109,11 +109,8 @@ def facts(prepared):
 
 
 def describe(model, source):
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     config = {key: getattr(model.config, key) for key in ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd')}
-    return {'source': source, 'sha256': digest.hexdigest(), 'parameters': model.n_params(), **config}
+    return {'source': source, 'sha256': sha256_of_weights(model), 'parameters': model.n_params(), **config}
 
 
 def write_results(path, results):

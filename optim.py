@@ -18,6 +18,8 @@ from torch import Tensor
 from checkpoint import how_tensors_differ
 from muon import Muon
 
+MAX_SKIPPED_STEPS = 5  # a run ends after this many in a row without a finite loss and gradient
+
 
 class Optimizers:
     """What updates the parameters, as one thing with one state: the optimizers and the loss scaler that float16 needs."""

@@ -9,6 +9,7 @@ Nothing of a file is ever executed: safetensors holds tensors alone, and checkpo
 All functions raise BadInput that names the file and what is wrong with it. Knows nothing about training.
 """
 import contextlib
+import hashlib
 import math
 import os
 
@@ -207,6 +208,14 @@ def fit_vocabulary(model, tokenizer, path):
                        f'was trained with beside it')
     resize_vocabulary(model, tokens)
     return model
+
+
+def sha256_of_weights(model: GPT) -> str:
+    """What tells the weights of one model from another's."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def resize_vocabulary(model, vocab_size):

@@ -5,6 +5,7 @@
     saved = resume.first_usable(saved, config, text, model, optimizers)  # it, or an older one if it cannot be used
     progress = resume.restore(saved, model, optimizers)                  # then train_data.seek(progress.sequence_index)
     resume.report_changes(config, text, saved, print)
+    resume.save(writer, model, optimizers, config, text, progress, process)
 
 Nothing of a checkpoint is put to use before all of it has been compared with the model and the optimizers that are to take
 it: an optimizer that runs fused writes to addresses that it computes from its states' shapes.
@@ -146,6 +147,25 @@ def restore(saved: dict, model, optimizers) -> Progress:
     model.load_state_dict(saved['model'])
     optimizers.load_state_dict(saved)
     return Progress(**{key: saved[key] for key in Progress.__dataclass_fields__})
+
+
+def save(writer, model, optimizers, config, text, progress, process):
+    """Writes everything that a bit-exact continuation needs: copied now, written in the background by the first process."""
+    if progress.step in (0, writer.step):  # nothing to save, or saved already
+        return
+    writer.step = progress.step
+    states = optimizers.state_dict()  # on all processes: under ZeRO each has a share of it
+    if process.is_first:
+        writer.save({'model': model.state_dict(), **states, 'config': config, 'text': text, **vars(progress),
+                     'architecture': architecture.fingerprint(model.config)})
+
+
+def update_best(val_loss, progress, writer, process):
+    """Remembers the best validation of the run, and in best.json the best one at a step that has a checkpoint."""
+    if val_loss < progress.best_val_loss:
+        progress.best_val_loss, progress.best_step = val_loss, progress.step
+    if process.is_first:
+        writer.note_best(progress.step, val_loss)
 
 
 def report_changes(config: dict, text: dict, saved: dict, say):

@@ -21,7 +21,6 @@ from torch.nn.attention import SDPBackend
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-import architecture
 import checkpoint
 import kernels
 import plot
@@ -34,7 +33,7 @@ from evals import measure
 from evals.tasks import choose_tasks
 from inference.engine import generate
 from model import GPT, trains_in_blocks
-from optim import Optimizers
+from optim import MAX_SKIPPED_STEPS, Optimizers
 from resume import Progress
 from runtime import hardware, report
 from runtime.batches import DeviceBatches
@@ -106,7 +105,6 @@ DEFAULTS = {
     'zero': False,  # several processes: each keeps only a share of AdamW's states (ZeRO-1), as it always does of Muon's
     'timeout_s': 600,  # several processes: one that waits longer for the others, in seconds, ends with an error
 }
-MAX_SKIPPED_STEPS = 5  # the run ends after this many steps in a row without a finite loss and gradient
 
 
 def main(config):
@@ -305,7 +303,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
     It saves first: a resumed run repeats the validation at its step, so a checkpoint need not hold its result.
     """
     def save_now():
-        save(writer, raw_model, optimizers, config, text, progress, process)
+        resume.save(writer, raw_model, optimizers, config, text, progress, process)
         metrics.sync()
 
     stop = StopSignals(process)
@@ -334,7 +332,7 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
                 metrics.log(step=step, tokens=progress.tokens, **scores)
                 report.print_scores(scores, step, process)
                 curve.draw_if_due()
-                update_best(scores['val_loss'], progress, writer, process)
+                resume.update_best(scores['val_loss'], progress, writer, process)
                 if out_of_patience(step, progress.best_step, config):
                     save_now()
                     break
@@ -507,14 +505,6 @@ def validation_loss(model, data, config, process, stop):
     return {'val_loss': loss, 'val_ppl': math.exp(min(loss, 700)), 'val_bpb': nats / math.log(2) / max(1, n_bytes)}
 
 
-def update_best(val_loss, progress, writer, process):
-    """Remembers the best validation of the run, and in best.json the best one at a step that has a checkpoint."""
-    if val_loss < progress.best_val_loss:
-        progress.best_val_loss, progress.best_step = val_loss, progress.step
-    if process.is_first:
-        writer.note_best(progress.step, val_loss)
-
-
 def write_sample(raw_model, tokenizer, config, step, process):
     """The first process prints a text that starts a document, and writes it to OUT_DIR/samples."""
     if not process.is_first:
@@ -528,17 +518,6 @@ def write_sample(raw_model, tokenizer, config, step, process):
     with warn_if_unwritable('the sample'), atomic_write(path) as file:
         file.write(text.encode())
     process.print0(f'--- sample at step {step:,}\n{text}\n---')
-
-
-def save(writer, raw_model, optimizers, config, text, progress, process):
-    """Writes everything that a bit-exact continuation needs: copied now, written in the background by the first process."""
-    if progress.step in (0, writer.step):  # nothing to save, or saved already
-        return
-    writer.step = progress.step
-    states = optimizers.state_dict()  # on all processes: under ZeRO each has a share of it
-    if process.is_first:
-        writer.save({'model': raw_model.state_dict(), **states, 'config': config, 'text': text, **vars(progress),
-                     'architecture': architecture.fingerprint(raw_model.config)})
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@
 """
 import asyncio
 
-from chat_template import encode_answer, encode_prompt, encode_with_room, stop_tokens
+from chat_template import check_question, encode_answer, encode_prompt, encode_with_room, stop_tokens
 from configurator import shown
 from inference.completions import Form, check_sampling, count_bytes, make_job, token_name
 from inference.http_types import ApiError, ChatRequest
@@ -45,19 +45,20 @@ def encode_messages(service, body: ChatRequest) -> list[int]:
                            'messages')
         begun = encode_answer(messages.pop()['content'], tokenizer)
     try:
-        ids = encode_prompt(messages, tokenizer) + begun
+        check_question(messages)
     except ValueError as error:
         raise ApiError(400, str(error), 'messages') from None
-    if truncate is None and len(ids) > limit:
-        raise too_long(f'the messages have {len(ids):,} tokens, more than the {limit:,} tokens that are taken at most'
-                       + ('; truncate_prompt_tokens=-1 leaves out the oldest turns' if len(messages) > 2 else ''))
     try:
         if truncate == -1:
-            ids = encode_with_room(messages, tokenizer, limit - len(begun), body.max_tokens or limit) + begun
-        elif truncate is not None:
-            ids = encode_prompt(messages, tokenizer, min(truncate, limit) - len(begun)) + begun
+            return encode_with_room(messages, tokenizer, limit - len(begun), body.max_tokens or limit) + begun
+        if truncate is not None:
+            return encode_prompt(messages, tokenizer, min(truncate, limit) - len(begun)) + begun
     except ValueError as error:
         raise too_long(str(error)) from None
+    ids = encode_prompt(messages, tokenizer) + begun
+    if len(ids) > limit:
+        raise too_long(f'the messages have {len(ids):,} tokens, more than the {limit:,} tokens that are taken at most'
+                       + ('; truncate_prompt_tokens=-1 leaves out the oldest turns' if len(messages) > 2 else ''))
     return ids
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import data_folder
 import shards
-from bpe import MAX_VOCAB, Tokenizer
+from bpe import MAX_VOCAB, Tokenizer, side_by_side
 from chat_template import CHAT_TOKENS, encode_conversation, encode_message, with_chat_tokens
 from configurator import check_bounds, configure, optional
 from runtime.errors import BadInput, one_line_errors
@@ -75,12 +75,12 @@ def main(config):
         """What write_shards reads. Held-out conversations are put aside; they are few."""
         for messages in tqdm(conversations(), 'encoding', unit=' conversations'):
             split = 'val' if data_folder.hash_of(first_question(messages)) < threshold else 'train'
-            for piece in cut_at_turns(messages, tokenizer, config['block_size'], counts):
+            for document in encoded_parts(messages, tokenizer, config['block_size'], counts):
                 counts[split] += 1
                 if split == 'train':
-                    yield encode_conversation(piece, tokenizer)
+                    yield document
                 else:
-                    val.append(encode_conversation(piece, tokenizer))
+                    val.append(document)
 
     written = {}
     for split, first, documents in (('train', 1, train_documents()), ('val', 0, val)):  # val is complete when train is read
@@ -121,13 +121,19 @@ def settings_of(config):
 
 def open_tokenizer(conversations, config) -> tuple[Tokenizer, bytes]:
     """(Tokenizer with the tokens of a conversation, content of its tokenizer.json)"""
-    if config['vocab_size']:
-        texts = (message['content'] for messages in conversations() for message in messages)
-        tokenizer = Tokenizer.train(texts, config['vocab_size'])
-    else:
-        tokenizer, _ = data_folder.named_tokenizer(config['tokenizer'])
+    texts = (message['content'] for messages in conversations() for message in messages)
+    tokenizer, _ = data_folder.make_tokenizer(texts, {**config, 'workers': 0})
     tokenizer = with_chat_tokens(tokenizer)
     return tokenizer, tokenizer.to_json().encode()
+
+
+def encoded_parts(messages, tokenizer, max_tokens, counts):
+    """Yields (tokens, counted) of a conversation, or of the parts that it is cut into."""
+    document = encode_conversation(messages, tokenizer)
+    if len(document[0]) <= max_tokens:
+        yield document
+    else:
+        yield from (encode_conversation(part, tokenizer) for part in cut_at_turns(messages, tokenizer, max_tokens, counts))
 
 
 def cut_at_turns(messages: list[dict], tokenizer: Tokenizer, max_tokens: int, counts: dict) -> Iterator[list[dict]]:
@@ -185,16 +191,10 @@ def n_tokens_of(messages, tokenizer):
 def show(messages: Iterable[dict], tokenizer: Tokenizer):
     """Prints a conversation as tokens, a line for each run that the model only reads or that it learns to write."""
     ids, counted = encode_conversation(messages, tokenizer)
-    in_colour = sys.stdout.isatty() and 'NO_COLOR' not in os.environ
     edges = np.flatnonzero(np.diff(counted)) + 1
     for run, is_counted in zip(np.split(ids, edges), np.split(counted, edges)):
-        pieces = [tokenizer.token_bytes(i).decode('utf-8', errors='backslashreplace').replace('\n', '\\n') for i in run]
-        if in_colour:
-            colours = (102, 106) if is_counted[0] else (47, 107)
-            line = ''.join(f'\x1b[30;{colours[n % 2]}m{piece}' for n, piece in enumerate(pieces)) + '\x1b[0m'
-        else:
-            line = '|'.join(pieces)
-        print(f'{"learned" if is_counted[0] else "read":8}{line}')
+        line = side_by_side(run, tokenizer, (102, 106) if is_counted[0] else (47, 107))
+        print(f'{"learned" if is_counted[0] else "read":8}' + line.replace('\n', '\\n'))
     print(f'{plural(len(ids), "token")}, of which {int(counted.sum()):,} count as targets')
 
 

@@ -8,7 +8,6 @@ This file knows nothing of tokens or models.
 import collections
 import functools
 import itertools
-import os
 import sys
 from collections.abc import Iterator
 
@@ -16,7 +15,7 @@ from chat_template import check_messages
 from configurator import shorten
 from runtime.errors import BadInput
 from runtime.words import plural
-from sources import DATASET_NAME, FILE_NAME, TABLE_NAME, find_source, hub_rows, read_records
+from sources import TABLE_NAME, find_source, hub_rows, name_on_hub, read_records
 from tasks.gsm8k import split_sources
 from tasks.instructions import generate_conversations
 
@@ -45,7 +44,7 @@ def read_rows_of(source: str, dataset_config: str | None = None, dataset_split: 
 
 def local_files(source: str) -> list[str] | None:
     """The tables that a source names, or None if it is a dataset on the hub."""
-    if DATASET_NAME.fullmatch(source) and not FILE_NAME.search(source) and not os.path.exists(source):
+    if name_on_hub(source):
         return None
     files = find_source(source).files
     if not TABLE_NAME.search(files[0]):

@@ -7,7 +7,6 @@ of a pair is -log sigmoid(beta (log p(chosen)/r(chosen) - log p(rejected)/r(reje
 that training began with, whose log-probabilities are computed once at each start, before the first step. Stopped and started
 again with the same command, it resumes, on a CPU with the same bits.
 """
-import numpy as np
 from torch.nn import functional as F
 
 from chat_template import encode_answer, encode_prompt, need_chat_tokens, stop_tokens
@@ -17,7 +16,7 @@ from runtime.errors import BadInput, one_line_errors
 from runtime.words import plural
 from scoring.likelihood import log_likelihoods
 from tasks.conversations import first_question, read_preferences
-from tasks.post_training import identify, post_train, token_logprobs
+from tasks.post_training import identify, numbers_of_step, post_train, token_logprobs
 
 DEFAULTS = {
     'init_from': 'out/chat',  # the model to start from, which is also the reference: a run, a checkpoint or a folder
@@ -145,13 +144,6 @@ def encode_pairs(rows, tokenizer, config, process):
                        'and some to hold out')
     process.print0(f'{plural(len(pairs["train"]), "pair")} to train on, {plural(len(pairs["val"]), "pair")} held out')
     return pairs
-
-
-def numbers_of_step(step, batch, n, seed):
-    """Which of n rows a step takes: (batch,) numbers. Each epoch has all rows once, in an order of its own."""
-    epochs, places = np.divmod(np.arange(step * batch, (step + 1) * batch), n)
-    orders = {epoch: np.random.default_rng((seed, int(epoch))).permutation(n) for epoch in np.unique(epochs)}
-    return [int(orders[epoch][place]) for epoch, place in zip(epochs, places)]
 
 
 if __name__ == '__main__':

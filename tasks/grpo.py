@@ -20,9 +20,8 @@ import chat_template
 from configurator import check_bounds, choice, configure
 from inference.engine import Engine, Request
 from runtime.errors import one_line_errors
-from tasks.dpo import numbers_of_step
 from tasks.gsm8k import answer_of, read_problems
-from tasks.post_training import identify, post_train, token_logprobs
+from tasks.post_training import identify, numbers_of_step, post_train, token_logprobs
 from tasks.solve_rate import generate_many
 from tasks.tool_use import Calculator, encode_question
 from tasks.word_problems import generate_problems

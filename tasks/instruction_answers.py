@@ -52,14 +52,13 @@ RESULTS |= dict.fromkeys((*SIGNS, 'larger', 'smaller'), 'number')
 # ---------------------------------------------------------------------------- what a task is about
 
 def draw_subject(task, writer):
-    """What a task is about: a word, a pair or a list of words, numbers, a number, or the parts of a sentence."""
+    """What a task is about: a word, a list of words, numbers, a number, or the parts of a sentence."""
     need, split, rng = TASKS[task].need, writer.split, writer.rng
     if need == 'word':
         word = draw_word(split, rng)
         return rng.choice((str.upper, str.upper, str.capitalize))(word) if task == 'lower' else word
     if need == 'list':
-        words = draw_words(3 if task == 'sort words' else rng.choice((2, 3, 3)), split, rng)
-        return words if task != 'sort words' or begin_differently(words) else None
+        return draw_words(3 if task == 'sort words' else rng.choice((2, 3, 3)), split, rng)
     if need == 'numbers':
         n = rng.choice((2, 2, 3) if task in RESULTS else (3, 3, 4))
         numbers = [str(number) for number in rng.sample(range(10, 100), n)]

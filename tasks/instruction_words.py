@@ -9,6 +9,8 @@ import random
 import re
 import zlib
 
+from tasks.word_problems import choose_options
+
 SPLITS = ('train', 'dev', 'test')
 REAL_WORD = 0.5  # probability; the others are made up
 REAL_NAME = 0.6
@@ -21,7 +23,6 @@ ONSETS = 'b c d f g h j k l m n p r s t v w y z b d f g l m n p r s t br ch cl d
 VOWELS = 'a e i o u a e i o u ai ea ee oo ou'.split()
 CODAS = ['', '', '', *'n r s t l m d p ck ll nd ng nt rm ss st sh th x y'.split()]
 
-OPTIONS = re.compile(r'\[([^\[\]]*)\]')
 WORD = re.compile(r'[a-z]{3,}')
 
 
@@ -38,7 +39,7 @@ def read_wordings(path: str) -> dict:
 def expand(text: str, rng: random.Random) -> str:
     """A wording with one of each [a|b] chosen."""
     while '[' in text:
-        text = OPTIONS.sub(lambda options: rng.choice(options[1].split('|')), text)
+        text = choose_options(text, rng)
     return ' '.join(text.split()).replace(' ?', '?').replace(' ,', ',').replace(' :', ':')
 
 

@@ -58,7 +58,7 @@ ATTEMPTS = 30  # to find a wording of the split
 CARELESS = 0.05  # a slip of the fingers, in training
 
 QUOTES = ('{}',) * 8 + ('"{}"',) * 6 + ("'{}'",) * 4 + ('the word {}', 'the word {}', 'the word "{}"', "the word '{}'")
-FRESH_SLOT = re.compile(r'\{(?:a|v|list|bare|text|numbers)\}')  # what "it" cannot stand for
+FRESH_SLOT = re.compile(r'\{(?:a|list|bare|text|numbers)\}')  # what "it" cannot stand for
 
 
 def main(config):
@@ -211,7 +211,7 @@ def slots_of(task, subject, details, writer, form):
 
 def enumeration(items, task, rng):
     """Several things in a question: 5, 12 and 7."""
-    last = rng.choice((' and ', ', and ', ', ', ', ')) if task in ('sort words', 'sort up', 'sort down') else \
+    last = rng.choice((' and ', ', and ', ', ', ', ')) if task in ('sort words', 'sort up') else \
         rng.choice((' or ', ' or ', ' and ', ', '))
     if len(items) > 2 and rng.random() < 0.25:
         return ' '.join(items)

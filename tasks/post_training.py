@@ -16,20 +16,19 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
-import architecture
 import checkpoint
 import plot
 import pretrained
 import resume
 from configurator import check_bounds
 from model import GPT
-from optim import Optimizers
+from optim import MAX_SKIPPED_STEPS, Optimizers
 from resume import Progress
 from runtime import report
 from runtime.errors import BadInput, Diverged, unwritable_output_is_dropped
@@ -38,11 +37,10 @@ from runtime.lock import FolderLock
 from runtime.metrics import Metrics
 from runtime.process import Process
 from runtime.stop import Stopped, StopSignals
-from scoring.likelihood import HEAD_ROWS, pack
+from scoring.likelihood import pack, score_tokens
 
 FIXED = {'dropout': 0.0, 'kernels': 'torch', 'attention': 'auto', 'beta1': 0.9, 'beta2': 0.95, 'zero': False,
          'reproducible': False, 'tensorboard': False, 'wandb': False}  # keys of train.py that have one value here
-MAX_SKIPPED_STEPS = 5
 
 
 def post_train(config: dict, Task: Callable):
@@ -67,7 +65,7 @@ def run(config, process, lock, Task):
     model, tokenizer, source = pretrained.load(config['init_from'], **{key: FIXED[key] for key in pretrained.CHOSEN_BY_RUN})
     model.to(process.device)
     config = {**config, **vars(model.config), 'dtype': str(process.dtype).removeprefix('torch.'),
-              'start_sha256': sha256_of_weights(model)}
+              'start_sha256': pretrained.sha256_of_weights(model)}
     task = Task(config, process, model, tokenizer)
     optimizers = Optimizers(model, config, process)
     saved = resume.first_usable(resume.find(config, task.text), config, task.text, model, optimizers)
@@ -101,11 +99,7 @@ def prepare_out_dir(config, tokenizer, process, lock, step):
 def loop(config, process, model, optimizers, task, progress):
     """Each turn saves and evaluates where that is due, and then makes a step, as train.train does."""
     def save():
-        if progress.step not in (0, writer.step):
-            writer.step, states = progress.step, optimizers.state_dict()
-            if process.is_first:
-                writer.save({'model': model.state_dict(), **states, 'config': config, 'text': task.text, **vars(progress),
-                             'architecture': architecture.fingerprint(model.config)})
+        resume.save(writer, model, optimizers, config, task.text, progress, process)
         metrics.sync()
 
     def check_stop():
@@ -130,10 +124,7 @@ def loop(config, process, model, optimizers, task, progress):
                 metrics.log(step=step, tokens=progress.tokens, **scores)
                 process.print0(f'step {step:,}: ' + ', '.join(f'{key} {value:.4f}' for key, value in scores.items()))
                 curve.draw_if_due()
-                if scores['val_loss'] < progress.best_val_loss:
-                    progress.best_val_loss, progress.best_step = scores['val_loss'], step
-                if process.is_first:
-                    writer.note_best(step, scores['val_loss'])
+                resume.update_best(scores['val_loss'], progress, writer, process)
             if last:
                 break
             step_started = time.perf_counter()
@@ -192,16 +183,7 @@ def token_logprobs(model: GPT, pairs: list[tuple], process: Process) -> tuple[Te
     idx, positions, places, ids, owners = (tensor.to(process.device) for tensor in (idx, positions, places, ids, owners))
     with process.autocast():
         x = model.hidden(idx, positions).flatten(0, 1)[places]  # (M, C)
-        parts = zip(x.split(HEAD_ROWS), ids.split(HEAD_ROWS))
-        return torch.cat([-F.cross_entropy(model.head(some_x).float(), some_ids, reduction='none')
-                          for some_x, some_ids in parts]), owners
-
-
-def sha256_of_weights(model):
-    digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.cpu().numpy())
-    return digest.hexdigest()
+        return -score_tokens(model, x, ids, never=None)[:, 0], owners
 
 
 def identify(tokenizer, train: list, val: list) -> dict:
@@ -210,3 +192,10 @@ def identify(tokenizer, train: list, val: list) -> dict:
         return hashlib.sha256(repr(values).encode()).hexdigest()
     return {'tokenizer_sha256': sha256(tokenizer.to_json()), 'train_tokens': len(train), 'train_sha256': sha256(train),
             'val_tokens': len(val), 'val_sha256': sha256(val)}
+
+
+def numbers_of_step(step, batch, n, seed):
+    """Which of n rows a step takes: (batch,) numbers. Each epoch has all rows once, in an order of its own."""
+    epochs, places = np.divmod(np.arange(step * batch, (step + 1) * batch), n)
+    orders = {epoch: np.random.default_rng((seed, int(epoch))).permutation(n) for epoch in np.unique(epochs)}
+    return [int(orders[epoch][place]) for epoch, place in zip(epochs, places)]

@@ -23,9 +23,9 @@ from configurator import configure
 from model import GPT, GPTConfig
 from runtime.errors import BadInput
 from tasks import dpo, grpo
-from tasks.dpo import dpo_losses, numbers_of_step
+from tasks.dpo import dpo_losses
 from tasks.grpo import distances, group_advantages, policy_losses
-from tasks.post_training import token_logprobs
+from tasks.post_training import numbers_of_step, token_logprobs
 
 
 @pytest.fixture(scope='module')
@@ -218,8 +218,9 @@ def test_ctrl_c_saves_and_the_run_goes_on_from_there(start, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_come_to_the_same_weights_as_one(start, tmp_path):
-    module, settings = grpo, {'init_from': start, 'learning_rate': 1e-3}
+@pytest.mark.parametrize('module', [dpo, grpo])
+def test_two_processes_come_to_the_same_weights_as_one(module, start, pairs, tmp_path):
+    settings = {'init_from': start, 'learning_rate': 1e-3} | ({'source': pairs} if module is dpo else {})
     run(module, out_dir=tmp_path / 'one', **settings)
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '-m',

@@ -73,12 +73,14 @@ locked:
 
 $(VENV)/runtime: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo 'installing into $(VENV): torch, with what it needs for GPUs, is about 3 GB on Linux'
+	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
 	touch $@
 
 $(VENV)/dev: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@echo 'installing into $(VENV): torch, with what it needs for GPUs, is about 3 GB on Linux'
+	$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
 	touch $(VENV)/runtime $@
 
 clean:

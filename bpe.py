@@ -265,9 +265,10 @@ class Tokenizer:
             encoding = tiktoken.get_encoding('gpt2')
         except Exception as error:
             made = sorted(glob.glob(os.path.join('data', '*', 'tokenizer.json')))
-            own = f'--tokenizer={made[0]} is here' if made else 'corpus.py --vocab_size=4096 trains one'
+            own = f'--tokenizer={made[0]} is here, and ' if made else ''
             raise BadInput(f'GPT-2\'s vocabulary could not be fetched ({type(error).__name__}): connect once, give a folder '
-                           f'with encoder.json and vocab.bpe, or another: {own}') from error
+                           f'with encoder.json and vocab.bpe, or another vocabulary: {own}corpus.py --vocab_size=4096 '
+                           f'trains one') from error
         return cls(dict(encoding._mergeable_ranks), dict(encoding._special_tokens))
 
     @classmethod

@@ -135,7 +135,7 @@ def encode_prompt(messages: list[dict], tokenizer: Tokenizer, most: int | None =
     while most is not None and n_tokens > most:
         if len(encoded) == 1:
             raise ValueError(f'the last message{" and the system message have" if has_system else " has"} {n_tokens:,} tokens, '
-                             f'more than the {most:,} that there is room for')
+                             f'more than the {max(0, most):,} that there is room for')
         n_tokens -= len(encoded[0]) + len(encoded[1])
         encoded = encoded[2:]
     return around[0] + [token for tokens in encoded for token in tokens] + around[1]

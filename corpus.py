@@ -63,6 +63,7 @@ DEFAULTS = {
 def main(config):
     check_bounds(config, 'num_samples', 'max_expansion', at_least=0)
     check_data_settings(config)
+    config['source'] = ','.join(part.rstrip('/') or part for part in config['source'].split(','))
     config['encoding'] = known_encoding(config['encoding'])
     if not 0 < config['val_fraction'] < 1:
         raise BadInput(f"val_fraction={config['val_fraction']} should be above 0 and below 1: without held-out text "

@@ -15,6 +15,9 @@ and core. piqa@10 has ten examples in each prompt, as --shots=10 gives them to a
 A score is printed with its standard error. --json keeps every example's log-probabilities beside the scores, and --compare
 compares two such files example by example. docs/evaluation.md has the protocols, and what GPT-2 scores.
 """
+import runtime.waiting  # noqa: F401  before torch
+
+# isort: split
 import functools
 import json
 import math

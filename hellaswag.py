@@ -14,6 +14,9 @@ compare with those of the other:
 
 They are the tasks hellaswag and hellaswag_completion of evaluate.py, which has many more.
 """
+import runtime.waiting  # noqa: F401  before torch
+
+# isort: split
 from configurator import check_bounds, choice, configure, optional
 from evals.measure import prepare, read_tasks, run
 from evals.tasks import choose_tasks

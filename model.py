@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from kernels import MAX_COLS, autocast_dtype, cross_entropy, layer_norm, linear, softmax
 from kernels.attention import blocked_attention
+from kernels.dropout import dropout
 
 
 @dataclass
@@ -40,7 +41,7 @@ class GPTConfig:
     # first two of these, and the norms as torch.compile writes them, which then move no more bytes than ours.
     kernels: str = 'torch'
     # How attention is computed. 'sdpa': PyTorch's fused kernel. 'explicit': softmax(q kᵀ) v with the whole (T, T) matrix in
-    # memory. 'auto': blocked attention for training without dropout on CPUs, and 'sdpa' everywhere else.
+    # memory. 'auto': blocked attention for training on CPUs, and 'sdpa' everywhere else.
     attention: str = 'auto'
 
     def __post_init__(self):
@@ -104,22 +105,22 @@ class CausalSelfAttention(nn.Module):
         q, k, v = self.linear_qkv(x, self.c_attn, self.n_head)  # (B, nh, T, hd) each
         y = (attention_fn or self.causal_attention)(q, k, v)  # (B, nh, T, hd)
         y = y.transpose(1, 2).reshape(B, T, C)
-        return F.dropout(self.c_proj(y), self.dropout, self.training)
+        return dropout(self.c_proj(y), self.dropout, self.training)
 
     def causal_attention(self, q, k, v):
         """softmax(q kᵀ / sqrt(hd)) v, where each token sees itself and those before it; (B, nh, T, hd) each."""
-        dropout = self.dropout if self.training else 0.0
+        p = self.dropout if self.training else 0.0
         if self.attention_kind == 'explicit':
             weights = self.softmax(q @ k.transpose(-2, -1), q.size(-1) ** -0.5)  # (B, nh, T, T)
-            return F.dropout(weights, dropout) @ v
-        if torch.is_grad_enabled() and trains_in_blocks(self.attention_kind, q.device, dropout):
-            return blocked_attention(q, k, v)  # exact and causal too, and on CPUs three times as fast as PyTorch's
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+            return dropout(weights, self.dropout, self.training) @ v
+        if torch.is_grad_enabled() and trains_in_blocks(self.attention_kind, q.device):
+            return blocked_attention(q, k, v, p)  # exact and causal too, and on CPUs three times as fast as PyTorch's
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
 
 
-def trains_in_blocks(attention: str, device: torch.device, dropout: float) -> bool:
+def trains_in_blocks(attention: str, device: torch.device) -> bool:
     """Whether GPTConfig's `attention` means kernels/attention.py in training."""
-    return attention == 'auto' and device.type == 'cpu' and not dropout
+    return attention == 'auto' and device.type == 'cpu'
 
 
 class MLP(nn.Module):
@@ -133,7 +134,7 @@ class MLP(nn.Module):
 
     def forward(self, x):
         x = self.linear_gelu(x, self.c_fc)  # (B, T, 4C)
-        return F.dropout(self.c_proj(x), self.dropout, self.training)  # (B, T, C)
+        return dropout(self.c_proj(x), self.dropout, self.training)  # (B, T, C)
 
 
 class Block(nn.Module):
@@ -223,7 +224,7 @@ class GPT(nn.Module):
         if positions is None and T > self.config.block_size:
             raise ValueError(f'{T} tokens do not fit into block_size={self.config.block_size}')
         wpe = self.transformer.wpe.weight[:T] if positions is None else self.transformer.wpe(positions)
-        x = F.dropout(self.transformer.wte(idx) + wpe, self.config.dropout, self.training)
+        x = dropout(self.transformer.wte(idx) + wpe, self.config.dropout, self.training)
         # Under bfloat16 autocast, so is all of the residual stream; float16 has not the range for it.
         return x.bfloat16() if autocast_dtype(x) == torch.bfloat16 else x
 

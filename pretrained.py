@@ -329,7 +329,10 @@ def save(model: GPT, folder: str, eot: int | None = None, dtype: torch.dtype | N
     Warns, or raises BadInput if strict, where model.py does not compute GPT-2: transformers computes that with these files.
     """
     if not architecture.is_gpt2(model.config):
-        problem = 'model.py does not compute GPT-2 any more'
+        known = {*checkpoint.FIXED_BY_WEIGHTS, *CHOSEN_BY_RUN}
+        chosen = ' and '.join(f'{key}={value}' for key, value in vars(model.config).items()
+                              if key not in known and value != getattr(GPTConfig, key))
+        problem = f'with {chosen}, model.py does not compute GPT-2' if chosen else 'model.py does not compute GPT-2 any more'
         if strict:
             raise BadInput(f'{problem}, and this format has no words for what it computes; sample.py, serve.py and evaluate.py '
                            'run the changed model from its checkpoint')

@@ -75,21 +75,25 @@ def find(config: dict, text: dict, mapped: bool = False, before: float = math.in
     saved, before, config = state['config'], state['text'], with_sizes_of_weights(config, state['config'])
     restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0  # by torchrun, after a worker died
     if not (restarted or init_from in ('auto', 'resume') or init_from == saved['init_from'] != 'scratch'):
-        raise BadInput(f'{out_dir} already holds {os.path.basename(path)}; --init_from=resume resumes it, '
+        resumes = saved['init_from'] if has_weights(saved) else 'resume'
+        raise BadInput(f'{out_dir} already holds {os.path.basename(path)}; --init_from={resumes} resumes it, '
                        f'another --out_dir starts anew')
     another = 'use the data it was trained on, or another --out_dir'
     if before['tokenizer_sha256'] != text['tokenizer_sha256']:
         raise BadInput(f'{path} was trained with another tokenizer than that of {config["data_dir"]}; {another}')
-    for key in (*checkpoint.FIXED_BY_WEIGHTS, 'optimizer'):
-        if config[key] != saved[key]:
-            raise BadInput(f'{path} was trained with {key}={saved[key]}, not {config[key]}; '
+    fixed = {key: field.default for key, field in GPTConfig.__dataclass_fields__.items() if key not in pretrained.CHOSEN_BY_RUN}
+    for key, default in {**fixed, 'optimizer': None}.items():  # a field may be newer than the checkpoint
+        then, now = saved.get(key, default), config.get(key, default)
+        if then != now:
+            raise BadInput(f'{path} was trained with {key}={then}, not {now}; '
                            f'start with the same settings, or with another --out_dir')
     if not architecture.same(state['architecture'], architecture.fingerprint(pretrained.model_config(config))):
         raise BadInput(f'{path} was trained with another architecture than model.py has now, and one curve cannot show two; '
                        f'start with another --out_dir, or restore model.py')
     if before['val_tokens'] != text['val_tokens']:
+        same = f'--eval_tokens={before["val_tokens"]} goes on, or another --out_dir' if 'eval_tokens' in config else another
         raise BadInput(f'{path} was validated on {before["val_tokens"]:,} tokens, not {text["val_tokens"]:,}: their losses do '
-                       f'not compare; --eval_tokens={before["val_tokens"]} goes on, or another --out_dir')
+                       f'not compare; {same}')
     if before['val_sha256'] != text['val_sha256']:
         raise BadInput(f'{path} was validated on another text than that of {config["data_dir"]}; {another}')
     return state

@@ -11,6 +11,9 @@ one batch and shown one after the other. In a chat, a model that was trained on 
 back as its context reaches; with any other, each line of yours is added to the text so far, which the model continues.
 /help lists the commands there, such as /temperature 0.7. Ctrl-C stops the text that is being written.
 """
+import runtime.waiting  # noqa: F401  before torch
+
+# isort: split
 import sys
 import time
 

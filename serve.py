@@ -18,6 +18,9 @@ is finished, also after SIGTERM, for up to grace_s; what is not is refused at on
 slow, silent or gone lose their connection (inference/connections.py). inference/completions.py answers requests, with
 inference/chat.py for chats.
 """
+import runtime.waiting  # noqa: F401  before torch
+
+# isort: split
 import asyncio
 import base64
 import contextlib

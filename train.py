@@ -9,6 +9,9 @@ OUT_DIR: checkpoints, metrics.jsonl, loss.png, samples. Stop it with Ctrl-C or S
 command: it resumes where it was. The sequences of step s depend on (seed, s) alone, so the loss curve is the same on any
 number of processes, but for rounding and for what dropout draws; with --reproducible=True it is the same bit for bit.
 """
+import runtime.waiting  # noqa: F401  before torch
+
+# isort: split
 import importlib.util
 import math
 import os
@@ -141,9 +144,8 @@ def run(config, process, lock):
         process.print0(describe_units(config, process, raw_model.n_params()))
     process.print0(f'kernels: {raw_model.config.kernels}; attention: {attention_backend(raw_model, process)}')
     if is_done(config, progress, process):
-        limit = '--max_steps' if progress.step >= config['max_steps'] else '--patience'
-        process.print0(f'{config["out_dir"]} is at step {progress.step:,}, where this command ends; with a larger {limit} it '
-                       f'trains on')
+        limit = 'max_steps' if progress.step >= config['max_steps'] else 'patience'
+        report.print_done(config, process, progress.step, limit)
         return
     if saved:
         resume.report_changes(config, text, saved, process.print0)
@@ -250,7 +252,7 @@ def attention_backend(model, process):
     config = model.config
     if config.attention == 'explicit':
         return 'explicit, with all of its weights in memory'
-    if trains_in_blocks(config.attention, process.device, config.dropout):
+    if trains_in_blocks(config.attention, process.device):
         return 'kernels/attention.py, by blocks of queries'
     shape = 1, config.n_head, config.block_size, config.n_embd // config.n_head
     q = torch.empty(shape, device=process.device, dtype=process.dtype)

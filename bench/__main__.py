@@ -8,6 +8,7 @@
     python -m bench data                               # documents to shards
     python -m bench step                               # without a GPU: what a training step is computed to take on an H100
     python -m bench bpe --json=bpe.json                # training and encoding against Hugging Face's tokenizers; as JSON too
+    python -m bench neighbour                          # not part of all: beside a program that keeps one core busy
     python -m bench soak                               # not part of all, an hour: do memory, files or threads grow
     python -m bench reproducible --steps=200           # not part of all: the same bits on any number of processes, and its cost
 
@@ -21,6 +22,7 @@ import sys
 from bench.bpe import measure_bpe
 from bench.data import measure_data
 from bench.kernels import measure_kernels
+from bench.neighbour import measure_neighbour
 from bench.report import describe_run, run_text, table_text
 from bench.reproducible import measure_reproducible
 from bench.sample import measure_generation
@@ -32,9 +34,10 @@ from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
 
 PARTS = {'train': measure_training, 'sample': measure_generation, 'kernels': measure_kernels, 'data': measure_data,
-         'bpe': measure_bpe, 'step': measure_step, 'reproducible': measure_reproducible, 'soak': measure_soak}
+         'bpe': measure_bpe, 'step': measure_step, 'neighbour': measure_neighbour, 'reproducible': measure_reproducible,
+         'soak': measure_soak}
 # Each takes the config and yields (title, rows), the same title again when it has more rows.
-LONG = 'reproducible', 'soak'  # parts that take more than minutes, and are measured only when they are named
+LONG = 'neighbour', 'reproducible', 'soak'  # parts that take more than minutes, and are measured only when they are named
 DEFAULTS = {
     # every part
     'turns': 3,  # how often each thing is measured
@@ -51,6 +54,7 @@ DEFAULTS = {
     'contenders': optional(str),  # which, with commas between; the first is the baseline; None: all
     'turn_s': 5.0,  # seconds of each contender's turn, after its warm-up
     # part train
+    'dropout': 0.0,  # of all contenders' models
     'batch_size': optional(int),  # sequences in a step, all in one pass (demo 16; gpt2 8, on a GPU 64)
     # part sample
     'new_tokens': 200,  # tokens to generate

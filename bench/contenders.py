@@ -54,7 +54,8 @@ def compare_contenders(contenders: dict[str, tuple], config: dict, count_tokens:
         if name not in contenders:
             raise BadInput(f'--contenders: there is no {name!r} here; there are {", ".join(contenders)}')
     own = {name: config | {key: value for changes in contenders[name][2:] for key, value in changes.items()} for name in chosen}
-    measures = {name: functools.partial(alone, make_turn, contenders[name][1], own[name]) for name in chosen}
+    measures = {name: functools.partial(alone, make_turn, contenders[name][1], own[name],
+                                        without=() if is_ours(name) else ('GOMP_SPINCOUNT',)) for name in chosen}
     for turns, failed in turn_by_turn(measures, config['turns'], warm_up=0):
         rates = {name: count_tokens(own[name]) / median(turn['seconds'] for turn in turns[name])
                  for name in chosen if turns[name] and name not in failed}
@@ -62,6 +63,11 @@ def compare_contenders(contenders: dict[str, tuple], config: dict, count_tokens:
                for name in chosen if name in rates or name in failed], turns
     if len(failed) == len(chosen):
         raise BadInput('none of the contenders could be measured')
+
+
+def is_ours(name):
+    """Whether a contender runs as our scripts do: the threads of all others wait for each other as PyTorch lets them."""
+    return name.startswith(('ours', 'explicit'))
 
 
 def row_of(name, turns, rates, first, what, reason):
@@ -115,8 +121,8 @@ def transformers_model(config, device):
     import transformers
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(
         n_layer=config['n_layer'], n_head=config['n_head'], n_embd=config['n_embd'], n_positions=config['block_size'],
-        vocab_size=config['vocab_size'], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0,
-        eos_token_id=None)).to(device)
+        vocab_size=config['vocab_size'], bos_token_id=0, eos_token_id=None,
+        **dict.fromkeys(('resid_pdrop', 'embd_pdrop', 'attn_pdrop'), config['dropout']))).to(device)
 
 
 def nanogpt_model(config, device, vocab_size):
@@ -128,4 +134,4 @@ def nanogpt_model(config, device, vocab_size):
     spec.loader.exec_module(module)
     shape = {key: config[key] for key in SHAPE} | {'vocab_size': vocab_size}
     with contextlib.redirect_stdout(None):
-        return module.GPT(module.GPTConfig(**shape, dropout=0.0, bias=True)).to(device)
+        return module.GPT(module.GPTConfig(**shape, dropout=config['dropout'], bias=True)).to(device)

@@ -129,22 +129,28 @@ def soak_server(config, out_dir, folder):
     log = os.path.join(folder, 'serve.log')
     with start(['serve.py', f'--out_dir={out_dir}', f'--device={config["device"]}', '--port=0', '--max_batch=8',
                 '--max_new_tokens=100000', '--header_timeout_s=5'], log) as process:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not (found := re.search(r' at http://127\.0\.0\.1:(\d+)/', read(log))):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise BadInput(f'serve.py: {error_line(read(log)) or "does not start"}')
-            time.sleep(0.1)
+        port = port_of(process, log)
         ends_at = time.monotonic() + 60 * config['minutes']
 
         def is_over():
             return time.monotonic() > ends_at
 
-        load = Load(int(found[1]), is_over)
+        load = Load(port, is_over)
         samples = watch(process, config['every_s'], is_over)
         load.join()
         if process.poll() is not None or 'Traceback' in read(log):
             raise BadInput(f'serve.py: {error_line(read(log)) or "ended"}')
     return samples, load.counts
+
+
+def port_of(process, log):
+    """The port of a serve.py that is starting. Raises BadInput if it does not start."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (found := re.search(r' at http://127\.0\.0\.1:(\d+)/', read(log))):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise BadInput(f'serve.py: {error_line(read(log)) or "does not start"}')
+        time.sleep(0.1)
+    return int(found[1])
 
 
 class Load:

@@ -24,7 +24,8 @@ def measure_training(config):
     with torch.device('meta'):
         flops_per_token = our_model(config, 'meta').flops_per_token()
     title = (f'Training step (forward, backward, clip, AdamW): {describe_model(config)}, batch {config["batch_size"]} x '
-             f'{config["block_size"]} tokens unless said; {flops_per_token / 1e9:.3f} GFLOP a token'
+             f'{config["block_size"]} tokens unless said, dropout {config["dropout"]}; '
+             f'{flops_per_token / 1e9:.3f} GFLOP a token'
              + (f'; MFU is of the {makers_flops / 1e12:,.0f} TFLOP/s that the maker names' if makers_flops else ''))
     contenders = list_contenders(config)
     for rows, turns in compare_contenders(contenders, config, lambda config: config['batch_size'] * config['block_size']):
@@ -48,7 +49,8 @@ def list_contenders(config):
     quarter = {'batch_size': max(1, config['batch_size'] // 4)}
     said = f'at a batch of {quarter["batch_size"]}, since all T x T scores stay in memory'
     explicit = 'train.py --attention=explicit --kernels='
-    on_gpu = {
+    on_gpu = hardware.pick_device(config['device']).type == 'cuda'
+    ours_on_gpu = {
         'ours_eager': ('train.py --compile=False', ours(compile=False)),
         'ours_torch': ('train.py --kernels=torch', ours(kernels='torch')),
         'ours_triton': ('train.py --kernels=triton', ours(kernels='triton')),
@@ -56,11 +58,16 @@ def list_contenders(config):
     }
     return {
         'nanogpt': ('nanoGPT as its train.py runs: autocast and compiled on a GPU, neither on a CPU', setup_nanogpt),
+        **({} if on_gpu else {
+            'nanogpt_autocast': ("its model with autocast, which its train.py has on GPUs alone",
+                                 functools.partial(setup_nanogpt, dtype='auto')),
+            'nanogpt_compiled': ('the same with torch.compile',
+                                 functools.partial(setup_nanogpt, dtype='auto', compiled=True))}),
         'eager': ('plain PyTorch: SDPA, whole logits, autocast', setup_plain),
         'compile': ('the same with torch.compile', functools.partial(setup_plain, compiled=True)),
         'transformers': ('GPT2LMHeadModel, SDPA, autocast', setup_transformers),
         'explicit_torch': (f'{explicit}torch, {said}', ours(attention='explicit', kernels='torch'), quarter),
-        **(on_gpu if hardware.pick_device(config['device']).type == 'cuda' else {}),
+        **(ours_on_gpu if on_gpu else {}),
         'ours': ("train.py's own step and defaults, its allocator setting included", setup_ours),
     }
 
@@ -90,7 +97,7 @@ def build_run(config, device, **options) -> Run:
     from runtime.batches import DeviceBatches
     from runtime.process import Process
     data = SameBatch(random_batch(config, device))
-    config = {**configure(train.DEFAULTS, []), **{key: config[key] for key in (*SHAPE, 'device')},
+    config = {**configure(train.DEFAULTS, []), **{key: config[key] for key in (*SHAPE, 'dropout', 'device') if key in config},
               'micro_batch': data.batch_size, 'total_batch_tokens': data.x.numel(), 'warmup_steps': 0, **options}
     process = Process(config)
     compiled = hardware.may_compile(config['compile'], process.device, process.print0)
@@ -109,7 +116,7 @@ class SameBatch:
 
     def __init__(self, batch):
         self.x, self.y = (ids.cpu() for ids in batch)
-        self.batch_size, self.sequence_index = len(self.x), 0
+        self.batch_size, self.sequence_index, self.rank = len(self.x), 0, 0
 
     def next(self):
         return self.x, self.y
@@ -137,17 +144,20 @@ def setup_transformers(config, device):
     return plain_step(model, fused_adamw(model), device, lambda: model(x, labels=x, use_cache=False).loss)
 
 
-def setup_nanogpt(config, device):
-    """Its model and its optimizer, in the order of the steps of its train.py, which has autocast on GPUs alone. Its
-    vocabulary is padded to a multiple of 64, as it advises."""
+def setup_nanogpt(config, device, dtype=None, compiled=None):
+    """Its model and its optimizer, in the order of the steps of its train.py, which by default has autocast and torch.compile
+    on GPUs alone. Its vocabulary is padded to a multiple of 64, as it advises."""
+    on_gpu = device.type == 'cuda'
+    dtype, compiled = dtype or ('auto' if on_gpu else 'float32'), on_gpu if compiled is None else compiled
+    if compiled and hardware.why_no_compile(device):
+        raise BadInput(hardware.why_no_compile(device))
     torch.set_float32_matmul_precision('high')  # it allows TF32
     x, y = random_batch(config, device)
     model = nanogpt_model(config, device, vocab_size=-(-config['vocab_size'] // 64) * 64)
     with contextlib.redirect_stdout(None):
         optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), device.type)
-    on_gpu = device.type == 'cuda'
-    forward = torch.compile(model) if on_gpu else model
-    return plain_step(model, optimizer, device, lambda: forward(x, y)[1], dtype='auto' if on_gpu else 'float32')
+    forward = torch.compile(model) if compiled else model
+    return plain_step(model, optimizer, device, lambda: forward(x, y)[1], dtype)
 
 
 def fused_adamw(model):

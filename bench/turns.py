@@ -6,8 +6,9 @@
 import concurrent.futures
 import itertools
 import multiprocessing
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from statistics import median
 
 from tqdm import tqdm
@@ -48,8 +49,19 @@ def turn_by_turn(measures: dict[str, Callable], turns: int,
         yield results, failed
 
 
-def alone(function: Callable, *arguments):
-    """What the function returns in a new process, which ends after it. Raises BadInput where it cannot do its work."""
+def alone(function: Callable, *arguments, without: Iterable[str] = ()):
+    """What the function returns in a new process, which ends after it. Raises BadInput where it cannot do its work.
+
+    without: variables of the environment that the new process does not get.
+    """
+    kept = {name: os.environ.pop(name) for name in without if name in os.environ}
+    try:
+        return in_new_process(function, arguments)
+    finally:
+        os.environ.update(kept)
+
+
+def in_new_process(function, arguments):
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as executor:
         try:
             return executor.submit(function, *arguments).result()

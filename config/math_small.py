@@ -11,5 +11,5 @@ learning_rate, muon_lr = 3e-3, 0.02
 warmup_steps = 20
 schedule, wsd_decay = 'wsd', 0.5
 eval_interval = 300
-sample_interval = 600
+sample_interval = 0  # a sample would begin with a question, which this model does not learn to write
 checkpoint_interval = 300

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from inference.decode import Decoder
 from inference.sampling import logprob_rows, penalize
+from inference.threads import Threads
 from model import GPT
 from runtime.errors import BadInput
 
@@ -114,6 +115,7 @@ class Engine:
             raise BadInput(f'max_batch={max_batch} should be at least 1')
         self.config, self.max_batch = model.config, max_batch
         self.decoder = Decoder(model, max_batch, compile)
+        self.threads = Threads(torch.get_num_threads() if self.decoder.on_cpu else 1)
         self.running = []  # a sequence's index is its slot
         self.changed = True  # whether the device does not know all of the running sequences
 
@@ -246,11 +248,12 @@ class Engine:
         if self.changed or self.decoder.n_ahead == 0:
             self.decoder.load(running)
         self.changed = True  # until this step has come to its end
-        logits = self.decoder.decode(len(running), max(sequence.cached for sequence in running))  # (n, V)
-        if any(sequence.request.repetition_penalty != 1 for sequence in running):
-            tokens = self.decoder.sample(penalize(logits, running))
-        else:
-            tokens = self.decoder.sample()
+        with self.threads.step(len(running)):
+            logits = self.decoder.decode(len(running), max(sequence.cached for sequence in running))  # (n, V)
+            if any(sequence.request.repetition_penalty != 1 for sequence in running):
+                tokens = self.decoder.sample(penalize(logits, running))
+            else:
+                tokens = self.decoder.sample()
         rows = [row for row, sequence in enumerate(running) if sequence.logprobs is not None]
         if rows:
             chosen = torch.tensor([tokens[row] for row in rows], device=logits.device)

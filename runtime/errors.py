@@ -105,8 +105,8 @@ def warn_once(message):
 
 
 def first_line(error):
-    """The first line of an error's message behind its type's name; libraries write several."""
-    return f'{type(error).__name__}: {error}'.splitlines()[0]
+    """The first line of an error's message, for errors that are not our own behind its type's name; libraries write several."""
+    return (str(error) if isinstance(error, BadInput) else f'{type(error).__name__}: {error}').splitlines()[0]
 
 
 def why_not_json(error: ValueError | RecursionError) -> str:

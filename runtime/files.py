@@ -45,8 +45,8 @@ def atomic_write(path, writer=''):
             os.remove(unfinished)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             folder = os.path.dirname(path) or '.'
-            raise BadInput(f'the disk is full: {path} could not be written. What stands in {folder} is whole; '
-                           'free some space and run again to resume') from error
+            raise BadInput(f'the disk is full: {path} could not be written; free some space. What stands in {folder} is '
+                           'whole') from error
         if isinstance(error, OSError):
             raise BadInput(f'{path} cannot be written: {error.strerror or error}') from error
         raise

@@ -135,6 +135,12 @@ def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: flo
         process.print0(f'to train on: the same command with a larger --max_steps, such as --max_steps={2 * progress.step}')
 
 
+def print_done(config: dict, process, step: int, limit: str):
+    """Says that there is nothing to do. limit: the setting that ended the run."""
+    process.print0(f'{config["out_dir"]} is done: it is at step {step:,}, and {limit} is {config[limit]:,}; with a larger '
+                   f'--{limit} it trains on')
+
+
 def command_here(process):
     """The command that started this run, for the end of a line; nothing where other machines had one of their own."""
     if process.world_size == 1:

@@ -19,7 +19,8 @@ import torch
 import chat_template
 from configurator import check_bounds, choice, configure
 from inference.engine import Engine, Request
-from runtime.errors import one_line_errors
+from runtime.errors import BadInput, one_line_errors
+from runtime.words import plural
 from tasks.gsm8k import answer_of, read_problems
 from tasks.post_training import identify, numbers_of_step, post_train, token_logprobs
 from tasks.solve_rate import generate_many
@@ -78,7 +79,19 @@ class WordProblems:
         self.stop_tokens = chat_template.stop_tokens(tokenizer) if self.is_chat else (tokenizer.eot,)
         self.first_model = copy.deepcopy(model).requires_grad_(False) if config['kl_coef'] else None
         self.problems, self.val = read_splits(config)
+        self.problems = self.problems and self.fitting(self.problems)
         self.text = identify(tokenizer, self.problems or [config['seed']], self.val)
+
+    def fitting(self, problems):
+        """Those whose question leaves room in the context for a solution."""
+        whole = [problem for problem in problems if len(self.encode(problem['question'])) < self.config['block_size']]
+        if len(whole) < len(problems):
+            self.process.print0(f'left out {plural(len(problems) - len(whole), "problem")} of {len(problems):,} whose question '
+                                f'fills the context of {self.config["block_size"]} tokens')
+        if not whole:
+            raise BadInput(f'{self.config["source"]} has no problem whose question is shorter than the context of '
+                           f'{self.config["block_size"]} tokens; start from a model with a longer one')
+        return whole
 
     def problems_of_step(self, step):
         """The problems of a step, on all processes. Generated ones never come twice."""
@@ -185,8 +198,11 @@ def read_splits(config):
     problems = read_problems(source, 'train')
     if source == 'gsm8k':
         return problems, read_problems(source, 'test')[:n_eval]
+    if len(problems) < 2:
+        raise BadInput(f'{source} has {plural(len(problems), "problem")}, but some are trained on and some are held out; give '
+                       'two or more')
     n_val = max(1, len(problems) // 10)
-    return problems[:-n_val] or problems, problems[-n_val:][:n_eval]
+    return problems[:-n_val], problems[-n_val:][:n_eval]
 
 
 if __name__ == '__main__':

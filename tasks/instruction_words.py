@@ -9,6 +9,7 @@ import random
 import re
 import zlib
 
+from runtime.text_files import read_text
 from tasks.word_problems import choose_options
 
 SPLITS = ('train', 'dev', 'test')
@@ -30,8 +31,7 @@ WORD = re.compile(r'[a-z]{3,}')
 
 def read_wordings(path: str) -> dict:
     """{section: [lines]} of a file in the form that the first lines of instruction_wordings.txt explain."""
-    with open(path, encoding='utf-8') as file:
-        _, *sections = re.split(r'^== ', file.read(), flags=re.MULTILINE)
+    _, *sections = re.split(r'^== ', ''.join(read_text(path)), flags=re.MULTILINE)
     blocks = [section.strip().split('\n') for section in sections]
     return {name: [line for line in lines if line] for name, *lines in blocks}
 

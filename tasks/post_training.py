@@ -77,8 +77,7 @@ def run(config, process, lock, Task):
     process.print0(f'{config["out_dir"]}: {f"resumes at step {progress.step:,}" if saved else f"starts from {source}"}; '
                    f'{model.n_params():,} parameters, {config["dtype"]}')
     if progress.step >= config['max_steps']:
-        process.print0(f'{config["out_dir"]} is at step {progress.step:,}, where this command ends; with a larger --max_steps '
-                       'it trains on')
+        report.print_done(config, process, progress.step, 'max_steps')
         return
     if saved:
         resume.report_changes(config, task.text, saved, process.print0)

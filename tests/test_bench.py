@@ -240,6 +240,23 @@ def test_a_turn_is_measured_in_a_process_of_its_own():
     assert len(set(pids)) == 4 and os.getpid() not in pids
 
 
+def test_another_program_s_contender_gets_the_environment_that_pytorch_is_used_in(monkeypatch):
+    monkeypatch.setenv('GOMP_SPINCOUNT', '7')
+    seen = {name: bench.turns.alone(os.getenv, 'GOMP_SPINCOUNT', without=without)
+            for name, without in (('ours', ()), ('theirs', ('GOMP_SPINCOUNT',)))}
+    assert seen == {'ours': '7', 'theirs': None} and os.environ['GOMP_SPINCOUNT'] == '7'
+    assert [name for name in ('nanogpt', 'eager', 'ours', 'explicit_torch') if bench.contenders.is_ours(name)] == ['ours', 'explicit_torch']
+
+
+@pytest.mark.slow
+def test_a_busy_neighbour_is_measured_beside_all_three_uses(capsys):
+    bench.__main__.main(['neighbour', '--turns=1', '--device=cpu', '--n_layer=1', '--n_head=1', '--n_embd=16', '--block_size=32',
+                         '--vocab_size=300', '--batch_size=2', '--turn_s=0.1', '--new_tokens=8'])
+    rows = [line.split('|')[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith('| ')]
+    assert [row[0].strip() for row in rows[2:]] == ['training', 'sampling', 'serving']
+    assert all(row[-1].strip().endswith('%') for row in rows[2:])
+
+
 @pytest.mark.parametrize('args, words', [
     (('nonsense',), 'train, sample, kernels, data, bpe'),
     (('train', '--peer_dir=/there/is/none'), 'should be a checkout of nanoGPT'),

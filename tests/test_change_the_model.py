@@ -92,7 +92,7 @@ def test_every_edit_of_the_page_applies_and_its_commands_do_what_it_says(copy):
     losses = {name: [row.get('loss') for row in rows(copy, name)] for name in ('gelu_1', 'relu2_1', 'top1_1', 'wsd_1', 'wsd_sqrt_1')}
     assert losses['gelu_1'] == losses['top1_1'] != losses['relu2_1']
     assert losses['wsd_1'][0] == losses['wsd_sqrt_1'][0]
-    assert 'warning' not in setting and 'out/tuned is at step 2, where this command ends' in setting
+    assert 'warning' not in setting and 'out/tuned is done: it is at step 2' in setting
     assert json.loads((copy / 'out/tuned/run_0000000.json').read_text())['config']['activation'] == 'relu2'
     assert 0 <= rows(copy, 'top1_1')[-1]['val_top1'] <= 1 and 'val_top1' in metric
 

@@ -278,7 +278,7 @@ def test_a_full_disk_costs_a_warning_each_and_no_checkpoint(small_disk, data_dir
         return real(model, raw_model, optimizers, batches, config, process, stop)
     monkeypatch.setattr(train, 'train_step', train_step)
     flags = [f'--{key}={value}' for key, value in settings.items()]
-    with pytest.raises(BadInput, match='step 4 was not written: BadInput: the disk is full'):
+    with pytest.raises(BadInput, match='step 4 was not written: the disk is full'):
         train.main(configure(train.DEFAULTS, flags))
     warnings = [line for line in capfd.readouterr().err.splitlines() if 'warning:' in line]
     assert any('the older ones are intact' in line for line in warnings)

@@ -200,7 +200,7 @@ def test_a_checkpoint_holds_plain_names_and_never_runs_code(run, tmp_path):
 def test_a_finished_run_says_so_and_a_larger_max_steps_trains_on(run, capsys):
     first = run('a')
     capsys.readouterr()
-    assert run('a') == first and 'is at step 12, where this command ends' in capsys.readouterr().out
+    assert run('a') == first and 'is done: it is at step 12, and max_steps is 12;' in capsys.readouterr().out
     assert len(run('a', max_steps=14)) == 15
 
 
@@ -310,7 +310,7 @@ def test_a_run_without_a_better_loss_for_long_enough_ends_and_a_kill_at_the_end_
     assert end - best == 6 and end < 100
     assert 'done: ' in capsys.readouterr().out
     run('a', **settings)
-    assert 'where this command ends' in capsys.readouterr().out
+    assert 'is done' in capsys.readouterr().out
     os.remove(checkpoint.checkpoint_path(str(tmp_path / 'a'), end))  # as if killed before that one was whole
     assert run('a', **settings) == rows
     rows = run('a', **{**settings, 'patience': 4})

@@ -113,14 +113,15 @@ class CausalSelfAttention(nn.Module):
         if self.attention_kind == 'explicit':
             weights = self.softmax(q @ k.transpose(-2, -1), q.size(-1) ** -0.5)  # (B, nh, T, T)
             return dropout(weights, self.dropout, self.training) @ v
-        if torch.is_grad_enabled() and trains_in_blocks(self.attention_kind, q.device):
+        compiling = torch.compiler.is_compiling()
+        if torch.is_grad_enabled() and trains_in_blocks(self.attention_kind, q.device, p, compiling):
             return blocked_attention(q, k, v, p)  # exact and causal too, and on CPUs three times as fast as PyTorch's
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
 
 
-def trains_in_blocks(attention: str, device: torch.device) -> bool:
+def trains_in_blocks(attention: str, device: torch.device, dropout: float, compiled: bool) -> bool:
     """Whether GPTConfig's `attention` means kernels/attention.py in training."""
-    return attention == 'auto' and device.type == 'cpu'
+    return attention == 'auto' and device.type == 'cpu' and not (dropout and compiled)
 
 
 class MLP(nn.Module):

@@ -49,6 +49,7 @@ DEFAULTS = {
     # machine
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of the weights and the arithmetic
+    'weights': choice('auto', 'int8', 'int4'),  # on a CPU: weights rounded to 8 or 4 bits, which are read faster
     'compile': optional(bool),  # None: on a GPU yes, on a CPU no; the first steps are slow, as they compile, then all are fast
 }
 REQUEST_SETTINGS = ('max_new_tokens', 'temperature', 'top_k', 'top_p', 'repetition_penalty', 'seed')
@@ -73,7 +74,7 @@ def main(config):
     if config['system'] is not None:
         need_chat_tokens(tokenizer, source)
     compile = may_compile(config['compile'], model.transformer.wte.weight.device)
-    engine = Engine(model, min(config['num_samples'], config['max_batch']), compile)
+    engine = Engine(model, min(config['num_samples'], config['max_batch']), compile, config['weights'])
     calculator = Calculator(tokenizer) if config['calculator'] else None
     write = write_samples if not config['chat'] else converse if has_chat_tokens(tokenizer) else chat
     write(engine, tokenizer, prompt, config, calculator)

@@ -85,6 +85,7 @@ DEFAULTS = {
     'model_name': optional(str),  # what clients call it; the name of its folder if None
     'device': 'auto',  # auto, cuda, cuda:1, mps, cpu
     'dtype': choice('auto', 'bfloat16', 'float16', 'float32'),  # of the weights and the arithmetic
+    'weights': choice('auto', 'int8', 'int4'),  # on a CPU: weights rounded to 8 or 4 bits, which are read faster
     'compile': optional(bool),  # None: on a GPU yes, on a CPU no; the start is slow, as all is compiled then, and steps fast
     # address; SCRATCHGPT_API_KEY in the environment makes clients show that key
     'host': '127.0.0.1',  # 0.0.0.0: reachable from other machines
@@ -197,7 +198,7 @@ def load_engine(config):
     """(Engine, Tokenizer, what was loaded)"""
     model, tokenizer, source = open_model(config)
     compile = may_compile(config['compile'], model.transformer.wte.weight.device)
-    engine = Engine(model, config['max_batch'], compile)
+    engine = Engine(model, config['max_batch'], compile, config['weights'])
     if compile:
         print('compiling, so that no request has to wait for it; --compile=False starts at once', file=sys.stderr)
         engine.warm_up()

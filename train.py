@@ -142,7 +142,7 @@ def run(config, process, lock):
     report.announce(config, process, raw_model.n_params(), data.train, n_val_tokens, progress.step)
     if config['reproducible']:
         process.print0(describe_units(config, process, raw_model.n_params()))
-    process.print0(f'kernels: {raw_model.config.kernels}; attention: {attention_backend(raw_model, process)}')
+    process.print0(f'kernels: {raw_model.config.kernels}; attention: {attention_backend(raw_model, process, compiled)}')
     if is_done(config, progress, process):
         limit = 'max_steps' if progress.step >= config['max_steps'] else 'patience'
         report.print_done(config, process, progress.step, limit)
@@ -247,12 +247,12 @@ def wrap(raw_model, process, compiled, reproducible=False):
     return torch.compile(model, dynamic=False) if compiled else model
 
 
-def attention_backend(model, process):
+def attention_backend(model, process, compiled):
     """What computes attention in training, in words."""
     config = model.config
     if config.attention == 'explicit':
         return 'explicit, with all of its weights in memory'
-    if trains_in_blocks(config.attention, process.device):
+    if trains_in_blocks(config.attention, process.device, config.dropout, compiled):
         return 'kernels/attention.py, by blocks of queries'
     shape = 1, config.n_head, config.block_size, config.n_embd // config.n_head
     q = torch.empty(shape, device=process.device, dtype=process.dtype)

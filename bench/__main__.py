@@ -8,6 +8,7 @@
     python -m bench data                               # documents to shards
     python -m bench step                               # without a GPU: what a training step is computed to take on an H100
     python -m bench bpe --json=bpe.json                # training and encoding against Hugging Face's tokenizers; as JSON too
+    python -m bench weights                            # not part of all: what int8 and int4 cost out/demo in quality
     python -m bench neighbour                          # not part of all: beside a program that keeps one core busy
     python -m bench soak                               # not part of all, an hour: do memory, files or threads grow
     python -m bench reproducible --steps=200           # not part of all: the same bits on any number of processes, and its cost
@@ -29,15 +30,16 @@ from bench.sample import measure_generation
 from bench.soak import measure_soak
 from bench.step import measure_step
 from bench.train import measure_training
+from bench.weights import measure_weights
 from configurator import check_bounds, choice, configure, optional
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import write_json
 
 PARTS = {'train': measure_training, 'sample': measure_generation, 'kernels': measure_kernels, 'data': measure_data,
-         'bpe': measure_bpe, 'step': measure_step, 'neighbour': measure_neighbour, 'reproducible': measure_reproducible,
-         'soak': measure_soak}
+         'bpe': measure_bpe, 'step': measure_step, 'weights': measure_weights, 'neighbour': measure_neighbour,
+         'reproducible': measure_reproducible, 'soak': measure_soak}
 # Each takes the config and yields (title, rows), the same title again when it has more rows.
-LONG = 'neighbour', 'reproducible', 'soak'  # parts that take more than minutes, and are measured only when they are named
+LONG = 'weights', 'neighbour', 'reproducible', 'soak'  # parts that are measured only when they are named
 DEFAULTS = {
     # every part
     'turns': 3,  # how often each thing is measured
@@ -64,11 +66,14 @@ DEFAULTS = {
     'data_mb': 20,  # size of the documents to make shards of
     # part bpe
     'vocab_sizes': '4096,32768',  # sizes to train, with commas between; the last one encodes
+    # part weights
+    'init_from': 'out/demo',  # a trained model
+    'quality_tokens': 50_000,  # of held-out text
     # part soak
     'minutes': 30.0,  # of serving
     'soak_steps': 30_000,  # of training, at least 100
     'every_s': 3.0,  # seconds between two looks at the process
-    'data_dir': optional(str),  # shards to train on; None: made of a little source text
+    'data_dir': optional(str),  # shards to train on; None: made of a little source text (weights: data/stdlib)
     # part reproducible
     'steps': 200,  # of each run whose weights are compared
 }

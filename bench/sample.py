@@ -38,25 +38,15 @@ def random_prompt(config, device):
     return torch.randint(config['vocab_size'], (1, PROMPT), device=device)
 
 
-def setup_ours(config, device):
-    from inference import engine
-    prompt = random_prompt(config, device)
-    model = our_model(config, device).to(hardware.pick_dtype('auto', device)).eval()
-
-    def generate():
-        engine.generate(model, prompt, config['new_tokens'], **SAMPLING)
-    return generate
-
-
-def setup_ours_compiled(config, device):
+def setup_ours(config, device, compile=False, weights='auto', dtype='auto'):
     from inference.engine import Engine, Request
-    if device.type != 'cuda':
+    if compile and device.type != 'cuda':
         raise BadInput('compiled generation does not pay on a CPU')
-    if reason := hardware.why_no_compile(device):
+    if compile and (reason := hardware.why_no_compile(device)):
         raise BadInput(reason)
     prompt = random_prompt(config, device)[0].tolist()
-    model = our_model(config, device).to(hardware.pick_dtype('auto', device)).eval()
-    engine = Engine(model, max_batch=1, compile=True)
+    model = our_model(config, device).to(hardware.pick_dtype(dtype, device)).eval()
+    engine = Engine(model, max_batch=1, compile=compile, weights=weights)
 
     def generate():
         engine.add(Request(prompt, config['new_tokens'], **SAMPLING))
@@ -91,8 +81,12 @@ CONTENDERS = {  # {name: (what it is, setup)}; what others use stands first, as 
     'transformers_float32': ('GPT2LMHeadModel.generate with its defaults, its cache',
                              functools.partial(setup_transformers, dtype='float32')),
     'transformers': ('GPT2LMHeadModel.generate, weights in the format that ours has, its cache', setup_transformers),
-    'ours': ('inference/engine.py, its cache, not compiled', setup_ours),
-    'ours_compiled': ('inference/engine.py as sample.py runs it on a GPU: compiled, as CUDA graphs', setup_ours_compiled),
+    'ours_float32': ('inference/engine.py, float32', functools.partial(setup_ours, dtype='float32')),
+    'ours': ('inference/engine.py as sample.py runs it on a CPU, its cache, not compiled', setup_ours),
+    'ours_int8': ('the same with --weights=int8', functools.partial(setup_ours, weights='int8')),
+    'ours_int4': ('the same with --weights=int4', functools.partial(setup_ours, weights='int4')),
+    'ours_compiled': ('inference/engine.py as sample.py runs it on a GPU: compiled, as CUDA graphs',
+                      functools.partial(setup_ours, compile=True)),
 }
 
 

@@ -38,13 +38,13 @@ BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacke
 
 class Decoder:
 
-    def __init__(self, model: GPT, max_batch: int, compile: bool):
+    def __init__(self, model: GPT, max_batch: int, compile: bool, weights: str = 'auto'):
         """Takes the weights as they are now; on a CPU, in a copy laid out for fast products."""
         self.config, self.max_batch = model.config, max_batch
         self.device = model.transformer.wte.weight.device
         self.on_cpu = self.device.type == 'cpu'
         dtype = compute_dtype(model)
-        self.model, self.head = inference_copy(model, dtype, may_pack=not compile)
+        self.model, self.head = inference_copy(model, dtype, may_pack=not compile, weights=weights)
         shape = (max_batch, self.config.n_head, self.config.block_size, self.config.n_embd // self.config.n_head)
         self.keys = [empty_cache(shape, self.device, dtype) for _ in range(self.config.n_layer)]  # (R, nh, block_size, hd)
         self.values = [empty_cache(shape, self.device, dtype) for _ in range(self.config.n_layer)]

@@ -105,16 +105,17 @@ class Sequence:
 class Engine:
     """Continuous batching over preallocated keys and values. Not thread-safe."""
 
-    def __init__(self, model: GPT, max_batch: int = 16, compile: bool = False):
+    def __init__(self, model: GPT, max_batch: int = 16, compile: bool = False, weights: str = 'auto'):
         """Takes the weights as they are now; on a CPU, in a copy laid out for fast products.
 
         compile: compiles decoding and sampling, and on a GPU replays them as CUDA graphs (inference/decode.py). The first
         two steps of every new shape are slow, or `warm_up` is. It does not pay on a CPU: packed weights cannot be in a graph.
+        weights: 'int8' or 'int4' on a CPU (inference/quantized.py); 'auto': in the type that the model has.
         """
         if max_batch < 1:
             raise BadInput(f'max_batch={max_batch} should be at least 1')
         self.config, self.max_batch = model.config, max_batch
-        self.decoder = Decoder(model, max_batch, compile)
+        self.decoder = Decoder(model, max_batch, compile, weights)
         self.threads = Threads(torch.get_num_threads() if self.decoder.on_cpu else 1)
         self.running = []  # a sequence's index is its slot
         self.changed = True  # whether the device does not know all of the running sequences

@@ -31,7 +31,7 @@ class BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, dropout, seed):
         """(N, T, hd) each, q already scaled -> (N, T, hd)."""
-        y, saved, generator = torch.empty_like(q), [], torch.Generator().manual_seed(seed)
+        y, saved, generator = torch.empty_like(q), [], seeded(dropout, seed)
         for start, end in blocks(q.size(1)):
             p = block_probabilities(q, k, start, end)
             kept = draw_kept(p.shape, dropout, generator) if dropout else None  # (N, block, end)
@@ -46,7 +46,7 @@ class BlockedAttention(torch.autograd.Function):
     def backward(ctx, dy):
         q, k, v, *saved = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        generator, saved = torch.Generator().manual_seed(ctx.seed), iter(saved)
+        generator, saved = seeded(ctx.dropout, ctx.seed), iter(saved)
         if ctx.dropout:
             dy = dy * kept_scale(ctx.dropout)
         for start, end in blocks(q.size(1)):
@@ -66,6 +66,11 @@ class BlockedAttention(torch.autograd.Function):
             dq[:, start:end] = dscores @ k[:, :end]
             dk[:, :end] += dscores.transpose(1, 2) @ q[:, start:end]
         return dq, dk, dv, None, None
+
+
+def seeded(dropout, seed):
+    """The generator for dropout, or None where there is none: torch.compile does not trace one."""
+    return torch.Generator().manual_seed(seed) if dropout else None
 
 
 def block_probabilities(q, k, start, end):

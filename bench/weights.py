@@ -1,0 +1,68 @@
+"""The part weights: what weights of 8 and 4 bits cost a trained model in quality, on text that it has not been trained on.
+
+Bits per byte are those of the engine's own prefill, window after window, of each token but the first of a window. Agreement
+is over greedy texts that the model writes with its weights as they are: at each of their tokens, whether the likeliest one by
+the rounded weights is the same.
+"""
+import math
+
+import torch
+from torch.nn import functional as F
+
+import pretrained
+import shards
+from inference.decode import Decoder
+from inference.engine import Engine, Request
+from runtime import hardware
+from runtime.errors import BadInput
+
+N_TEXTS = 20  # greedy texts, of new_tokens each
+
+
+def measure_weights(config):
+    """Yields (title, rows)."""
+    device = hardware.pick_device(config['device'])
+    if device.type != 'cpu':
+        raise BadInput('weights of 8 and 4 bits are for CPUs; --device=cpu measures them')
+    model, tokenizer, _ = pretrained.load(config['init_from'])
+    model.to(hardware.pick_dtype('auto', device))
+    size, folder = model.config.block_size, config['data_dir'] or 'data/stdlib'
+    loader = shards.BatchLoader(folder, 'val', size, batch_size=1, seed=0, meta=shards.load_meta(folder))
+    n_windows = min(loader.n_sequences, max(1, config['quality_tokens'] // size))
+    windows = [loader.next()[0][0].tolist() for _ in range(n_windows)]
+    n_bytes = sum(len(tokenizer.token_bytes(token)) for window in windows for token in window[1:])
+    prompts = [window[:16] for window in windows[:N_TEXTS]]
+    written, rows, bits = write(model, prompts, config['new_tokens']), [], {}
+    for name in ('auto', 'int8', 'int4'):
+        decoder = Decoder(model, 1, compile=False, weights=name)
+        nats = sum(losses(decoder, window).sum().item() for window in windows)
+        agreed = [(predictions(decoder, text)[15:-1] == torch.tensor(text[16:])).float() for text in written]
+        bits[name] = nats / math.log(2) / n_bytes
+        rows.append({'weights': name, 'bits per byte': f'{bits[name]:.4f}', 'more': f'{bits[name] / bits["auto"] - 1:.2%}',
+                     'same token': f'{torch.cat(agreed).mean():.1%}'})
+    n_tokens = sum(map(len, windows)) - len(windows)
+    yield (f'Quality of {model.n_params():,} parameters, {n_tokens:,} tokens of held-out text; same token: at '
+           f'{sum(len(text) - 16 for text in written):,} tokens of greedy texts'), rows
+
+
+def write(model, prompts, n_tokens):
+    """Greedy texts with the weights as they are, prompts included."""
+    engine = Engine(model, max_batch=len(prompts))
+    room = model.config.block_size - len(prompts[0])
+    sequences = [engine.add(Request(prompt, min(n_tokens, room), temperature=0))[0] for prompt in prompts]
+    while engine.n_running:
+        engine.step()
+    return [sequence.ids for sequence in sequences]
+
+
+@torch.no_grad()
+def losses(decoder, ids):
+    """Nats of each token but the first, (T - 1,)."""
+    logits = decoder.head(decoder.prefill(0, ids[:-1], 0))  # (T - 1, V)
+    return F.cross_entropy(logits, torch.tensor(ids[1:]), reduction='none').double()
+
+
+@torch.no_grad()
+def predictions(decoder, ids):
+    """The likeliest token after each, (T,)."""
+    return decoder.head(decoder.prefill(0, ids, 0)).argmax(dim=-1)

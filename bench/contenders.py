@@ -117,6 +117,15 @@ def our_model(config, device, **changes):
     return GPT(pretrained.model_config({**config, **changes})).to(device)
 
 
+def made_up_tokenizer(vocab_size):
+    """One with so many entries: bytes, pairs of bytes, and <|endoftext|>."""
+    from bpe import EOT, Tokenizer
+    tokens = {bytes([byte]): byte for byte in range(256)}
+    pairs = itertools.islice(itertools.product(range(256), repeat=2), vocab_size - 257)
+    tokens |= {bytes(pair): 256 + number for number, pair in enumerate(pairs)}
+    return Tokenizer(tokens, {EOT: vocab_size - 1})
+
+
 def transformers_model(config, device):
     import transformers
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(

@@ -5,7 +5,6 @@ its own, as what another user started does: Linux then shares the cores between 
 """
 import contextlib
 import http.client
-import itertools
 import json
 import os
 import subprocess
@@ -15,7 +14,7 @@ import time
 from statistics import median
 
 from bench import sample, train
-from bench.contenders import complete, describe_model, make_turn
+from bench.contenders import complete, describe_model, made_up_tokenizer, make_turn, our_model
 from bench.soak import port_of, start
 from bench.turns import alone, spread, take_turns
 from runtime import hardware
@@ -77,13 +76,8 @@ def serve(config):
 def save_model(config, folder):
     """A folder in Hugging Face's layout with a model of random weights, and a tokenizer of as many entries."""
     import pretrained
-    from bench.contenders import our_model
-    from bpe import EOT, Tokenizer
     pretrained.save(our_model(config, 'cpu'), folder)
-    tokens = {bytes([byte]): byte for byte in range(256)}
-    pairs = itertools.islice(itertools.product(range(256), repeat=2), config['vocab_size'] - 257)
-    tokens |= {bytes(pair): 256 + number for number, pair in enumerate(pairs)}
-    Tokenizer(tokens, {EOT: config['vocab_size'] - 1}).save(os.path.join(folder, 'tokenizer.json'))
+    made_up_tokenizer(config['vocab_size']).save(os.path.join(folder, 'tokenizer.json'))
 
 
 def ask(port, n_tokens):

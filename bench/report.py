@@ -11,7 +11,8 @@ from runtime.errors import program_name
 from runtime.parallel import available_cores
 from runtime.report import git
 
-LIBRARIES = ('torch', 'triton', 'transformers', 'liger-kernel', 'numpy', 'tokenizers', 'tiktoken', 'regex')
+LIBRARIES = ('torch', 'triton', 'transformers', 'liger-kernel', 'numpy', 'tokenizers', 'tiktoken', 'regex', 'llama-cpp-python',
+             'ctranslate2')
 PATHS = ('--peer_dir=', '--json=', '--input=', '--data_dir=')
 
 

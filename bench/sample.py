@@ -1,5 +1,9 @@
 """The part sample: generation of one text, token by token. A contender's function writes new_tokens behind PROMPT tokens."""
 import functools
+import itertools
+import json
+import os
+import tempfile
 from statistics import median
 
 import torch
@@ -8,6 +12,7 @@ from bench.contenders import (
     compare_contenders,
     complete,
     describe_model,
+    made_up_tokenizer,
     nanogpt_model,
     our_model,
     time_calls,
@@ -16,6 +21,7 @@ from bench.contenders import (
 from bench.turns import alone, spread, take_turns
 from runtime import hardware
 from runtime.errors import BadInput
+from runtime.parallel import available_cores
 
 PROMPT = 16
 SAMPLING = {'temperature': 0.8, 'top_k': 50}
@@ -65,6 +71,52 @@ def setup_transformers(config, device, dtype='auto'):
     return generate
 
 
+def setup_llama_cpp(config, device, kind):
+    """llama.cpp on the GGUF file that export.py writes, which its own tool has made one of that kind."""
+    import llama_cpp
+
+    import gguf_file
+    import pretrained  # noqa: F401  before gguf_file, as export.py has it
+    with tempfile.TemporaryDirectory() as folder:
+        whole, path = os.path.join(folder, 'whole.gguf'), os.path.join(folder, 'model.gguf')
+        gguf_file.save(our_model(config, 'cpu'), made_up_tokenizer(config['vocab_size']), whole)
+        settings = llama_cpp.llama_model_quantize_default_params()
+        settings.ftype = getattr(llama_cpp, f'LLAMA_FTYPE_MOSTLY_{kind}')
+        if llama_cpp.llama_model_quantize(whole.encode(), path.encode(), settings):
+            raise BadInput(f'llama.cpp could not make a file of {kind}')
+        model = llama_cpp.Llama(path, n_ctx=config['block_size'], n_threads=available_cores(), verbose=False)
+    prompt = random_prompt(config, device)[0].tolist()
+
+    def generate():
+        model.reset()
+        tokens = model.generate(prompt, temp=SAMPLING['temperature'], top_k=SAMPLING['top_k'], top_p=1.0, min_p=0.0,
+                                repeat_penalty=1.0)
+        for _ in itertools.islice(tokens, config['new_tokens']):
+            pass
+    return generate
+
+
+def setup_ctranslate2(config, device, kind):
+    """CTranslate2 on the folder that export.py writes."""
+    import ctranslate2
+
+    import export
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = os.path.join(folder, 'exported'), os.path.join(folder, 'converted')
+        export.export(our_model(config, 'cpu'), made_up_tokenizer(config['vocab_size']), source)
+        ctranslate2.converters.TransformersConverter(source).convert(target, quantization=kind)
+        with open(os.path.join(target, 'vocabulary.json'), encoding='utf-8') as file:
+            words = json.load(file)
+        model = ctranslate2.Generator(target, device='cpu', intra_threads=available_cores(), compute_type=kind)
+    prompt = [words[number] for number in random_prompt(config, device)[0].tolist()]
+
+    def generate():
+        model.generate_batch([prompt], max_length=config['new_tokens'], min_length=config['new_tokens'], end_token=[],
+                             sampling_topk=SAMPLING['top_k'], sampling_temperature=SAMPLING['temperature'],
+                             include_prompt_in_result=False)
+    return generate
+
+
 def setup_nanogpt(config, device):
     prompt = random_prompt(config, device)
     model = nanogpt_model(config, device, config['vocab_size']).eval()
@@ -81,6 +133,9 @@ CONTENDERS = {  # {name: (what it is, setup)}; what others use stands first, as 
     'transformers_float32': ('GPT2LMHeadModel.generate with its defaults, its cache',
                              functools.partial(setup_transformers, dtype='float32')),
     'transformers': ('GPT2LMHeadModel.generate, weights in the format that ours has, its cache', setup_transformers),
+    **{f'llama_cpp_{kind.lower()}': (f'llama.cpp, {kind.lower()}', functools.partial(setup_llama_cpp, kind=kind))
+       for kind in ('BF16', 'Q8_0', 'Q4_0')},
+    'ctranslate2_int8': ('CTranslate2, int8', functools.partial(setup_ctranslate2, kind='int8')),
     'ours_float32': ('inference/engine.py, float32', functools.partial(setup_ours, dtype='float32')),
     'ours': ('inference/engine.py as sample.py runs it on a CPU, its cache, not compiled', setup_ours),
     'ours_int8': ('the same with --weights=int8', functools.partial(setup_ours, weights='int8')),

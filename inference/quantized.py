@@ -26,32 +26,35 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
         weight = weight.detach().float()
-        self.scales = weight.abs().amax(dim=1).div(127).clamp(min=1e-30)  # (N,)
-        self.packed = torch.ops.onednn.qlinear_prepack((weight / self.scales[:, None]).round().to(torch.int8), None)
-        self.bias = None if bias is None else bias.detach().float()
+        scales = weight.abs().amax(dim=1).div(127).clamp(min=1e-30)  # (N,)
+        self.packed = torch.ops.onednn.qlinear_prepack((weight / scales[:, None]).round().to(torch.int8), None)
+        self.scales = scales / LARGEST  # as inputs are multiples of their largest number / LARGEST
+        self.bias = torch.zeros(1) if bias is None else bias.detach().float()
         self.one, self.zero = torch.ones(1), torch.tensor([ZERO], dtype=torch.int32)
-        self.no_offsets = torch.zeros(len(self.scales), dtype=torch.int32)
+        self.no_offsets = torch.zeros(len(scales), dtype=torch.int32)
 
     def forward(self, x):
-        rows = x.reshape(-1, x.size(-1)).float()  # (n, K)
-        low_and_high, scales = split(rows)
+        low_and_high, largest = split(x.reshape(-1, x.size(-1)))
         products = torch.ops.onednn.qlinear_pointwise(  # (2n, N)
             low_and_high, self.one, self.zero, self.packed, self.scales, self.no_offsets, None, 1.0, 0, torch.float32, 'none',
             [], '')
-        y = products[:len(rows)].add_(products[len(rows):], alpha=256).mul_(scales)
-        y = y if self.bias is None else y.add_(self.bias)
+        low, high = products.chunk(2)
+        y = torch.addcmul(self.bias, torch.add(low, high, alpha=256), largest)
         return y.to(x.dtype).view(*x.shape[:-1], -1)
 
 
 def split(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, K) -> (their low bytes, then their high ones, each plus 128, (2n, K) uint8; scales (n, 1)).
+    """(n, K) -> (their low bytes, then their high ones, (2n, K) uint8; the largest number of each row, (n, 1)).
 
-    A number is about scale · (256 · high + low).
+    A number is about largest / LARGEST · (256 · (high - ZERO) + low - ZERO).
     """
-    scales = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).div_(LARGEST).clamp_(min=1e-30)
-    whole = (rows / scales).round_().to(torch.int16)
-    pairs = whole.add_(ZERO).bitwise_xor_(-2 ** 15).view(torch.uint8).view(*rows.shape, 2)  # the low byte comes first
-    return pairs.permute(2, 0, 1).reshape(2 * len(rows), -1), scales
+    largest = rows.abs().amax(dim=1, keepdim=True).float().clamp_(min=1e-30)
+    whole = torch.addcdiv(MIDDLE, rows.float(), largest, value=LARGEST).to(torch.int32)  # from 257 to 65,535
+    low_and_high = whole.view(torch.uint8).view(*rows.shape, 4)[..., :2]  # the low byte comes first
+    return low_and_high.permute(2, 0, 1).reshape(2 * len(rows), -1), largest
+
+
+MIDDLE = torch.tensor(256.0 * ZERO + ZERO + 0.5)  # what becomes of 0; cutting off behind the point then rounds
 
 
 class Int4Linear(nn.Module):
@@ -66,10 +69,10 @@ class Int4Linear(nn.Module):
         numbers = ((groups - offsets) / scales).round().add(8).clamp(0, 15).to(torch.int32)
         self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers.view(weight.shape), 1)
         self.scales_and_offsets = torch.cat([scales, offsets], dim=-1).transpose(0, 1).contiguous().bfloat16()  # (K / 32, N, 2)
-        self.bias = None if bias is None else bias.detach().float()
+        self.bias = None if bias is None else bias.detach().bfloat16()
 
     def forward(self, x):
         rows = x.reshape(-1, x.size(-1)).bfloat16()  # (n, K)
         y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, GROUP, self.scales_and_offsets)
-        y = y if self.bias is None else y + self.bias
+        y = y if self.bias is None else y.add_(self.bias)
         return y.to(x.dtype).view(*x.shape[:-1], -1)

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 import unicodedata
 
 import numpy as np
@@ -220,6 +221,39 @@ def test_gpt2_ids_equal_tiktokens_on_ten_thousand_odd_strings(gpt2, tiktoken_gpt
         assert ids == tiktoken_gpt2.encode_ordinary(text) == gpt2.encode_array(text).tolist()
         assert gpt2.decode(ids) == as_utf16(text)
         assert gpt2.encode(text, allowed_special='all') == tiktoken_gpt2.encode(text, allowed_special='all')
+
+
+LONG_RUNS = [kind * n for kind in ('a', 'ab', ' ', '\n', '\r\n', 'é', '中', '😀', '0', '!', 'a b', '\u0301', '\u3000', '\0', "'s", EOT)
+             for n in (1, 2, 3, 50, 5001, 70_000)]
+
+
+@pytest.mark.parametrize('with_gigatoken', [True, False])
+def test_arrays_have_the_ids_of_the_list_with_and_without_gigatoken(gpt2, own, with_gigatoken):
+    if with_gigatoken:
+        pytest.importorskip('gigatoken')
+    for tokenizer in (gpt2, own):
+        tokenizer = Tokenizer(tokenizer.tokens, tokenizer.special_tokens)
+        if not with_gigatoken:
+            vars(tokenizer)['_gigatoken'] = None
+        assert bool(tokenizer._gigatoken) == with_gigatoken
+        for text in ['', '\ud83d', *LONG_RUNS]:
+            assert tokenizer.encode_array(text).tolist() == tokenizer.encode(text)
+        assert tokenizer.encode_array('a').dtype == np.uint16
+
+
+def test_a_gigatoken_that_gives_other_ids_is_said_and_not_used(own, monkeypatch, capsys):
+    class Wrong:
+        @classmethod
+        def from_json(cls, text):
+            return cls()
+
+        def encode(self, text):
+            return np.zeros(3, dtype=np.uint32)
+
+    monkeypatch.setitem(sys.modules, 'gigatoken', types.SimpleNamespace(Tokenizer=Wrong))
+    tokenizer = Tokenizer(own.tokens, own.special_tokens)
+    assert tokenizer.encode_array('some text').tolist() == own.encode('some text')
+    assert 'gigatoken gives other ids' in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -59,15 +59,15 @@ def list_contenders(config):
     return {
         'nanogpt': ('nanoGPT as its train.py runs: autocast and compiled on a GPU, neither on a CPU', setup_nanogpt),
         **({} if on_gpu else {
-            'nanogpt_autocast': ("its model with autocast, which its train.py has on GPUs alone",
+            'nanogpt_compiled': ('the same with torch.compile', functools.partial(setup_nanogpt, compiled=True)),
+            'nanogpt_autocast': ('its model with autocast, which its train.py has on GPUs alone',
                                  functools.partial(setup_nanogpt, dtype='auto')),
-            'nanogpt_compiled': ('the same with torch.compile',
-                                 functools.partial(setup_nanogpt, dtype='auto', compiled=True))}),
+            'nanogpt_both': ('with both', functools.partial(setup_nanogpt, dtype='auto', compiled=True))}),
         'eager': ('plain PyTorch: SDPA, whole logits, autocast', setup_plain),
         'compile': ('the same with torch.compile', functools.partial(setup_plain, compiled=True)),
         'transformers': ('GPT2LMHeadModel, SDPA, autocast', setup_transformers),
         'explicit_torch': (f'{explicit}torch, {said}', ours(attention='explicit', kernels='torch'), quarter),
-        **(ours_on_gpu if on_gpu else {}),
+        **(ours_on_gpu if on_gpu else {'ours_float32': ('train.py --dtype=float32', ours(dtype='float32'))}),
         'ours': ("train.py's own step and defaults, its allocator setting included", setup_ours),
     }
 

@@ -49,6 +49,7 @@ def inference_copy(model: GPT, dtype: torch.dtype, may_pack: bool, weights: str 
         return twin
 
     twin = copy_module(model)
+    twin.min_rows = MIN_ROWS if on_cpu and weights == 'auto' else 1
     return twin, Head(model, make_linear) if on_cpu else lambda x: twin.head(x).float()
 
 

@@ -187,10 +187,10 @@ class Decoder:
 def embed(model, integers, n, S):
     """The last tokens of n slots -> (B, 1, C), their places in the cache as two indices (n,), the keys they see (n, 1, 1, S).
 
-    On a CPU there are rows behind the n ones that only fill the shape.
+    There may be rows behind the n ones that only fill the shape.
     """
     device = integers.device
-    B = max(n, MIN_ROWS) if device.type == 'cpu' else n
+    B = max(n, model.min_rows)
     slots, positions = torch.arange(n, device=device), integers[POSITION, :n].clone()
     x = model.embed(integers[TOKEN, :B, None], integers[POSITION, :B, None])
     visible = torch.arange(S, device=device) <= positions[:, None]

@@ -19,7 +19,7 @@ import architecture
 import checkpoint
 import pretrained
 from model import GPTConfig
-from runtime.errors import BadInput, warn
+from runtime.errors import BadInput, raised_by_all, warn
 from runtime.metrics import best_row, read_metrics
 
 TEXT = {'tokenizer_sha256', 'train_tokens', 'train_sha256', 'val_tokens', 'val_sha256'}  # what `identify` gives
@@ -59,6 +59,7 @@ def identify(meta: dict, train_tokens: int, val_tokens: int) -> dict:
             'val_tokens': val_tokens, 'val_sha256': sha256_of_split('val')}
 
 
+@raised_by_all()
 def find(config: dict, text: dict, mapped: bool = False, before: float = math.inf) -> dict | None:
     """The newest checkpoint of OUT_DIR if this run goes on from it, or None for a fresh run.
 

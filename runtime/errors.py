@@ -14,11 +14,12 @@ class BadInput(ValueError):
     """Something the user gave is wrong. The message is one line: what is wrong, what would be right.
 
     choices: lines to print below it, where there are several things that would be right.
+    of_all: all processes of a run raise it, so that one of a machine is enough to say it.
     """
 
     def __init__(self, message, choices=()):
         super().__init__(message)
-        self.choices = choices
+        self.choices, self.of_all = choices, False
 
 
 class Diverged(Exception):
@@ -36,7 +37,8 @@ def one_line_errors():
         yield
     except (BadInput, Diverged, ProcessesLost) as error:
         line = ' '.join(str(error).splitlines())  # a name that the user gave may have line ends
-        print(f'{program_name()}: {line}', *getattr(error, 'choices', ()), sep='\n  ', file=sys.stderr)
+        if not is_said_by_another(error):
+            print(f'{program_name()}: {line}', *getattr(error, 'choices', ()), sep='\n  ', file=sys.stderr)
         sys.exit(2 if isinstance(error, BadInput) else 1)
     except KeyboardInterrupt:
         print(f'{program_name()}: interrupted', file=sys.stderr)
@@ -44,6 +46,26 @@ def one_line_errors():
     except BrokenPipeError:  # whoever reads our output went away, as in `python sample.py | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+@contextlib.contextmanager
+def raised_by_all():
+    """What raises BadInput inside does so in all processes of a run. Decorates functions, too."""
+    try:
+        yield
+    except BadInput as error:
+        error.of_all = True
+        raise
+
+
+def is_said_by_another(error):
+    """Whether the first of torchrun's processes on this machine says it, too.
+
+    Until the processes have joined, all of them check the same settings and files.
+    """
+    distributed = sys.modules.get('torch.distributed')
+    have_joined = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return int(os.environ.get('LOCAL_RANK', 0)) > 0 and isinstance(error, BadInput) and (error.of_all or not have_joined)
 
 
 class LossyStream:

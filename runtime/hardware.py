@@ -29,6 +29,10 @@ def pick_device(name: str = 'auto', local_rank: int = 0) -> torch.device:
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
         if name == 'cpu' and (reason := why_unused_gpu()):
             raise BadInput(f'{reason}; --device=cpu runs on the CPU')
+    n_processes, n_gpus = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
+    if name == 'cuda' and n_processes > n_gpus > 0:  # all processes say so, and not the later ones alone
+        raise BadInput(f'{n_processes} processes were started here, but torch sees {plural(n_gpus, "CUDA device")}; '
+                       f'--nproc_per_node={n_gpus} gives each its own')
     if name == 'cuda':
         name = f'cuda:{local_rank}'
     if not re.fullmatch(r'cpu|mps|cuda:\d{1,9}', name):

@@ -7,13 +7,14 @@ import contextlib
 import torch
 
 from runtime import hardware
-from runtime.errors import BadInput
+from runtime.errors import BadInput, raised_by_all
 from runtime.words import plural
 
 CPU_MICRO_BATCH_TOKENS = 8192  # what a CPU's caches and threads are fastest with
 NCCL_BYTES = 2**31  # what the exchange of gradients may take of a GPU's memory, beside PyTorch's own
 
 
+@raised_by_all()
 def check_model_fits(config: dict, process):
     """Raises BadInput for a model whose weights and gradients alone, 8 bytes a parameter, are more than the memory."""
     n_embd = config['n_embd']
@@ -45,6 +46,7 @@ def choose_micro_batch(forward, config: dict, process) -> int:
     return micro_batch
 
 
+@raised_by_all()
 def check_units(config, process):
     """Raises BadInput if the micro-batches of a step cannot be the leaves of a tree of which each process has a subtree."""
     if config['micro_batch'] < 1:
@@ -72,6 +74,7 @@ def describe_units(config, process, n_params):
             f'exchanged after the backward pass, not during it')
 
 
+@raised_by_all()
 def sequences_per_process(config, process):
     """Sequences of an optimizer step that each process computes. Raises BadInput if they cannot be shared out evenly."""
     total, block_size, micro_batch = config['total_batch_tokens'], config['block_size'], config['micro_batch']

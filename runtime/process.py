@@ -15,7 +15,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from runtime import hardware
-from runtime.errors import BadInput, ProcessesLost, first_line
+from runtime.errors import BadInput, ProcessesLost, first_line, raised_by_all
 
 
 class Process:
@@ -70,6 +70,7 @@ class Process:
         """A number of each process, by rank, as a list of floats on every process."""
         return self.sum([value if rank == self.rank else 0 for rank in range(self.world_size)])
 
+    @raised_by_all()
     def check_same_step(self, step):
         """Raises BadInput, in all processes, if they do not all resume at the same step."""
         steps = self.gather(step)
@@ -77,6 +78,7 @@ class Process:
             raise BadInput(f'the processes found different checkpoints (steps {min(steps):,.0f} to {max(steps):,.0f}): '
                            f'out_dir must be a folder that all machines share')
 
+    @raised_by_all()
     def on_first(self, work):
         """Calls work() on the first process alone. If it fails, all raise BadInput, so that none waits for the others."""
         problem = None

@@ -18,6 +18,7 @@ from model import GPT, GPTConfig
 from optim import Optimizers
 from runtime import hardware, micro_batch, report
 from runtime.batches import DeviceBatches
+from runtime.errors import BadInput
 from runtime.process import Process
 from runtime.stop import Stopped, StopSignals
 from runtime.words import duration, plural
@@ -151,6 +152,29 @@ def test_under_ddp_the_graph_is_cut_where_buckets_of_gradients_end(tmp_path):
                             capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout.split(' graphs')[0].split()[-1]) > 2
+
+
+def run_two(script, *arguments):
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', str(script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('flags', [['--data_dir=/there/is/none'], ['--n_layer=x'], ['--micro_batch=-7', '--data_dir={data_dir}'],
+                                   ['--out_dir={file}', '--data_dir={data_dir}']])
+def test_under_torchrun_a_mistake_is_said_once_and_not_by_every_process(flags, data_dir, tmp_path):
+    (tmp_path / 'file').touch()
+    result = run_two(ROOT / 'train.py', '--device=cpu', '--n_layer=1', '--n_embd=8', '--n_head=1', '--block_size=16', '--total_batch_tokens=64',
+                     *(flag.format(data_dir=data_dir, file=tmp_path / 'file') for flag in flags))
+    assert result.returncode and result.stderr.count('train.py: ') == 1, result.stderr
+
+
+def test_more_processes_than_gpus_are_refused_by_all_of_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '8')
+    for local_rank in (0, 7):
+        with pytest.raises(BadInput, match='8 processes were started here, but torch sees 4 CUDA devices; --nproc_per_node=4'):
+            hardware.pick_device('cuda', local_rank)
 
 
 def test_a_deterministic_run_refuses_what_is_not_and_trains_the_same(tmp_path, data_dir):

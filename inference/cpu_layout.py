@@ -100,14 +100,19 @@ class Head(nn.Module):
         return self.linear(x)[..., :self.vocab_size].float() + (x.float() @ self.common)[..., None]
 
 
-def attend_one_query(q, k, v, visible):
-    """softmax(q kᵀ / sqrt(hd)) v for one query a row: (n, nh, 1, hd), (n, nh, S, hd) twice -> (n, nh, 1, hd).
+def attend_one_query(q, k, v, mask):
+    """softmax(q kᵀ / sqrt(hd) + mask) v for one query a row: (n, nh, 1, hd), (n, nh, S, hd) twice -> (n, nh, 1, hd).
 
-    visible: (n, 1, 1, S), which keys a row sees. On a CPU this is faster than PyTorch's kernel for a single query, and
-    each row's sums keep their order in a batch.
+    mask: (n, 1, 1, S), 0 for a key that a row sees, else -inf. On a CPU this is faster than PyTorch's kernel for a single
+    query, and each row's sums keep their order in a batch.
     """
-    scores = (k @ q.transpose(-2, -1)).transpose(-2, -1) * q.size(-1) ** -0.5  # (n, nh, 1, S)
-    return scores.masked_fill(~visible, -torch.inf).softmax(dim=-1) @ v
+    products = (k @ q.transpose(-2, -1)).transpose(-2, -1)  # (n, nh, 1, S)
+    return torch.add(mask, products, alpha=q.size(-1) ** -0.5).softmax(dim=-1) @ v
+
+
+def mask_of(visible, dtype):
+    """What attend_one_query adds to scores, from which keys each row sees."""
+    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
 
 
 def can_pack(dtype: torch.dtype) -> bool:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from inference.cpu_layout import MIN_ROWS, attend_one_query, inference_copy
+from inference.cpu_layout import MIN_ROWS, attend_one_query, inference_copy, mask_of
 from inference.graphs import Graphs
 from inference.sampling import GREEDY, LEAST_K, NUCLEUS, WHOLE, Settings, numbers_of, sample, sample_one_way, to_device, way_of
 from model import GPT
@@ -135,6 +135,8 @@ class Decoder:
         transformer, attend_one = self.model.transformer, self.pick_attention()
         with self.context():
             x, places, visible = self.call(embed, self.model, self.integers, shape=(n, S))
+            if attend_one is attend_one_query:
+                visible = mask_of(visible, self.keys[0].dtype)
             for block, keys, values in zip(transformer.h, self.keys, self.values):
                 x = self.call(run_layer, block, x, keys, values, places, visible, attend_one, shape=(n, S))
             return self.call(finish, transformer.ln_f, self.head, x, self.integers, out, shape=(n,))
@@ -205,7 +207,7 @@ def run_layer(block, x, keys, values, places, visible, attend_one, n, S):
         """(B, nh, 1, hd) each -> (B, nh, 1, hd)"""
         keys[slots, :, positions], values[slots, :, positions] = k[:n, :, 0].to(keys.dtype), v[:n, :, 0].to(keys.dtype)
         y = attend_one(q[:n].to(keys.dtype), keys[:n, :, :S], values[:n, :, :S], visible).to(q.dtype)
-        return F.pad(y, (0, 0, 0, 0, 0, 0, 0, len(q) - n))
+        return F.pad(y, (0, 0, 0, 0, 0, 0, 0, len(q) - n)) if len(q) > n else y
 
     return block(x, attend)
 

@@ -198,6 +198,8 @@ def read_archive(path, mapped=False):
     """The dict that torch.save wrote, without executing anything of the file. Raises BadInput as `load` does."""
     if not os.path.exists(path):
         raise BadInput(f'no checkpoint {path}')
+    if path.endswith('.gguf'):
+        raise BadInput(f'{path} is a file for llama.cpp; give the checkpoint or the folder that it was made from')
     try:
         with open_to_read(path) as file, zipfile.ZipFile(file) as archive:
             check_entries(path, archive)

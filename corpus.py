@@ -63,7 +63,6 @@ DEFAULTS = {
 def main(config):
     check_bounds(config, 'num_samples', 'max_expansion', at_least=0)
     check_data_settings(config)
-    config['source'] = ','.join(part.rstrip('/') or part for part in config['source'].split(','))
     config['encoding'] = known_encoding(config['encoding'])
     if not 0 < config['val_fraction'] < 1:
         raise BadInput(f"val_fraction={config['val_fraction']} should be above 0 and below 1: without held-out text "
@@ -100,7 +99,8 @@ def settings_of(config):
     """What the data follows from beside its input; kept in meta.json, so that others do not end up in the same folder."""
     keys = ('source', 'text_column', 'document_separator', 'num_samples', 'val_fraction', 'vocab_size', 'tokenizer',
             'dataset_config', 'dataset_split', 'shard_tokens', 'encoding')
-    return {key: config[key] for key in keys} | ({'tokenizer': None} if config['vocab_size'] else {})
+    source = ','.join(part.rstrip('/') or part for part in config['source'].split(','))  # a folder is the same with and without
+    return {key: config[key] for key in keys} | {'source': source} | ({'tokenizer': None} if config['vocab_size'] else {})
 
 
 if __name__ == '__main__':

@@ -41,6 +41,8 @@ def main(config):
         raise BadInput('dtype=q8_0 is for --format=gguf; a folder takes float32, bfloat16 or float16')
     if in_one_file and os.path.isdir(config['to']):
         raise BadInput(f'--to={config["to"]} is a folder; name the file to write, such as {config["to"]}/model.gguf')
+    if config['to'].endswith('.gguf') and not in_one_file:
+        raise BadInput(f'--to={config["to"]} is the name of a GGUF file; add --format=gguf, or name a folder')
     if os.path.isfile(config['to']) and not in_one_file:
         raise BadInput(f'--to={config["to"]} is a file; it should be a folder, new or to be written over')
     if os.path.isdir(config['to']) and checkpoint.list_checkpoints(config['to']):
@@ -70,6 +72,7 @@ def export(model, tokenizer, folder, dtype=None):
     })
     write_json(os.path.join(folder, 'generation_config.json'), {
         'bos_token_id': tokenizer.eot, 'pad_token_id': tokenizer.eot,
+        'max_length': model.config.block_size,  # transformers' pipeline would write 256 tokens, whatever the context is
         'eos_token_id': list(stop_tokens(tokenizer)) if has_chat_tokens(tokenizer) else tokenizer.eot})
     if has_chat_tokens(tokenizer):
         with atomic_write(os.path.join(folder, 'chat_template.jinja')) as file:

@@ -160,9 +160,10 @@ def compare(folders: list[str]) -> str:
         losses, bits = column(validated, 'val_loss') or [math.nan], column(validated, 'val_bpb') or [math.nan]
         best = best_row(validated) or {'val_loss': math.nan}
         speed, tokens = statistics.median(column(trained, 'tokens_per_s') or [math.nan]), column(rows, 'tokens')
-        scores = [column(validated, key) or [math.nan] for key in others]
+        scores = [[value for value in column(validated, key) if not math.isnan(value)] for key in others]
         lines.append((folder, f'{rows[-1]["step"]:,}', f'{tokens[-1]:,.0f}', f'{losses[-1]:.4f}', f'{best["val_loss"]:.4f}',
-                      f'{bits[-1]:.4f}', f'{speed:,.0f}', *(f'{score[0]:.4f} to {score[-1]:.4f}' for score in scores)))
+                      f'{bits[-1]:.4f}', f'{speed:,.0f}',
+                      *(f'{score[0]:.4f} to {score[-1]:.4f}' if score else '-' for score in scores)))
     return table(lines)
 
 

@@ -31,6 +31,7 @@ import pretrained
 import resume
 import shards
 from bpe import Tokenizer
+from chat_template import has_chat_tokens
 from configurator import check_bounds, choice, configure, optional
 from evals import measure
 from evals.tasks import choose_tasks
@@ -157,7 +158,16 @@ def run(config, process, lock):
         train(config, process, model, raw_model, optimizers, data, text, progress)
         is_whole_text = n_val_tokens + config['block_size'] >= data.val.n_tokens
         report.summarize(config, process, progress, is_done(config, progress, process),
-                         data.meta.get('val_xz_bits_per_byte') if is_whole_text else None)
+                         data.meta.get('val_xz_bits_per_byte') if is_whole_text else None, how_to_try(config, data))
+
+
+def how_to_try(config, data):
+    """The command with which a model of this data shows what it has learned."""
+    if has_chat_tokens(data.tokenizer):
+        return f'python sample.py --out_dir={config["out_dir"]} --chat=True --calculator=True'
+    if data.train.masked:  # word problems, whose questions are not learned
+        return f'python -m tasks.solve --out_dir={config["out_dir"]}'
+    return f'python sample.py --out_dir={config["out_dir"]}'
 
 
 def check_config(config):
@@ -165,6 +175,8 @@ def check_config(config):
     tokenizer = pretrained.tokenizer_file(config['init_from']) or 'gpt2' if resume.has_weights(config) else None
     for split in ('train', 'val'):
         shards.find_shards(config['data_dir'], split, tokenizer)
+    if os.path.isfile(config['out_dir']):
+        raise BadInput(f'out_dir={config["out_dir"]} is a file; it should be a folder, new or of this run')
     for key in ('tensorboard', 'wandb'):
         if config[key] and importlib.util.find_spec(key) is None:
             raise BadInput(f'{key}=True needs a package that is not installed: pip install {key}')

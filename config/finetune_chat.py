@@ -1,8 +1,8 @@
 # OpenAI's GPT-2 (124M) finetuned to answer: conversations, loss on the answers alone. A GPU, or patience.
 # --init_from=gpt2-xl --activation_checkpointing=True --micro_batch=1 --optimizer=muon fits into a GPU of 24 GB.
-# Needs data/chat: python -m tasks.chat --source=HuggingFaceTB/smol-smoltalk --tokenizer=gpt2 --out_dir=data/chat
+# Needs data/smoltalk: python -m tasks.chat --source=HuggingFaceTB/smol-smoltalk --tokenizer=gpt2 --out_dir=data/smoltalk
 out_dir = 'out/chat_gpt2'
-data_dir = 'data/chat'
+data_dir = 'data/smoltalk'
 init_from = 'gpt2'
 total_batch_tokens = 64 * 1024
 max_steps = 1000

@@ -110,8 +110,8 @@ def git(*arguments):
         return None
 
 
-def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: float | None):
-    """Says how the run ended, in a few lines. progress: its step, tokens, elapsed_s and train_s."""
+def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: float | None, next_command: str):
+    """Says how the run ended, in a few lines. progress: its step, tokens, elapsed_s and train_s; next_command: what to try."""
     if not done:
         where = f'stopped and saved at step {progress.step:,}' if progress.step else 'stopped before the end of the first step'
         process.print0(f'{where}; the same command resumes it{command_here(process)}')
@@ -130,7 +130,7 @@ def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: flo
     plot_path = os.path.join(config['out_dir'], 'loss.png')
     process.print0(f'loss curve: {plot_path}' if os.path.exists(plot_path) else
                    f'loss curve: `pip install matplotlib`, then `python plot.py {config["out_dir"]}` draws it')
-    process.print0(f'samples: python sample.py --out_dir={config["out_dir"]}')
+    process.print0(f'try it: {next_command}')
     if progress.step >= config['max_steps']:
         process.print0(f'to train on: the same command with a larger --max_steps, such as --max_steps={2 * progress.step}')
 

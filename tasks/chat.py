@@ -62,7 +62,7 @@ def main(config):
                                   config['dataset_split'], config['system'])
 
     if config['show']:
-        tokenizer, _ = open_tokenizer(conversations, {**config, 'vocab_size': 0})
+        tokenizer, _ = open_tokenizer(conversations, config)
         show(next(iter(conversations())), tokenizer)
         return
     threshold = data_folder.find_threshold(map(first_question, conversations()), config['val_fraction'],

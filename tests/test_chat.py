@@ -279,7 +279,7 @@ def test_the_table_of_gpt2_xls_memory_is_what_follows_from_its_sizes():
     assert float(table[-1]) == round(sum(sizes) / 1e9, 1) < 24 and f'{n_params / 1e6:,.0f} million parameters' in page
 
 
-def test_pretrained_weights_get_rows_for_the_new_tokens_at_the_mean(tmp_path, exported):
+def test_pretrained_weights_get_rows_for_the_new_tokens_at_the_mean(tmp_path, exported, capsys):
     torch.manual_seed(1)
     plain = Tokenizer.train(['Hello there'], 257, progress=False)
     model = GPT(GPTConfig(block_size=32, vocab_size=257, n_layer=1, n_head=2, n_embd=8))
@@ -290,6 +290,7 @@ def test_pretrained_weights_get_rows_for_the_new_tokens_at_the_mean(tmp_path, ex
                 'total_batch_tokens': 64, 'micro_batch': 2, 'learning_rate': 1e-30, 'eval_tokens': 64, 'sample_interval': 0,
                 'device': 'cpu', 'dtype': 'float32'}
     train.main(configure(train.DEFAULTS, [f'--{key}={value}' for key, value in settings.items()]))
+    assert f'try it: python sample.py --out_dir={tmp_path / "out"} --chat=True' in capsys.readouterr().out
     tuned, tokenizer, _ = pretrained.load(str(tmp_path / 'out'))
     weight = tuned.transformer.wte.weight
     assert tokenizer.vocab_size == tuned.config.vocab_size == 261 and tuned.config.block_size == 32

@@ -126,6 +126,17 @@ def test_a_dataset_on_the_hub_is_found_by_its_name_and_asked_for_only_until_its_
         run('SYNTH', tmp_path / 'out', num_samples=20)
 
 
+def test_a_folder_is_the_same_with_a_slash_behind_it_and_a_missing_one_is_not_asked_for_on_the_hub(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sources, 'hub_files', lambda *_: pytest.fail('no hub has a name that ends in /'))
+    monkeypatch.chdir(write_folder(tmp_path, [f'text {i}' for i in range(40)]).parent)
+    run(f'{tmp_path.name}/', 'out')
+    run(tmp_path.name, 'out')
+    assert 'already made, with the same settings' in capsys.readouterr().out
+    with pytest.raises(BadInput, match="no file at 'missing/'"):
+        run('missing/', tmp_path / 'other')
+    shutil.rmtree('out')
+
+
 def test_the_stdlib_is_without_tests_and_generated_tables(tmp_path):
     run('stdlib', tmp_path / 'out', num_samples=60)
     root = os.path.dirname(os.__file__)

@@ -240,6 +240,8 @@ def test_transformers_runs_an_exported_model_as_it_is_with_the_text_of_sample_py
                                             '--max_new_tokens=30', '--device=cpu', '--dtype=float32']))
     assert capsys.readouterr().out == theirs + '\n'
     assert len(theirs) > len(prompt)
+    to_the_end = pipeline(prompt, do_sample=False)[0]['generated_text']  # its default would be longer than the context
+    assert len(pipeline.tokenizer(to_the_end)['input_ids']) <= 64 and to_the_end.startswith(theirs)
 
 
 def test_the_exported_tokenizer_is_the_same_in_transformers(folder, tokenizer, texts):

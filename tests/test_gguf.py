@@ -88,11 +88,18 @@ def test_what_the_format_cannot_hold_is_refused_and_nothing_is_left(tmp_path, to
     (['--format=gguf'], '--to=NAME.gguf names the file'),
     (['--format=gguf', '--to={folder}'], 'is a folder; name the file'),
     (['--dtype=q8_0', '--to={folder}/x'], 'is for --format=gguf'),
+    (['--to={folder}/x.gguf'], 'is the name of a GGUF file; add --format=gguf'),
 ])
 def test_wrong_flags_are_one_line(tmp_path, flags, words, capsys):
     assert run_script('export.py', *(flag.format(folder=tmp_path) for flag in flags)) == 2
     err = capsys.readouterr().err
     assert words in err and err.count('\n') == 1
+
+
+def test_a_gguf_file_is_not_loaded_here_and_the_line_says_whose_it_is(tmp_path):
+    (tmp_path / 'model.gguf').write_bytes(b'GGUF')
+    with pytest.raises(BadInput, match='a file for llama.cpp'):
+        pretrained.load(str(tmp_path / 'model.gguf'))
 
 
 def make_decided_model(**fields):

@@ -178,13 +178,14 @@ def test_the_loss_on_masked_data_does_not_depend_on_the_micro_batch(tmp_path):
         np.testing.assert_allclose(curve, curves[0], rtol=1e-4)
 
 
-def test_the_validation_loss_is_the_mean_over_the_targets_that_count(tmp_path):
+def test_the_validation_loss_is_the_mean_over_the_targets_that_count(tmp_path, capsys):
     data_dir = str(tmp_path / 'math')
     prepare(out_dir=data_dir, n_problems=200, n_val=15, vocab_size=350)
     settings = {'data_dir': data_dir, 'out_dir': tmp_path / 'out', 'micro_batch': 3, 'n_layer': 1, 'n_head': 2, 'n_embd': 32,
                 'block_size': 32, 'total_batch_tokens': 96, 'max_steps': 1, 'warmup_steps': 0, 'eval_interval': 1,
                 'eval_tokens': 320, 'sample_interval': 0, 'checkpoint_interval': 1, 'device': 'cpu', 'dtype': 'float32'}
     train.main(configure(train.DEFAULTS, [f'--{key}={value}' for key, value in settings.items()]))
+    assert f'try it: python -m tasks.solve --out_dir={tmp_path / "out"}\n' in capsys.readouterr().out
     model, tokenizer, _ = pretrained.load(str(tmp_path / 'out'))
     path = shards.find_shards(data_dir, 'val')[0]
     tokens = torch.from_numpy(shards.read_shard(path).astype(np.int64))

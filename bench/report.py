@@ -13,7 +13,7 @@ from runtime.report import git
 
 LIBRARIES = ('torch', 'triton', 'transformers', 'liger-kernel', 'numpy', 'tokenizers', 'tiktoken', 'regex', 'llama-cpp-python',
              'ctranslate2')
-PATHS = ('--peer_dir=', '--json=', '--input=', '--data_dir=')
+PATHS = ('--peer_dir=', '--json=', '--input=', '--data_dir=', '--init_from=')
 
 
 def describe_run(argv: list[str], device: str) -> dict:

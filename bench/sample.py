@@ -80,6 +80,7 @@ def setup_llama_cpp(config, device, kind):
     with tempfile.TemporaryDirectory() as folder:
         whole, path = os.path.join(folder, 'whole.gguf'), os.path.join(folder, 'model.gguf')
         gguf_file.save(our_model(config, 'cpu'), made_up_tokenizer(config['vocab_size']), whole)
+        llama_cpp.llama_log_set(say_nothing(), None)
         settings = llama_cpp.llama_model_quantize_default_params()
         settings.ftype = getattr(llama_cpp, f'LLAMA_FTYPE_MOSTLY_{kind}')
         if llama_cpp.llama_model_quantize(whole.encode(), path.encode(), settings):
@@ -94,6 +95,13 @@ def setup_llama_cpp(config, device, kind):
         for _ in itertools.islice(tokens, config['new_tokens']):
             pass
     return generate
+
+
+@functools.cache
+def say_nothing():
+    """What llama.cpp calls with its log; kept, as it is called as long as the process lives."""
+    import llama_cpp
+    return llama_cpp.llama_log_callback(lambda *_: None)
 
 
 def setup_ctranslate2(config, device, kind):

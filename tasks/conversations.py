@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from chat_template import check_messages
 from configurator import shorten
 from runtime.errors import BadInput
+from runtime.files import find_files
 from runtime.words import plural
-from sources import TABLE_NAME, find_source, hub_rows, name_on_hub, read_records
+from sources import TABLE_NAME, hub_rows, name_on_hub, read_records
 from tasks.gsm8k import split_sources
 from tasks.instructions import generate_conversations
 
@@ -46,9 +47,13 @@ def local_files(source: str) -> list[str] | None:
     """The tables that a source names, or None if it is a dataset on the hub."""
     if name_on_hub(source):
         return None
-    files = find_source(source).files
-    if not TABLE_NAME.search(files[0]):
-        raise BadInput(f'{files[0]} is no table; conversations come as .jsonl, .json, .parquet or .csv, one in each row')
+    try:
+        files = find_files(source)
+    except BadInput as error:
+        raise BadInput(f'{error}; --source takes files, a folder, a glob, or the name of a dataset on the Hugging Face '
+                       'hub') from None
+    if others := [path for path in files if not TABLE_NAME.search(path)]:
+        raise BadInput(f'{others[0]} is no table; conversations come as .jsonl, .json, .parquet or .csv, one in each row')
     return files
 
 

@@ -31,7 +31,7 @@ def pick_device(name: str = 'auto', local_rank: int = 0) -> torch.device:
             raise BadInput(f'{reason}; --device=cpu runs on the CPU')
     n_processes, n_gpus = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
     if name == 'cuda' and n_processes > n_gpus > 0:  # all processes say so, and not the later ones alone
-        raise BadInput(f'{n_processes} processes were started here, but torch sees {plural(n_gpus, "CUDA device")}; '
+        raise BadInput(f'torch sees {plural(n_gpus, "CUDA device")} here for {plural(n_processes, "process", "processes")}; '
                        f'--nproc_per_node={n_gpus} gives each its own')
     if name == 'cuda':
         name = f'cuda:{local_rank}'

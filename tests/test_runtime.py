@@ -173,7 +173,7 @@ def test_more_processes_than_gpus_are_refused_by_all_of_them(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '8')
     for local_rank in (0, 7):
-        with pytest.raises(BadInput, match='8 processes were started here, but torch sees 4 CUDA devices; --nproc_per_node=4'):
+        with pytest.raises(BadInput, match='torch sees 4 CUDA devices here for 8 processes; --nproc_per_node=4'):
             hardware.pick_device('cuda', local_rank)
 
 

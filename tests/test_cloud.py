@@ -140,7 +140,7 @@ def test_the_image_has_every_package_that_its_modules_import():
               for name in ('requirements.txt', 'cloud/requirements.txt')
               for line in (ROOT / name).read_text().splitlines() if line and not line.startswith('#')}
     brought_along = {'pydantic': 'fastapi', 'starlette': 'fastapi', 'sympy': 'torch', 'fsspec': 'huggingface_hub', 'pyarrow': 'datasets'}
-    optional = {'tensorboard', 'wandb', 'scipy', 'transformers', 'tokenizers', 'boto3'}
+    optional = {'tensorboard', 'wandb', 'scipy', 'transformers', 'tokenizers', 'boto3', 'gguf', 'gigatoken'}
     ours = {path.stem for path in ROOT.glob('*.py')} | {'runtime', 'kernels', 'inference', 'scoring', 'evals', 'tasks', 'config'}
     for name in copied():
         if not name.endswith('.py'):

@@ -429,7 +429,7 @@ def test_a_learning_rate_that_goes_up_again_is_said(run, capsys):
 
 def test_a_file_in_the_place_of_the_runs_folder_is_left_alone(run, tmp_path):
     (tmp_path / 'a').write_text('mine')
-    with pytest.raises(BadInput, match='cannot be made a folder'):
+    with pytest.raises(BadInput, match='is a file; it should be a folder'):
         run('a')
     assert (tmp_path / 'a').read_text() == 'mine'
 

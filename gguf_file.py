@@ -8,7 +8,7 @@ do. Norms, biases and positions are float32 always, and matrices in dtype. Needs
 import importlib.util
 import json
 
-import architecture
+import pretrained
 from chat_template import JINJA, has_chat_tokens, stop_tokens
 from model import GPT
 from runtime.errors import BadInput
@@ -27,8 +27,8 @@ def save(model: GPT, tokenizer, path: str, dtype: str = 'float32'):
         raise BadInput('format=gguf needs a package that is not installed: pip install gguf')
     if model.config.n_layer == 0:
         raise BadInput('a model without layers has no counterpart in llama.cpp, whose GPT-2 adds positions')
-    if not architecture.is_gpt2(model.config):
-        raise BadInput('model.py does not compute GPT-2 any more, and llama.cpp would; restore it to export')
+    if problem := pretrained.why_not_gpt2(model.config):
+        raise BadInput(f'{problem}, and llama.cpp would; restore it to export')
     if dtype == 'q8_0' and model.config.n_embd % BLOCK:
         raise BadInput(f'dtype=q8_0 needs a width that is a multiple of {BLOCK}, but n_embd={model.config.n_embd}; '
                        '--dtype=float16 takes any')

@@ -322,17 +322,23 @@ def is_transposed(name):
     return name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight'))
 
 
+def why_not_gpt2(config: GPTConfig) -> str | None:
+    """None if model.py computes GPT-2 with this config, or what is other, in words: a setting of it, or model.py itself."""
+    if architecture.is_gpt2(config):
+        return None
+    known = {*checkpoint.FIXED_BY_WEIGHTS, *CHOSEN_BY_RUN}
+    chosen = ' and '.join(f'{key}={value}' for key, value in vars(config).items()
+                          if key not in known and value != getattr(GPTConfig, key))
+    return f'with {chosen}, model.py does not compute GPT-2' if chosen else 'model.py does not compute GPT-2 any more'
+
+
 def save(model: GPT, folder: str, eot: int | None = None, dtype: torch.dtype | None = None, *, strict: bool = False):
     """Writes config.json and model.safetensors as transformers.GPT2LMHeadModel reads them.
 
     eot: id of the token that ends a document, for transformers to start and stop at. dtype: of the weights in the file.
     Warns, or raises BadInput if strict, where model.py does not compute GPT-2: transformers computes that with these files.
     """
-    if not architecture.is_gpt2(model.config):
-        known = {*checkpoint.FIXED_BY_WEIGHTS, *CHOSEN_BY_RUN}
-        chosen = ' and '.join(f'{key}={value}' for key, value in vars(model.config).items()
-                              if key not in known and value != getattr(GPTConfig, key))
-        problem = f'with {chosen}, model.py does not compute GPT-2' if chosen else 'model.py does not compute GPT-2 any more'
+    if problem := why_not_gpt2(model.config):
         if strict:
             raise BadInput(f'{problem}, and this format has no words for what it computes; sample.py, serve.py and evaluate.py '
                            'run the changed model from its checkpoint')

@@ -76,7 +76,6 @@ def setup_llama_cpp(config, device, kind):
     import llama_cpp
 
     import gguf_file
-    import pretrained  # noqa: F401  before gguf_file, as export.py has it
     with tempfile.TemporaryDirectory() as folder:
         whole, path = os.path.join(folder, 'whole.gguf'), os.path.join(folder, 'model.gguf')
         gguf_file.save(our_model(config, 'cpu'), made_up_tokenizer(config['vocab_size']), whole)

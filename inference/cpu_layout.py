@@ -110,9 +110,9 @@ def attend_one_query(q, k, v, mask):
     return torch.add(mask, products, alpha=q.size(-1) ** -0.5).softmax(dim=-1) @ v
 
 
-def mask_of(visible, dtype):
-    """What attend_one_query adds to scores, from which keys each row sees."""
-    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
+def mask_of(visible):
+    """What attend_one_query adds to scores, in float32 as the keys of a CPU are, from which keys each row sees."""
+    return torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf)
 
 
 def can_pack(dtype: torch.dtype) -> bool:

@@ -135,8 +135,8 @@ class Decoder:
         transformer, attend_one = self.model.transformer, self.pick_attention()
         with self.context():
             x, places, visible = self.call(embed, self.model, self.integers, shape=(n, S))
-            if attend_one is attend_one_query and self.keys:
-                visible = mask_of(visible, self.keys[0].dtype)
+            if attend_one is attend_one_query:
+                visible = mask_of(visible)
             for block, keys, values in zip(transformer.h, self.keys, self.values):
                 x = self.call(run_layer, block, x, keys, values, places, visible, attend_one, shape=(n, S))
             return self.call(finish, transformer.ln_f, self.head, x, self.integers, out, shape=(n,))

@@ -75,7 +75,7 @@ def test_what_the_format_cannot_hold_is_refused_and_nothing_is_left(tmp_path, to
         gguf_file.save(make_model(n_embd=40, n_head=5), tokenizer, str(path), 'q8_0')
     with pytest.raises(BadInput, match='without layers'):
         gguf_file.save(GPT(GPTConfig(n_layer=0, n_head=1, n_embd=8, vocab_size=300, block_size=8)), tokenizer, str(path))
-    monkeypatch.setattr(gguf_file.architecture, 'GPT2', [0.0])
+    monkeypatch.setattr(pretrained.architecture, 'GPT2', [0.0])
     with pytest.raises(BadInput, match='does not compute GPT-2 any more'):
         gguf_file.save(make_model(), tokenizer, str(path))
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)

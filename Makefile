@@ -47,7 +47,7 @@ bench: $(VENV)/dev
 # Checks and measures everything on this machine's GPU, in under nine minutes, into bench_results/. PYTHON is used as it is where
 # its torch sees the GPU, without network; elsewhere .venv is made. ARGS=--peer_dir=PATH measures nanoGPT too.
 gpu:
-	@if $(PYTHON) -m bench.usable $(ARGS); then exec $(PYTHON) -m bench.gpu $(ARGS); else exec $(MAKE) gpu_in_venv; fi
+	@$(PYTHON) -m bench.usable $(ARGS); case $$? in 0) exec $(PYTHON) -m bench.gpu $(ARGS);; 1) exec $(MAKE) gpu_in_venv;; *) exit 2;; esac
 
 gpu_in_venv: $(VENV)/dev
 	@exec $(PY) -m bench.gpu $(ARGS)

@@ -229,6 +229,8 @@ def no_config_file(path):
     """The BadInput for a config file that is not there: names the one that is meant, or lists those that are there."""
     if '=' in path:
         return BadInput(f'no config file {path}; a setting is written with two dashes before it: --{path}')
+    if os.path.isdir(path) and not glob.glob(os.path.join(glob.escape(path), '*.py')):
+        return BadInput(f'{shorten(path)!r} is a folder, and no config file; the folder of a run is named --out_dir={path}')
     if not path.endswith('.py') and (os.path.exists(path) or ' ' in path):
         return BadInput(f'{shorten(path)!r} is no config file; a setting is written --key=value, and --help lists the keys')
     folder = path if os.path.isdir(path) else os.path.dirname(path)

@@ -22,6 +22,7 @@ from the start, but tokenizes only what comes after the last whole shard. (finew
 sources.py reads the text, data_folder.py makes the shards.
 """
 import os
+import sys
 
 import shards
 import sources
@@ -37,6 +38,7 @@ from data_folder import (
 )
 from runtime.errors import BadInput, one_line_errors, warn
 from runtime.text_files import MAX_EXPANSION, known_encoding
+from runtime.words import plural
 
 DEFAULTS = {
     'source': 'stdlib',                   # stdlib, SYNTH, files, folders, globs (commas between), a name on the hub
@@ -77,6 +79,10 @@ def main(config):
         settings['input_files'] = fingerprint(source.files)
     if not on_hub and is_made(out_dir, settings):
         return
+
+    if (block_size := sources.block_size_of(source)) and not config['document_separator']:
+        print(f'{plural(len(source.files), "file")}, so few that text without <|endoftext|> is cut at line ends: every '
+              f'{block_size:,} characters or more are a document', file=sys.stderr)
 
     def texts():
         return sources.read_documents(source, config['text_column'], config['document_separator'], config['num_samples'],

@@ -53,9 +53,16 @@ def main(config):
     else:
         export(model, tokenizer, config['to'], hardware.DTYPES[config['dtype']])
     print(f'{source}: {model.n_params():,} parameters -> {config["to"]}', file=sys.stderr)
-    print(f'try it (it needs llama.cpp): llama-cli -m {config["to"]} -p The' if in_one_file else
-          f"try it (it needs transformers): python -c \"from transformers import pipeline; "
-          f"print(pipeline('text-generation', {config['to']!r})('The')[0]['generated_text'])\"", file=sys.stderr)
+    print(how_to_try(config['to'], in_one_file, has_chat_tokens(tokenizer)), file=sys.stderr)
+
+
+def how_to_try(path, in_one_file, is_chat):
+    """A command that runs what was written."""
+    if in_one_file:
+        return f'try it (it needs llama.cpp): llama-cli -m {path} {"-cnv" if is_chat else "-no-cnv -p The"}'
+    prompt, of_answer = ("[{'role': 'user', 'content': 'Hello!'}]", "[-1]['content']") if is_chat else ("'The'", '')
+    return ('try it (it needs transformers): python -c "from transformers import pipeline; '
+            f"print(pipeline('text-generation', {path!r})({prompt})[0]['generated_text']{of_answer})\"")
 
 
 def export(model, tokenizer, folder, dtype=None):

@@ -154,12 +154,19 @@ def read_documents(source: Source, text_column: str = 'text', separator: str | N
                      for _, texts, _ in read_steadily(path, text_column, max_expansion=max_expansion, encoding=encoding)
                      for text in texts)
     else:
-        is_few = len(source.files) < FEW_FILES
-        block_size = sum(map(os.path.getsize, source.files)) // 100 if is_few else None
+        block_size = block_size_of(source)
         documents = (text for path in source.files
                      for text in cut_file(path, separator, block_size, max_expansion=max_expansion, encoding=encoding))
     documents = (text for text in documents if text and not text.isspace())
     return itertools.islice(documents, limit or None)
+
+
+def block_size_of(source: Source) -> int | None:
+    """Characters of the blocks that text files without separators are cut into; None where each is one document."""
+    if source.is_table or len(source.files) >= FEW_FILES:
+        return None
+    low, high = BLOCK_CHARACTERS
+    return min(max(sum(map(os.path.getsize, source.files)) // 100, low), high)
 
 
 def cut_file(path, separator=None, block_size=None, **options):
@@ -203,13 +210,11 @@ def is_in(word, pieces):
 
 
 def cut_into_blocks(pieces, size):
-    """Yields the text in blocks of at least `size` characters (256 to 8,192) that together are the text.
+    """Yields the text in blocks of at least `size` characters that together are the text.
 
     A block ends after the first blank line behind that size, or, where none comes for as long again, after the
     first line end or white space; text without any is cut at the size.
     """
-    low, high = BLOCK_CHARACTERS
-    size = min(max(size, low), high)
     rest = ''
     for piece in itertools.chain(pieces, [None]):
         rest += piece or ''

@@ -163,12 +163,12 @@ def test_blocks_of_a_text_file_are_together_the_file(tmp_path):
     assert all_documents(tmp_path / 'out2') == all_documents(tmp_path / 'out')
 
 
-@given(st.lists(st.sampled_from(['x' * 300, 'word', ' ', '\n', '\n\n']), max_size=60), st.integers(0, 1500))
+@given(st.lists(st.sampled_from(['x' * 300, 'word', ' ', '\n', '\n\n']), max_size=60), st.integers(256, 1500))
 def test_blocks_are_the_text_whatever_the_pieces_it_comes_in(pieces, size):
     blocks = list(sources.cut_into_blocks(iter(pieces), size))
     assert ''.join(blocks) == ''.join(pieces)
     assert blocks == list(sources.cut_into_blocks(iter([''.join(pieces)]), size))
-    assert all(max(256, size) <= len(block) <= 2 * max(256, size) for block in blocks[:-1])
+    assert all(size <= len(block) <= 2 * size for block in blocks[:-1])
 
 
 @pytest.mark.parametrize('separator, in_file', [(None, '<|endoftext|>'), ('\\n', '\n'), ('%%', '%%')])
@@ -423,6 +423,15 @@ def test_a_few_files_are_cut_into_blocks_so_that_little_is_held_out(tmp_path):
     train, val = documents_of(tmp_path / 'out', 'train'), documents_of(tmp_path / 'out', 'val')
     assert 0.005 < sum(map(len, val)) / sum(map(len, texts)) < 0.15
     assert all(any(f'Book {book}' in text for text in train) for book in 'AB') and sum(map(len, train + val)) == sum(map(len, texts))
+
+
+def test_a_line_says_into_what_a_few_files_are_cut(tmp_path, capsys):
+    (tmp_path / 'book.txt').write_text(''.join(f'Paragraph {i}.\n\n' for i in range(3000)))
+    run(tmp_path / 'book.txt', tmp_path / 'out')
+    assert '1 file, so few that text without <|endoftext|> is cut at line ends: every 498 characters or more' in capsys.readouterr().err
+    run(tmp_path / 'book.txt', tmp_path / 'out2', document_separator='7.')
+    run(write_folder(tmp_path / 'in', TEXTS), tmp_path / 'out3')
+    assert 'so few' not in capsys.readouterr().err
 
 
 def test_a_share_that_documents_make_larger_is_said(tmp_path, capsys):

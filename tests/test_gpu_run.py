@@ -2,6 +2,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,15 @@ def test_a_python_without_what_is_needed_says_what(monkeypatch):
     assert 'sees no CUDA device' in usable.why_not([])
     monkeypatch.setattr(usable, 'NEEDED', ('torch', 'no_such_package'))
     assert usable.why_not(['--device=cpu']) == 'it has no no_such_package'
+
+
+@pytest.mark.skipif(shutil.which('nvidia-smi') is not None or os.path.exists('/dev/nvidiactl'), reason='there is a GPU')
+def test_make_gpu_installs_nothing_where_there_is_no_gpu(tmp_path):
+    for name in ('Makefile', 'bench', 'runtime'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    run = subprocess.run(['make', 'gpu', f'PYTHON={sys.executable}'], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 2 and 'this machine has no NVIDIA GPU' in run.stderr
+    assert not (tmp_path / '.venv').exists()
 
 
 def test_the_line_that_says_what_went_wrong_is_found():

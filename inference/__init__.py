@@ -5,6 +5,7 @@ import torch
 
 import pretrained
 from bpe import Tokenizer
+from inference import native
 from model import GPT
 from runtime import hardware
 
@@ -20,6 +21,8 @@ def open_model(config: dict) -> tuple[GPT, Tokenizer, str]:
     model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
     print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {str(dtype).removeprefix("torch.")}',
           file=sys.stderr)
+    if device.type == 'cpu' and (reason := native.why_not(model)):
+        print(f'it writes slower than it could: {reason}', file=sys.stderr)
     torch.seed()
     return model.to(device, dtype), tokenizer, source
 

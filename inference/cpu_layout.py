@@ -4,16 +4,14 @@ On a GPU the copy shares all weights. On a CPU the linear layers multiply in `dt
 them, and everything between them is float32, as it is under autocast. Knows nothing about batches or caches.
 """
 import copy
-import functools
 import platform
 
 import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-from inference.quantized import GROUP, Int4Linear, Int8Linear
+from inference.quantized import rounded, without_common
 from model import GPT, LayerNorm
-from runtime.errors import BadInput
 
 MIN_ROWS = 2  # of a product on a CPU: a single row is multiplied in another way, with sums in another order
 
@@ -21,12 +19,13 @@ MIN_ROWS = 2  # of a product on a CPU: a single row is multiplied in another way
 def inference_copy(model: GPT, dtype: torch.dtype, may_pack: bool, weights: str = 'auto') -> tuple:
     """(a copy of a model in evaluation mode, its head: (n, C) -> float32 logits (n, V))
 
-    weights: of the linear layers and the head: 'auto' (in dtype), 'int8' or 'int4'. Raises BadInput where these cannot be had.
+    weights: of the linear layers and the head: 'auto', or rounded as 'int8' or 'int4' has them; all in dtype.
     """
     on_cpu = model.transformer.wte.weight.device.type == 'cpu'
-    check_weights(weights, model, on_cpu, may_pack)
-    make_linear = functools.partial(Linear, dtype=dtype, pack=may_pack and can_pack(dtype)) if weights == 'auto' else \
-        {'int8': Int8Linear, 'int4': Int4Linear}[weights]
+
+    def make_linear(weight, bias):
+        weight = weight if weights == 'auto' else rounded(weight, weights)
+        return Linear(weight, bias, dtype, pack=may_pack and can_pack(dtype))
 
     def norm(x, weight, bias, eps):
         return F.layer_norm(x, weight.shape, weight, bias, eps).to(dtype)
@@ -49,18 +48,8 @@ def inference_copy(model: GPT, dtype: torch.dtype, may_pack: bool, weights: str 
         return twin
 
     twin = copy_module(model)
-    twin.min_rows = MIN_ROWS if on_cpu and weights == 'auto' else 1
+    twin.min_rows = MIN_ROWS if on_cpu else 1
     return twin, Head(model, make_linear) if on_cpu else lambda x: twin.head(x).float()
-
-
-def check_weights(weights, model, on_cpu, may_pack):
-    if weights == 'auto':
-        return
-    if not on_cpu or not may_pack or platform.machine() not in ('x86_64', 'AMD64'):
-        raise BadInput(f'weights={weights} is for generation on a CPU of the x86 family, without --compile; leave it out')
-    if weights == 'int4' and model.config.n_embd % GROUP:
-        raise BadInput(f'weights=int4 needs a width that is a multiple of {GROUP}, but n_embd={model.config.n_embd}; '
-                       'weights=int8 takes any')
 
 
 class Linear(nn.Module):
@@ -90,14 +79,13 @@ class Head(nn.Module):
 
     def __init__(self, model, make_linear):
         super().__init__()
-        weight, self.vocab_size = model.transformer.wte.weight.detach(), model.config.vocab_size
-        common = weight[:self.vocab_size].mean(dim=0, dtype=torch.float32).to(weight.dtype)  # (C,)
+        rest, common = without_common(model.transformer.wte.weight.detach()[:model.config.vocab_size])
         self.common = common.float()
-        self.linear = make_linear(weight - common, None)
+        self.linear = make_linear(rest, None)
 
     def forward(self, x):
         """(n, C) -> (n, V) float32"""
-        return self.linear(x)[..., :self.vocab_size].float() + (x.float() @ self.common)[..., None]
+        return self.linear(x).float() + (x.float() @ self.common)[..., None]
 
 
 def attend_one_query(q, k, v, mask):

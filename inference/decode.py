@@ -9,6 +9,9 @@ What decoding reads stays on the device from token to token, a column for each s
 settings that it is sampled with, random numbers for the next tokens. A step counts them on by itself, so while the same
 sequences run, nothing is sent to the device.
 
+On a CPU, decoding is one call of a C++ program (inference/native.py). Without a C++ compiler, or for a model that is not GPT-2,
+it is made of PyTorch's operations.
+
 Compiled, decoding runs in few shapes: rows are padded to a power of two, keys to a power of two from 256 on. Decoding is
 a graph for each pair of the two, sampling one for rows and way. On a GPU they are replayed as CUDA graphs, launched one
 behind the other without waiting. The part of a graph that torch.compile makes is a layer, and all layers share it: a
@@ -23,32 +26,43 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from inference import native
 from inference.cpu_layout import MIN_ROWS, attend_one_query, inference_copy, mask_of
 from inference.graphs import Graphs
 from inference.sampling import GREEDY, LEAST_K, NUCLEUS, WHOLE, Settings, numbers_of, sample, sample_one_way, to_device, way_of
 from model import GPT
+from runtime.errors import BadInput
 
 LENGTH_STEP = 64  # without compiling, S is a multiple of this: few shapes, and sums in an order that stays
 LEAST_LENGTH = 256  # compiled, S is this times a power of two
 N_AHEAD = 64  # random numbers that are drawn ahead for each sequence
 TOKEN, POSITION, DRAW, TOP_K, WAY = range(5)  # rows of Decoder.integers
 TEMPERATURE, TOP_P, UNIFORMS = range(3)  # rows of Decoder.numbers; the random numbers are all from UNIFORMS on
+KIND_OF = {torch.float32: 'float32', torch.bfloat16: 'bfloat16', torch.float16: 'float32'}  # float16 is widened before
 BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # cuDNN plans anew for each shape
 
 
 class Decoder:
 
     def __init__(self, model: GPT, max_batch: int, compile: bool, weights: str = 'auto'):
-        """Takes the weights as they are now; on a CPU, in a copy laid out for fast products."""
+        """Takes the weights as they are now; on a CPU, in a copy laid out for fast products.
+
+        weights: 'int8' or 'int4' on a CPU, else 'auto'. Raises BadInput where they cannot be had.
+        """
         self.config, self.max_batch = model.config, max_batch
         self.device = model.transformer.wte.weight.device
         self.on_cpu = self.device.type == 'cpu'
         dtype = compute_dtype(model)
+        why_not = native.why_not(model) if self.on_cpu and not compile else 'it is for CPUs, without --compile'
+        if weights != 'auto' and why_not:
+            raise BadInput(f'weights={weights} cannot be had: {why_not}; leave it out')
         self.model, self.head = inference_copy(model, dtype, may_pack=not compile, weights=weights)
         shape = (max_batch, self.config.n_head, self.config.block_size, self.config.n_embd // self.config.n_head)
         self.keys = [empty_cache(shape, self.device, dtype) for _ in range(self.config.n_layer)]  # (R, nh, block_size, hd)
         self.values = [empty_cache(shape, self.device, dtype) for _ in range(self.config.n_layer)]
         n_columns = max(max_batch, MIN_ROWS)
+        kind = KIND_OF[dtype] if weights == 'auto' else weights
+        self.step = None if why_not else native.Step(model, kind, max_batch, self.keys, self.values)
         self.integers = torch.zeros(5, n_columns, dtype=torch.int64, device=self.device)
         self.numbers = torch.ones(UNIFORMS + N_AHEAD, n_columns, device=self.device)
         self.rows_of = {}  # {way to sample: the slots that are sampled so}
@@ -116,7 +130,11 @@ class Decoder:
         Compiled, they are overwritten at the next step.
         """
         self.n_ahead -= 1
-        if self.graphs:
+        if self.step:
+            self.logits = torch.empty(n, self.config.vocab_size)
+            self.step(self.integers[TOKEN, :n], self.integers[POSITION, :n], self.logits)
+            self.integers[POSITION:DRAW + 1] += 1
+        elif self.graphs:
             B, S = padded(n, 1, self.max_batch), padded(last + 1, LEAST_LENGTH, self.config.block_size)
             if B not in self.logits_of:
                 self.logits_of[B] = torch.empty(B, self.config.vocab_size, device=self.device)

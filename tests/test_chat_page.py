@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+from conftest import with_head
 from test_chat_serve import chat_folder, never_ending, reference  # noqa: F401, the fixtures too
 from test_page import (  # noqa: F401, the fixtures too
     PHONE,
@@ -212,14 +213,10 @@ def test_a_character_of_several_tokens_is_never_shown_in_part(page, server, refe
     tokenizer, decoder = server.service.tokenizer, server.service.engine.decoder
     ids = [next(i for i in range(256) if tokenizer.token_bytes(i) == bytes([byte])) for byte in 'é€🚀'.encode()]
     following = dict(zip(ids, ids[1:] + ids[:1]))
-    head = decoder.head
-    decoder.head = lambda x: torch.nn.functional.one_hot(torch.tensor(
-        [following.get(i, ids[0]) for i in decoder.integers[0, :len(x)].tolist()]), tokenizer.vocab_size) * 50.0
-    try:
+    with with_head(decoder, lambda x: torch.nn.functional.one_hot(torch.tensor(
+            [following.get(i, ids[0]) for i in decoder.integers[0, :len(x)].tolist()]), tokenizer.vocab_size) * 50.0):
         settle(page)
         say(page, 'Hi')
-    finally:
-        decoder.head = head
     assert page.locator('.text').text_content() == 'é€🚀' * 3 + 'é' and page.locator('.token').count() == 30
     assert set(visible_tokens(page).all_text_contents()) == {'é', '€', '🚀'}
 

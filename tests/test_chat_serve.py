@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 import torch
+from conftest import with_head
 from test_serve import JSON, ending_at_once, folder, serving, try_random_requests  # noqa: F401, the fixture too
 
 import export
@@ -174,11 +175,8 @@ def test_without_max_tokens_the_answer_may_have_what_is_left_of_the_context(serv
 def never_ending(served, reference):
     decoder, stops = served.service.engine.decoder, list(stop_tokens(reference[1]))
     head = decoder.head
-    decoder.head = lambda x: head(x).index_fill(-1, torch.tensor(stops), -50)
-    try:
+    with with_head(decoder, lambda x: head(x).index_fill(-1, torch.tensor(stops), -50)):
         yield
-    finally:
-        decoder.head = head
 
 
 def test_what_the_content_may_be(served):

@@ -10,13 +10,22 @@ from scipy import stats
 from test_model import make_model, uncached
 
 import architecture
-from inference import sampling
+from inference import native, sampling
 from inference.cpu_layout import can_pack
 from inference.engine import Engine, Request, Sequence, generate, window_start
 from inference.sampling import Settings, numbers_of, penalize, sample, way_of
 from model import GPT, GPTConfig
 from runtime import hardware
 from runtime.errors import BadInput
+
+
+@pytest.fixture(params=['cpp', 'pytorch'])
+def decoding(request, monkeypatch):
+    """Once by step.cpp, and once as it is where there is no compiler."""
+    if request.param == 'pytorch':
+        monkeypatch.setattr(native, 'library', lambda: 'it needs a C++ compiler')
+    elif isinstance(native.library(), str):
+        pytest.skip(native.library())
 
 
 def run(engine):
@@ -46,6 +55,7 @@ def random_requests(n, seed, **how):
     return [Request([rng.randrange(61) for _ in range(rng.randint(1, 40))], rng.randint(1, 40), **how) for _ in range(n)]
 
 
+@pytest.mark.usefixtures('decoding')
 def test_greedy_texts_of_a_busy_batch_equal_the_uncached_ones():
     model = make_model(block_size=16)
     requests = random_requests(20, seed=1, temperature=0)
@@ -67,6 +77,7 @@ def mixed_requests(n):
     return requests
 
 
+@pytest.mark.usefixtures('decoding')
 @pytest.mark.parametrize('dtype', [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.skipif(
     not hardware.cpu_has_bf16_units() or not can_pack(torch.bfloat16), reason='no bf16 units in this CPU'))])
 def test_a_seeded_text_is_the_same_alone_and_among_others(dtype):
@@ -76,6 +87,7 @@ def test_a_seeded_text_is_the_same_alone_and_among_others(dtype):
     assert [sequence.tokens for sequence in together] == [write_alone(model, request).tokens for request in requests]
 
 
+@pytest.mark.usefixtures('decoding')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_a_text_that_was_paused_is_the_one_that_was_not(dtype):
     """Keys and values that are kept give the same bits, with others in the slot meanwhile, also after the window has moved."""
@@ -100,6 +112,7 @@ def test_a_text_that_was_paused_is_the_one_that_was_not(dtype):
     assert [text.tokens for text in texts] == expected
 
 
+@pytest.mark.usefixtures('decoding')
 def test_a_paused_text_whose_keys_are_not_kept_goes_on_by_the_textbook():
     model = make_model(block_size=32)
     engine = Engine(model, max_batch=1)
@@ -131,6 +144,7 @@ def test_a_seed_gives_one_random_number_to_each_token_that_is_sampled():
     assert sequence.ids == ids and len(ids) == 153
 
 
+@pytest.mark.usefixtures('decoding')
 def test_samples_share_the_prefill_and_sample_i_has_seed_plus_i(monkeypatch):
     model, filled = make_model(block_size=64), []
     prefill_slot = Engine.prefill_slot
@@ -144,6 +158,7 @@ def test_samples_share_the_prefill_and_sample_i_has_seed_plus_i(monkeypatch):
     assert len({tuple(sequence.tokens) for sequence in samples}) == 4
 
 
+@pytest.mark.usefixtures('decoding')
 def test_removing_a_sequence_frees_its_slot_and_changes_no_other():
     model = make_model(block_size=32)
     requests = [Request([i, i + 1, i + 2], 20, temperature=0) for i in range(4)]
@@ -161,6 +176,7 @@ def test_removing_a_sequence_frees_its_slot_and_changes_no_other():
         assert sequence.ids == uncached(model, torch.tensor([request.ids]), 20)[0].tolist()
 
 
+@pytest.mark.usefixtures('decoding')
 @settings(max_examples=15, deadline=None)
 @given(before=st.integers(0, 12), forced=st.lists(st.integers(0, 60), min_size=1, max_size=20))
 def test_forced_tokens_are_read_as_if_they_had_been_sampled(before, forced):
@@ -208,6 +224,7 @@ def test_a_stop_token_ends_a_text_and_is_the_finish_reason():
     assert stopped.tokens == free.tokens[:free.tokens.index(free.tokens[7]) + 1] and stopped.finish_reason == 'stop'
 
 
+@pytest.mark.usefixtures('decoding')
 def test_logprobs_are_log_softmax_of_the_models_own_logits():
     model, ids = make_model(block_size=64), [7, 8, 9, 10]
     sequence = write_alone(model, Request(ids, 12, temperature=0.5, top_k=3, seed=2, logprobs=4, echo_logprobs=True))
@@ -220,6 +237,7 @@ def test_logprobs_are_log_softmax_of_the_models_own_logits():
         assert [value for _, value in top] == pytest.approx(row.topk(4).values.tolist(), abs=1e-4)
 
 
+@pytest.mark.usefixtures('decoding')
 @torch.no_grad()
 def test_with_weights_that_make_every_part_of_the_model_show_generation_computes_what_the_model_does():
     model = GPT(GPTConfig(**{**architecture.TINY, 'block_size': 64})).eval()
@@ -244,6 +262,7 @@ def test_only_the_window_of_a_long_prompt_has_logprobs():
     assert [i for i, entry in enumerate(sequence.prompt_logprobs) if entry is None] == list(range(start + 1))
 
 
+@pytest.mark.usefixtures('decoding')
 def test_a_repetition_penalty_equals_that_of_transformers():
     torch.manual_seed(0)
     logits, texts = torch.randn(3, 61), [[1, 2, 2, 5], [60], [0, 9]]
@@ -334,6 +353,7 @@ def test_a_wrong_setting_is_refused_by_name_and_takes_no_slot(how, word):
     assert engine.free == 1
 
 
+@pytest.mark.usefixtures('decoding')
 def test_autocast_decides_the_type_that_generation_computes_in():
     model = make_model(block_size=32)
     idx = torch.randint(61, (1, 5))

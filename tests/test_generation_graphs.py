@@ -164,7 +164,7 @@ def test_on_a_gpu_attention_never_plans_for_a_shape(monkeypatch):
     """The branch for GPUs, on a CPU: cuDNN's attention is switched off, and the texts are the same."""
     model, backends = make_model(block_size=16), []
     engine = Engine(model, max_batch=2)
-    engine.decoder.on_cpu = False
+    engine.decoder.on_cpu, engine.decoder.step = False, None
     attend = F.scaled_dot_product_attention
 
     def spy(*args, **kwargs):

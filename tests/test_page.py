@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import with_head
 from test_serve import ending_at_once, folder, serving  # noqa: F401, the fixture too
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -262,13 +263,9 @@ def test_a_character_of_several_tokens_is_never_shown_in_part(page, server):
         new MutationObserver(() => seen.push(document.querySelector('.text').textContent)).observe(
             document.querySelector('#samples'), { childList: true, subtree: true, characterData: true });
     }""")
-    head = decoder.head
-    decoder.head = lambda x: torch.nn.functional.one_hot(torch.tensor(
-        [following.get(i, ids[0]) for i in decoder.integers[0, :len(x)].tolist()]), 300) * 50.0
-    try:
+    with with_head(decoder, lambda x: torch.nn.functional.one_hot(torch.tensor(
+            [following.get(i, ids[0]) for i in decoder.integers[0, :len(x)].tolist()]), 300) * 50.0):
         generate(page, prompt='', max_tokens=30)
-    finally:
-        decoder.head = head
     assert page.locator('.text').text_content() == 'é€🚀' * 3 + 'é'
     assert page.locator('.token').count() == 30
     page.get_by_role('button', name='Copy').focus()

@@ -1,22 +1,23 @@
 """The part weights: what weights of 8 and 4 bits cost a trained model in quality, on text that it has not been trained on.
 
-Bits per byte are those of the engine's own prefill, window after window, of each token but the first of a window. Agreement
-is over greedy texts that the model writes with its weights as they are: at each of their tokens, whether the likeliest one by
-the rounded weights is the same.
+Bits per byte are of each token but the first of a window, by the steps that write text. Agreement is over greedy texts that the
+model writes with its weights as they are: at each of their tokens, whether the likeliest one by rounded weights is the same.
 """
 import math
 
 import torch
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 import pretrained
 import shards
-from inference.decode import Decoder
+from inference.decode import POSITION, TOKEN, Decoder
 from inference.engine import Engine, Request
 from runtime import hardware
 from runtime.errors import BadInput
 
 N_TEXTS = 20  # greedy texts, of new_tokens each
+ROWS = 16  # texts that are predicted at once
 
 
 def measure_weights(config):
@@ -34,12 +35,12 @@ def measure_weights(config):
     prompts = [window[:16] for window in windows[:N_TEXTS]]
     written, rows, bits = write(model, prompts, config['new_tokens']), [], {}
     for name in ('auto', 'int8', 'int4'):
-        decoder = Decoder(model, 1, compile=False, weights=name)
-        nats = sum(losses(decoder, window).sum().item() for window in windows)
-        agreed = [(predictions(decoder, text)[15:-1] == torch.tensor(text[16:])).float() for text in written]
+        decoder = Decoder(model, ROWS, compile=False, weights=name)
+        nats = sum(F.cross_entropy(logits, ids, reduction='sum').item() for logits, ids in predict(decoder, windows))
+        agreed = torch.cat([(logits.argmax(dim=-1) == ids)[15:] for logits, ids in predict(decoder, written)]).float()
         bits[name] = nats / math.log(2) / n_bytes
         rows.append({'weights': name, 'bits per byte': f'{bits[name]:.4f}', 'more': f'{bits[name] / bits["auto"] - 1:.2%}',
-                     'same token': f'{torch.cat(agreed).mean():.1%}'})
+                     'same token': f'{agreed.mean():.1%}'})
     n_tokens = sum(map(len, windows)) - len(windows)
     yield (f'Quality of {model.n_params():,} parameters, {n_tokens:,} tokens of held-out text; same token: at '
            f'{sum(len(text) - 16 for text in written):,} tokens of greedy texts'), rows
@@ -56,13 +57,14 @@ def write(model, prompts, n_tokens):
 
 
 @torch.no_grad()
-def losses(decoder, ids):
-    """Nats of each token but the first, (T - 1,)."""
-    logits = decoder.head(decoder.prefill(0, ids[:-1], 0))  # (T - 1, V)
-    return F.cross_entropy(logits, torch.tensor(ids[1:]), reduction='none').double()
-
-
-@torch.no_grad()
-def predictions(decoder, ids):
-    """The likeliest token after each, (T,)."""
-    return decoder.head(decoder.prefill(0, ids, 0)).argmax(dim=-1)
+def predict(decoder, texts):
+    """Yields, for each text, the logits of each token but the first, (T - 1, V), and these tokens, (T - 1,)."""
+    for begin in range(0, len(texts), ROWS):
+        rows = [torch.tensor(text) for text in texts[begin:begin + ROWS]]
+        ids = pad_sequence(rows, batch_first=True)  # (n, T)
+        logits = []
+        for t in range(ids.size(1) - 1):
+            decoder.integers[TOKEN, :len(rows)], decoder.integers[POSITION] = ids[:, t], t
+            logits.append(decoder.decode(len(rows), t).clone())
+        for row, of_row in zip(rows, torch.stack(logits, dim=1)):
+            yield of_row[:len(row) - 1], row[1:]

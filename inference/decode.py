@@ -71,6 +71,13 @@ class Decoder:
         self.logits_of = {}  # {B: (B, V)}, where the graphs of B rows leave their logits
         self.logits = None  # (n, V), of the last step
 
+    def use_threads(self, n: int):
+        """On a CPU: how many threads make a step."""
+        if self.step:
+            self.step.n_threads = n
+        else:
+            torch.set_num_threads(n)
+
     def load(self, sequences: list):
         """Sends what decoding must know of the sequences in the slots 0, 1, 2, ... to the device."""
         integers = torch.zeros(self.integers.shape, dtype=torch.int64)

@@ -116,7 +116,7 @@ class Engine:
             raise BadInput(f'max_batch={max_batch} should be at least 1')
         self.config, self.max_batch = model.config, max_batch
         self.decoder = Decoder(model, max_batch, compile, weights)
-        self.threads = Threads(torch.get_num_threads() if self.decoder.on_cpu else 1)
+        self.threads = Threads(torch.get_num_threads() if self.decoder.on_cpu else 1, self.decoder.use_threads)
         self.running = []  # a sequence's index is its slot
         self.changed = True  # whether the device does not know all of the running sequences
 

@@ -136,16 +136,13 @@ class Step:
                            self.norm(transformer.ln_f), self.product(kind, head, None),
                            None if common is None else self.keep(padded(common.float())))
         self.kept.append(layers)
-        self.memory, self.most_threads = None, 0
+        self.n_threads = torch.get_num_threads()  # or fewer, from step to step
+        self.memory = torch.zeros(self.cpp.scratch_size(self.model, self.n_threads))
 
     def __call__(self, tokens: Tensor, positions: Tensor, logits: Tensor):
         """(n,), (n,) int64 -> the next logits, into (n, V) float32; keys and values of slots 0 to n - 1 get theirs."""
-        n_threads = torch.get_num_threads()
-        if n_threads > self.most_threads:
-            self.memory = torch.zeros(self.cpp.scratch_size(self.model, n_threads))
-            self.most_threads = n_threads
         addresses = [tensor.data_ptr() for tensor in (tokens, positions, logits, self.memory)]
-        self.cpp.step(self.model, len(tokens), *addresses, n_threads)
+        self.cpp.step(self.model, len(tokens), *addresses, self.n_threads)
 
     def keep(self, tensor: Tensor) -> int:
         """The address of a tensor's numbers, which stay there as long as this object."""

@@ -1,6 +1,6 @@
 """How many threads write text on a CPU: all of them, or one where that is faster, found out while text is written.
 
-    threads = Threads(most=torch.get_num_threads())
+    threads = Threads(torch.get_num_threads(), set_number=torch.set_num_threads)
     with threads.step(n_rows):
         ...                       # a step of decoding
 
@@ -11,9 +11,8 @@ text stays the same: no sum of a decoding step is shared by two threads.
 """
 import contextlib
 import time
+from collections.abc import Callable
 from statistics import median
-
-import torch
 
 TRIAL = 4  # steps that are compared
 SHORTEST_S, LONGEST_S = 0.25, 8.0  # between two trials: the longer, the more often the other number has lost
@@ -23,7 +22,7 @@ SLOWER = 1.5  # where steps take so many times longer than they did, something h
 
 class Threads:
 
-    def __init__(self, most: int, clock=time.perf_counter, set_number=torch.set_num_threads):
+    def __init__(self, most: int, set_number: Callable, clock: Callable = time.perf_counter):
         self.most, self.n, self.clock, self.set_number = most, most, clock, set_number
         self.set_to = most  # as many threads as there are now
         self.times = []  # seconds of the latest steps with n threads

@@ -92,7 +92,7 @@ def test_one_thread_and_several_write_the_same_texts(dtype, n):
     for n_threads in (1, 2, 4):
         torch.set_num_threads(n_threads)
         engine = Engine(model, max_batch=n)
-        engine.threads = Threads(1)
+        engine.threads = Threads(1, engine.decoder.use_threads)
         sequences = [engine.add(Request(list(range(i, i + 20)), 30, temperature=0, logprobs=3))[0] for i in range(n)]
         while engine.n_running:
             engine.step()

@@ -6,6 +6,7 @@
 kind: 'float32', 'bfloat16', 'int8' or 'int4', what the linear layers' weights are read as. The compiled library is kept in
 ~/.cache/scratchgpt, or where XDG_CACHE_HOME says, under a name that follows from the source, the compiler and the processor.
 """
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -56,18 +57,28 @@ def library() -> ctypes.CDLL | str:
     flags = [*FLAGS, *(FLAGS_OF_X86 if platform.machine() in ('x86_64', 'AMD64') else [])]
     version = subprocess.run([compiler, '--version'], capture_output=True, text=True).stdout
     key = hashlib.sha256(repr((source, flags, version, processor())).encode()).hexdigest()[:16]
-    path = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'scratchgpt', f'step_{key}.so')
+    cache = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'scratchgpt')
+    kept = os.path.join(cache, f'step_{key}.so')
     try:
-        if not os.path.exists(path):
-            print('compiling inference/step.cpp, once for this machine', file=sys.stderr)
-            with tempfile.TemporaryDirectory() as folder:
-                compiled = compile_library(compiler, flags, os.path.join(folder, 'step.so'))
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            with atomic_write(path) as file:
-                file.write(compiled)
-        return declare(ctypes.CDLL(path))
+        if os.path.exists(kept) and is_ours(cache):
+            return declare(ctypes.CDLL(kept))
+        print('compiling inference/step.cpp, once for this machine', file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            compiled = os.path.join(folder, 'step.so')
+            compile_library(compiler, flags, compiled)
+            with contextlib.suppress(OSError):  # where nothing can be kept, it is compiled again the next time
+                os.makedirs(cache, mode=0o700, exist_ok=True)
+                with open(compiled, 'rb') as file, atomic_write(kept) as copy:
+                    shutil.copyfileobj(file, copy)
+            return declare(ctypes.CDLL(compiled))
     except (OSError, subprocess.SubprocessError) as error:
         return f'{compiler} could not compile inference/step.cpp: {str(error).splitlines()[0]}'
+
+
+def is_ours(folder):
+    """Whether nobody else can put into a folder what this process would then run."""
+    status = os.stat(folder)
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def processor() -> str:
@@ -79,13 +90,12 @@ def processor() -> str:
 
 
 def compile_library(compiler, flags, path):
-    """The bytes of the library. Without OpenMP, where the compiler has none, there is one thread."""
+    """Raises SubprocessError. Without OpenMP, where the compiler has none, there is one thread."""
     for openmp in (['-fopenmp'], []):
         run = subprocess.run([compiler, *flags, *openmp, '-o', path, SOURCE], capture_output=True, text=True,
                              timeout=COMPILE_LIMIT_S)
         if run.returncode == 0:
-            with open(path, 'rb') as file:
-                return file.read()
+            return
     raise subprocess.SubprocessError(run.stderr.strip() or f'exit code {run.returncode}')
 
 

@@ -155,6 +155,20 @@ def test_it_is_compiled_once_and_said(tmp_path):
     assert len(list((tmp_path / 'cache' / 'scratchgpt').iterdir())) == 1
 
 
+def test_a_library_that_others_could_have_put_there_is_not_loaded(tmp_path):
+    code = 'from inference import native; print(type(native.library()).__name__)'
+    assert 'compiling' in in_a_process(code, tmp_path).stderr
+    (tmp_path / 'cache' / 'scratchgpt').chmod(0o777)
+    run = in_a_process(code, tmp_path)
+    assert run.stdout == 'CDLL\n' and 'compiling' in run.stderr
+
+
+def test_where_nothing_can_be_kept_it_runs_all_the_same(tmp_path):
+    (tmp_path / 'cache').write_text('a file')
+    run = in_a_process('from inference import native; print(type(native.library()).__name__)', tmp_path)
+    assert run.stdout == 'CDLL\n' and 'compiling' in run.stderr
+
+
 def test_what_hinders_it_is_said_in_one_line(tmp_path):
     code = 'from inference import native; print(native.library())'
     (tmp_path / 'bin').mkdir()

@@ -26,13 +26,14 @@ rows. This file knows nothing about text.
 Letters in shapes: n running sequences, T tokens, V = vocab_size.
 """
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from inference.decode import Decoder
+from inference.decode import Decoder, compute_dtype
 from inference.sampling import logprob_rows, penalize
 from inference.threads import Threads
 from model import GPT
@@ -278,7 +279,7 @@ def generate(model: GPT, idx: Tensor, max_new_tokens: int, temperature: float = 
 
     Row r draws from a generator of its own, seeded with seed + r. A row that has written a stop token repeats it.
     """
-    engine, sequences = Engine(model, max_batch=len(idx)), []
+    engine, sequences = engine_of(model, len(idx)), []
     for r, row in enumerate(idx.tolist()):
         row_seed = None if seed is None else seed + r
         sequences += engine.add(Request(row, max_new_tokens, temperature, top_k, top_p, row_seed, stop_tokens))
@@ -287,6 +288,34 @@ def generate(model: GPT, idx: Tensor, max_new_tokens: int, temperature: float = 
     longest = max(len(sequence.tokens) for sequence in sequences)
     new = [sequence.tokens + sequence.tokens[-1:] * (longest - len(sequence.tokens)) for sequence in sequences]
     return torch.cat([idx, torch.tensor(new, dtype=idx.dtype, device=idx.device)], dim=1)
+
+
+def engine_of(model, max_batch):
+    """An engine with the model's weights as they are now. On a CPU, where laying them out takes longer than a short text,
+    the one of the latest call is kept as long as the model and taken again if they are still the same."""
+    on_cpu = model.transformer.wte.weight.device.type == 'cpu'
+    if not on_cpu:
+        return Engine(model, max_batch)
+    state = (max_batch, compute_dtype(model), torch.get_num_threads(),
+             [(parameter.data_ptr(), parameter._version, checksum(parameter)) for parameter in model.parameters()])
+    kept_state, engine = latest_engines.get(model, (None, None))
+    if state != kept_state or engine.n_running:
+        latest_engines.pop(model, None)
+        engine = Engine(model, max_batch)
+        latest_engines[model] = state, engine
+    return engine
+
+
+def checksum(parameter: Tensor) -> int:
+    """Changes with any number, and with the order of the rows. (`_version` does not tell what was written to `.data`.)"""
+    numbers, size = parameter.detach(), parameter.element_size()
+    is_whole = numbers.size(-1) * size % 8 == 0
+    bits = numbers.view(torch.int64 if is_whole else {2: torch.int16, 4: torch.int32}[size])  # the first are added fast
+    rows = bits.reshape(-1, bits.size(-1)).sum(dim=1)
+    return int((rows * torch.arange(1, len(rows) + 1)).sum())
+
+
+latest_engines = weakref.WeakKeyDictionary()  # {model: (state, engine)}
 
 
 def window_start(length: int, block_size: int) -> int:

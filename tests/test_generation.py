@@ -1,5 +1,7 @@
 """The engine: many sequences in one batch against each alone, and against what is computed without it."""
+import gc
 import random
+import weakref
 
 import pytest
 import torch
@@ -361,3 +363,33 @@ def test_autocast_decides_the_type_that_generation_computes_in():
         text = generate(model, idx, 8, temperature=0)
         expected = uncached(model, idx, 8)
     assert torch.equal(text, expected)
+
+
+def test_generate_lays_the_weights_out_once_and_again_when_they_have_changed(monkeypatch):
+    model, made = make_model(), []
+    monkeypatch.setattr('inference.engine.Engine', lambda *args: (made.append(1), Engine(*args))[1])
+    idx = torch.tensor([[1, 2, 3]])
+
+    def text(**how):
+        return generate(model, idx, 20, temperature=0, **how).tolist()
+
+    first = text()
+    assert text() == first and len(made) == 1
+    with torch.no_grad():
+        model.transformer.h[0].mlp.c_fc.weight.mul_(-3)
+    changed = text()
+    assert len(made) == 2 and changed == uncached(model, idx, 20).tolist()
+    model.transformer.wpe.weight.data = model.transformer.wpe.weight.data.flip(0)
+    assert text() == uncached(model, idx, 20).tolist() and len(made) == 3
+    model.transformer.wte.weight.data[[3, 5]] = model.transformer.wte.weight.data[[5, 3]].clone()
+    assert text() == uncached(model, idx, 20).tolist() and len(made) == 4
+    assert generate(model, idx.repeat(2, 1), 20, temperature=0).tolist() == text() * 2
+
+
+def test_what_generate_keeps_goes_with_the_model():
+    model = make_model()
+    generate(model, torch.tensor([[1]]), 2)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None

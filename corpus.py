@@ -14,6 +14,8 @@ Tables are parquet, jsonl, a JSON list, csv and tsv; text and tables may be comp
 are followed, but for those above. Files that hold no text are left out and counted. Text is UTF-8, or what a byte order mark
 says, or --encoding.
 
+With --hold_out=end the last characters of all text are held out instead, as in nanoGPT's Shakespeare, and files are not cut.
+
 Whole documents go to train or val by a hash of their text, so a text is on the same side on every
 machine, and copies of a text are never on both sides. The same settings on the same input give the same
 bytes. Run again on finished data, the script says so and ends. Run again after a kill, it reads the input
@@ -26,7 +28,7 @@ import sys
 
 import shards
 import sources
-from configurator import check_bounds, configure, optional
+from configurator import check_bounds, choice, configure, optional
 from data_folder import (
     check_data_settings,
     find_threshold,
@@ -49,7 +51,8 @@ DEFAULTS = {
     'verbose': False,                     # whether the files that are left out are named
     'max_expansion': MAX_EXPANSION,       # times its size that a compressed file may become (above 32 MB); 0 = any
     'num_samples': 0,                     # take only so many documents; 0 = all
-    'val_fraction': 0.05,                 # share of the documents held out
+    'val_fraction': 0.05,                 # share of the text held out
+    'hold_out': choice('documents', 'end'),  # whole documents, by a hash of their text; or the end of all text, uncut
     # the vocabulary
     'tokenizer': 'gpt2',                  # gpt2, a tokenizer.json, or a folder with encoder.json and vocab.bpe
     'vocab_size': 0,                      # first train a BPE of so many entries (257 = bytes); 0 = use --tokenizer
@@ -80,30 +83,48 @@ def main(config):
     if not on_hub and is_made(out_dir, settings):
         return
 
-    if (block_size := sources.block_size_of(source)) and not config['document_separator']:
+    at_end = config['hold_out'] == 'end'
+    if (block_size := sources.block_size_of(source)) and not config['document_separator'] and not at_end:
         print(f'{plural(len(source.files), "file")}, so few that text without <|endoftext|> is cut at line ends: every '
               f'{block_size:,} characters or more are a document', file=sys.stderr)
 
     def texts():
         return sources.read_documents(source, config['text_column'], config['document_separator'], config['num_samples'],
-                                      config['max_expansion'], config['encoding'])
+                                      config['max_expansion'], config['encoding'], cut_few=not at_end)
 
-    threshold = find_threshold(texts(), config['val_fraction'])
-
-    def documents():
-        return (('val' if hash_of(text) < threshold else 'train', text) for text in texts())
-
+    documents = (split_at_end if at_end else split_by_hash)(texts, config['val_fraction'])
     make_data_folder(out_dir, name, documents, source.name, settings, config)
     meta = shards.load_meta(out_dir)
     share = meta['val_bytes'] / (meta['val_bytes'] + meta['train_bytes'])
-    if share > 2 * config['val_fraction']:
+    if not at_end and share > 2 * config['val_fraction']:
         warn(f"{share:.0%} of the text is held out, not {config['val_fraction']:.0%}: documents stay whole and copies "
              f"together, and there are {meta['train_documents'] + meta['val_documents']:,}; --document_separator makes more")
 
 
+def split_by_hash(texts, val_fraction):
+    """A function that gives the (split, text) of all documents: whole ones, of which about val_fraction are held out."""
+    threshold = find_threshold(texts(), val_fraction)
+    return lambda: (('val' if hash_of(text) < threshold else 'train', text) for text in texts())
+
+
+def split_at_end(texts, val_fraction):
+    """The same where the last val_fraction of all characters is held out; the document in which it begins is cut there."""
+    n_characters = sum(map(len, texts()))
+    n_train = int(n_characters * (1 - val_fraction))
+    if not 0 < n_train < n_characters:
+        raise BadInput(f'{plural(n_characters, "character")} are too few to hold out {val_fraction:g} of them')
+
+    def documents():
+        n_left = n_train
+        for text in texts():
+            yield from ((split, part) for split, part in (('train', text[:n_left]), ('val', text[n_left:])) if part)
+            n_left = max(0, n_left - len(text))
+    return documents
+
+
 def settings_of(config):
     """What the data follows from beside its input; kept in meta.json, so that others do not end up in the same folder."""
-    keys = ('source', 'text_column', 'document_separator', 'num_samples', 'val_fraction', 'vocab_size', 'tokenizer',
+    keys = ('source', 'text_column', 'document_separator', 'num_samples', 'val_fraction', 'hold_out', 'vocab_size', 'tokenizer',
             'dataset_config', 'dataset_split', 'shard_tokens', 'encoding')
     source = ','.join(part.rstrip('/') or part for part in config['source'].split(','))  # a folder is the same with and without
     return {key: config[key] for key in keys} | {'source': source} | ({'tokenizer': None} if config['vocab_size'] else {})

@@ -143,18 +143,19 @@ def hub_files(name: str, dataset_config: str | None, revision: str | None = None
 
 
 def read_documents(source: Source, text_column: str = 'text', separator: str | None = None, limit: int = 0,
-                   max_expansion: int = MAX_EXPANSION, encoding: str = 'utf-8') -> Iterator[str]:
+                   max_expansion: int = MAX_EXPANSION, encoding: str = 'utf-8', cut_few: bool = True) -> Iterator[str]:
     r"""Yields the text of every document of a source in a fixed order; empty ones are left out.
 
     separator: cuts text files into documents; \n and \t may be written as two characters. limit: 0 for all documents.
-    max_expansion: as in `read_table`. encoding: of text files, JSON and CSV without a byte order mark.
+    max_expansion: as in `read_table`. encoding: of text files, JSON and CSV without a byte order mark. cut_few: whether text
+    files without separators are cut into blocks where there are few.
     """
     if source.is_table:
         documents = (text for path in source.files
                      for _, texts, _ in read_steadily(path, text_column, max_expansion=max_expansion, encoding=encoding)
                      for text in texts)
     else:
-        block_size = block_size_of(source)
+        block_size = block_size_of(source) if cut_few else None
         documents = (text for path in source.files
                      for text in cut_file(path, separator, block_size, max_expansion=max_expansion, encoding=encoding))
     documents = (text for text in documents if text and not text.isspace())

@@ -308,7 +308,7 @@ def engine_of(model, max_batch):
 
 def checksum(parameter: Tensor) -> int:
     """Changes with any number, and with the order of the rows. (`_version` does not tell what was written to `.data`.)"""
-    numbers, size = parameter.detach(), parameter.element_size()
+    numbers, size = parameter.detach().contiguous(), parameter.element_size()
     is_whole = numbers.size(-1) * size % 8 == 0
     bits = numbers.view(torch.int64 if is_whole else {2: torch.int16, 4: torch.int32}[size])  # the first are added fast
     rows = bits.reshape(-1, bits.size(-1)).sum(dim=1)

@@ -451,6 +451,30 @@ def test_blocks_end_at_blank_lines_with_carriage_returns_too(tmp_path):
 
 # ---------------------------------------------------------------------------- train and val
 
+@given(texts=st.lists(st.text(st.characters(codec='utf-8'), min_size=1, max_size=30).filter(lambda text: not text.isspace()), min_size=1,
+                      max_size=6), val_fraction=st.floats(0.01, 0.99))
+def test_the_end_of_all_text_can_be_held_out(texts, val_fraction):
+    whole = ''.join(texts)
+    n_train = int(len(whole) * (1 - val_fraction))
+    if not n_train:
+        with pytest.raises(BadInput, match='too few to hold out'):
+            corpus.split_at_end(lambda: texts, val_fraction)
+        return
+    found = list(corpus.split_at_end(lambda: texts, val_fraction)())
+    train, val = (''.join(text for split, text in found if split == name) for name in ('train', 'val'))
+    assert train == whole[:n_train] and val == whole[n_train:] and all(text for _, text in found)
+
+
+def test_nanogpts_split_of_a_file_is_the_same_as_ours(tmp_path):
+    """Its data/shakespeare_char/prepare.py: n = len(data); data[:int(n * 0.9)] and the rest."""
+    data = ''.join(f'Speaker {i}:\nA line.\n\n' for i in range(2000))
+    (tmp_path / 'input.txt').write_text(data)
+    run(tmp_path / 'input.txt', tmp_path / 'out', hold_out='end', val_fraction=0.1)
+    n = len(data)
+    assert documents_of(tmp_path / 'out', 'train') == [data[:int(n * 0.9)]]
+    assert documents_of(tmp_path / 'out', 'val') == [data[int(n * 0.9):]]
+
+
 def test_the_split_depends_on_a_documents_text_alone(tmp_path):
     write_folder(tmp_path / 'in', TEXTS)
     run(tmp_path / 'in', tmp_path / 'a', val_fraction=0.3)

@@ -1,4 +1,5 @@
 """The GGUF file: read back by the gguf package, and run by llama.cpp where llama_cpp is installed (and CTranslate2 on the folder)."""
+import dataclasses
 import importlib.util
 
 import pytest
@@ -11,7 +12,7 @@ import gguf_file
 import pretrained
 from bpe import EOT, Tokenizer
 from chat_template import JINJA, with_chat_tokens
-from inference.engine import Engine, Request, generate
+from inference.engine import Engine, Request
 from model import GPT, GPTConfig
 from runtime.errors import BadInput
 
@@ -110,16 +111,32 @@ def make_decided_model(**fields):
     return model
 
 
-def our_text(model, ids, n=24):
-    return generate(model, torch.tensor([ids]), n, temperature=0)[0, len(ids):].tolist()
+def is_our_text(written, model, ids):
+    """Whether these 24 tokens are ours; a different one is, too, where ours was hardly likelier (llama.cpp has GELU from a table)."""
+    engine = Engine(model, max_batch=1)
+    (sequence,) = engine.add(Request(ids, len(written), temperature=0, logprobs=2))
+    while engine.n_running:
+        engine.step()
+    for theirs, ours, (_, likeliest) in zip(written, sequence.tokens, sequence.logprobs, strict=True):
+        if theirs != ours:
+            return theirs == likeliest[1][0] and likeliest[0][1] - likeliest[1][1] < 0.1
+    return len(written) == 24
+
+
+@pytest.fixture(params=['tiny', 'demo', pytest.param('124M', marks=pytest.mark.long)])
+def decided(request, tokenizer):
+    """(a decided model, its tokenizer): a tiny one, one of make demo's shape, and one of GPT-2's shape and vocabulary."""
+    if request.param == '124M':
+        return make_decided_model(**dataclasses.asdict(GPTConfig())), Tokenizer.gpt2()
+    return make_decided_model(**{'tiny': {}, 'demo': dict(n_layer=4, n_head=4, n_embd=256, block_size=256)}[request.param]), tokenizer
 
 
 @pytest.mark.skipif(importlib.util.find_spec('llama_cpp') is None, reason='llama_cpp is not installed')
-def test_llama_cpp_writes_our_text_and_cuts_words_as_we_do(tmp_path, tokenizer, texts):
+def test_llama_cpp_writes_our_text_and_cuts_words_as_we_do(tmp_path, decided, texts):
     from llama_cpp import Llama
-    model, path = make_decided_model(), str(tmp_path / 'model.gguf')
+    (model, tokenizer), path = decided, str(tmp_path / 'model.gguf')
     gguf_file.save(model, tokenizer, path)
-    theirs = Llama(path, n_ctx=256, verbose=False, n_threads=1)
+    theirs = Llama(path, n_ctx=256, verbose=False, n_threads=1, type_k=0, type_v=0)  # 0: float32
     for text in texts[:10]:
         ids = tokenizer.encode(text[:60])
         assert theirs.tokenize(text[:60].encode(), add_bos=False, special=False) == ids
@@ -129,13 +146,13 @@ def test_llama_cpp_writes_our_text_and_cuts_words_as_we_do(tmp_path, tokenizer, 
             written.append(token)
             if len(written) == 24:
                 break
-        assert written == our_text(model, ids)
+        assert is_our_text(written, model, ids)
 
 
 @pytest.mark.skipif(importlib.util.find_spec('ctranslate2') is None, reason='ctranslate2 is not installed')
-def test_ctranslate2_writes_our_text_from_the_folder(tmp_path, tokenizer, texts):
+def test_ctranslate2_writes_our_text_from_the_folder(tmp_path, decided, texts):
     import ctranslate2
-    model = make_decided_model()
+    model, tokenizer = decided
     export.export(model, tokenizer, str(tmp_path / 'folder'))
     ctranslate2.converters.TransformersConverter(str(tmp_path / 'folder')).convert(str(tmp_path / 'theirs'))
     generator = ctranslate2.Generator(str(tmp_path / 'theirs'), device='cpu', intra_threads=1)
@@ -147,7 +164,7 @@ def test_ctranslate2_writes_our_text_from_the_folder(tmp_path, tokenizer, texts)
         ids = tokenizer.encode(text[:60])
         (result,) = generator.generate_batch([names.convert_ids_to_tokens(ids)], max_length=24, sampling_topk=1,
                                              include_prompt_in_result=False, end_token=[])
-        assert result.sequences_ids[0] == our_text(model, ids)
+        assert is_our_text(result.sequences_ids[0], model, ids)
 
 
 def test_a_decided_model_is_decided():

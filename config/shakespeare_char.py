@@ -1,5 +1,5 @@
 # A small GPT on Shakespeare's plays, a character a token, as nanoGPT's first command trains it. Minutes on 2 CPU cores.
-# Needs FILE: python corpus.py --source=FILE --vocab_size=257 --hold_out=end --val_fraction=0.1 --out_dir=data/shakespeare
+# Needs the plays: python corpus.py --source=FILE --vocab_size=257 --hold_out=end --val_fraction=0.1 --out_dir=data/shakespeare
 # FILE is https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
 out_dir = 'out/shakespeare_char'
 data_dir = 'data/shakespeare'

@@ -24,13 +24,14 @@ GPT2 = [1.20824, -0.167217, -0.309657, 1.0753, 0.768016, -0.0632681, -0.0527188,
 
 
 @torch.no_grad()
+@torch.autocast('cpu', enabled=False)
 def fingerprint(config: GPTConfig) -> list[float]:
     """Some logits, the loss and the number of parameters of the tiny model. Fields of config that are not in TINY count."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision('highest')
     try:
         with torch.random.fork_rng(devices=[]):  # of the initial weights, which are replaced: who asks has seeded it for others
-            model = GPT(dataclasses.replace(config, **TINY)).eval()
+            model = GPT(dataclasses.replace(config, **TINY)).eval().float()
         fill(model)
         idx = torch.arange(TINY['block_size'])[None] ** 2 % TINY['vocab_size']  # (1, T)
         logits, loss = model(idx), model(idx, idx.roll(-1, dims=1))

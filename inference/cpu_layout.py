@@ -40,7 +40,7 @@ def inference_copy(model: GPT, dtype: torch.dtype, may_pack: bool, weights: str 
         twin = copy.copy(module)
         twin.training = False
         twin._modules = {name: copy_module(child) for name, child in module._modules.items()}
-        if on_cpu and module is not model.transformer.wte:
+        if on_cpu and (module is not model.transformer.wte or module.weight.dtype == torch.float64):
             twin._parameters = {name: parameter if parameter is None else nn.Parameter(parameter.detach().float(), False)
                                 for name, parameter in module._parameters.items()}
         if on_cpu and isinstance(module, LayerNorm):
@@ -57,7 +57,7 @@ class Linear(nn.Module):
 
     def __init__(self, weight, bias, dtype, pack):
         super().__init__()
-        self.weight, self.packed = weight.detach().to(dtype), pack
+        self.weight, self.packed = weight.detach().to(dtype).contiguous(), pack
         self.bias = None if bias is None else bias.detach().to(dtype)
         if pack:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, MIN_ROWS)

@@ -138,7 +138,7 @@ class Decoder:
         """
         self.n_ahead -= 1
         if self.step:
-            self.logits = torch.empty(n, self.config.vocab_size)
+            self.logits = torch.empty(n, self.config.vocab_size, dtype=torch.float32, device='cpu')
             self.step(self.integers[TOKEN, :n], self.integers[POSITION, :n], self.logits)
             self.integers[POSITION:DRAW + 1] += 1
         elif self.graphs:
@@ -279,7 +279,8 @@ def compute_dtype(model):
     """The type of the keys and values that a forward pass makes: autocast's where it is on, else the weights'."""
     weight = model.transformer.wte.weight
     kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    return torch.float32 if dtype == torch.float64 else dtype
 
 
 def empty_cache(shape, device, dtype):

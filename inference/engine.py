@@ -25,6 +25,7 @@ rows. This file knows nothing about text.
 
 Letters in shapes: n running sequences, T tokens, V = vocab_size.
 """
+import contextlib
 import math
 import weakref
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inference import native
 from inference.decode import Decoder, compute_dtype
 from inference.sampling import logprob_rows, penalize
 from inference.threads import Threads
@@ -187,7 +189,12 @@ class Engine:
             self.decoder.copy_slot(len(self.running), slot, last.cached)
 
     def force(self, sequence: Sequence, ids: list[int]):
-        """Appends tokens to a running sequence as if it had written them; they count in max_new_tokens."""
+        """Appends tokens to a running sequence as if it had written them; they count in max_new_tokens.
+
+        Raises IndexError for tokens outside the vocabulary.
+        """
+        if ids and not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
+            raise IndexError(f'there is a token outside the vocabulary of {self.config.vocab_size}: {ids}')
         self.changed = True
         for token in ids:
             sequence.forced.add(len(sequence.tokens))
@@ -279,40 +286,32 @@ def generate(model: GPT, idx: Tensor, max_new_tokens: int, temperature: float = 
 
     Row r draws from a generator of its own, seeded with seed + r. A row that has written a stop token repeats it.
     """
-    engine, sequences = engine_of(model, len(idx)), []
-    for r, row in enumerate(idx.tolist()):
-        row_seed = None if seed is None else seed + r
-        sequences += engine.add(Request(row, max_new_tokens, temperature, top_k, top_p, row_seed, stop_tokens))
-    while engine.n_running:
-        engine.step()
+    sequences = []
+    with engine_of(model, len(idx)) as engine:
+        for r, row in enumerate(idx.tolist()):
+            row_seed = None if seed is None else seed + r
+            sequences += engine.add(Request(row, max_new_tokens, temperature, top_k, top_p, row_seed, stop_tokens))
+        while engine.n_running:
+            engine.step()
     longest = max(len(sequence.tokens) for sequence in sequences)
     new = [sequence.tokens + sequence.tokens[-1:] * (longest - len(sequence.tokens)) for sequence in sequences]
     return torch.cat([idx, torch.tensor(new, dtype=idx.dtype, device=idx.device)], dim=1)
 
 
+@contextlib.contextmanager
 def engine_of(model, max_batch):
-    """An engine with the model's weights as they are now. On a CPU, where laying them out takes longer than a short text,
-    the one of the latest call is kept as long as the model and taken again if they are still the same."""
-    on_cpu = model.transformer.wte.weight.device.type == 'cpu'
-    if not on_cpu:
-        return Engine(model, max_batch)
-    state = (max_batch, compute_dtype(model), torch.get_num_threads(),
-             [(parameter.data_ptr(), parameter._version, checksum(parameter)) for parameter in model.parameters()])
-    kept_state, engine = latest_engines.get(model, (None, None))
-    if state != kept_state or engine.n_running:
-        latest_engines.pop(model, None)
+    """An engine with the model's weights as they are now. Where step.cpp writes the text, to lay them out takes longer than
+    a short text does: so the one of the latest call is kept, as long as the model, and taken again if nothing has changed.
+    """
+    is_kept = model.transformer.wte.weight.device.type == 'cpu' and not native.why_not(model)
+    state = (max_batch, compute_dtype(model), torch.get_num_threads(), native.digest(model.parameters())) if is_kept else None
+    kept_state, engine = latest_engines.pop(model, (None, None))  # out of reach of other threads meanwhile
+    if engine is None or state != kept_state:
+        engine = None  # before there is another
         engine = Engine(model, max_batch)
+    yield engine
+    if is_kept:  # and nothing has ended it early
         latest_engines[model] = state, engine
-    return engine
-
-
-def checksum(parameter: Tensor) -> int:
-    """Changes with any number, and with the order of the rows. (`_version` does not tell what was written to `.data`.)"""
-    numbers, size = parameter.detach().contiguous(), parameter.element_size()
-    is_whole = numbers.size(-1) * size % 8 == 0
-    bits = numbers.view(torch.int64 if is_whole else {2: torch.int16, 4: torch.int32}[size])  # the first are added fast
-    rows = bits.reshape(-1, bits.size(-1)).sum(dim=1)
-    return int((rows * torch.arange(1, len(rows) + 1)).sum())
 
 
 latest_engines = weakref.WeakKeyDictionary()  # {model: (state, engine)}

@@ -8,7 +8,9 @@ kind: 'float32', 'bfloat16', 'int8' or 'int4', what the linear layers' weights a
 """
 import contextlib
 import ctypes
+import dataclasses
 import functools
+import glob
 import hashlib
 import os
 import platform
@@ -16,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -23,25 +26,71 @@ from torch.nn import functional as F
 
 import architecture
 from inference.quantized import int4_parts, int8_parts, without_common
-from model import GPT
+from model import GPT, GPTConfig
+from runtime.errors import BadInput
 from runtime.files import atomic_write
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'step.cpp')
-COMPILERS = 'g++', 'clang++', 'c++'
 FLAGS = ['-std=c++17', '-O3', '-march=native', '-fno-math-errno', '-fno-trapping-math', '-shared', '-fPIC', '-w']
 FLAGS_OF_X86 = ['-mprefer-vector-width=512']
 KINDS = 'FLOAT32', 'BFLOAT16', 'INT8', 'INT4'  # step.cpp's Kind
 STEP = 32  # step.cpp's: rows of weights have a multiple of so many columns
 COMPILE_LIMIT_S = 300
+TRIED = 12  # tokens on which step.cpp and model.py have to agree
 
 
 def why_not(model: GPT) -> str | None:
     """None, or the one-line reason why a model's steps cannot be computed by step.cpp here."""
     if isinstance(library(), str):
         return library()
-    if not architecture.is_gpt2(model.config):
+    if not agrees(model.config):
         return 'inference/step.cpp computes GPT-2, and model.py something else'
+    if not is_plain(model):
+        return 'parts of this model were replaced, or have hooks, of which inference/step.cpp knows nothing'
     return None
+
+
+@functools.lru_cache(maxsize=16)
+def agrees_about(fields: tuple) -> bool:
+    """Whether model.py computes GPT-2, and step.cpp what model.py does, for the logits of a narrow model of these fields."""
+    config = GPTConfig(**dict(fields))
+    tiny = narrow_model(config)
+    ids = torch.arange(TRIED)[None] ** 2 % tiny.config.vocab_size  # (1, T)
+    shape = (1, tiny.config.n_head, tiny.config.block_size, tiny.config.n_embd // tiny.config.n_head)
+    caches = [[torch.zeros(shape, dtype=torch.float32) for _ in range(config.n_layer)] for _ in range(2)]
+    step, logits = Step(tiny, 'float32', 1, *caches), torch.empty(TRIED, 1, tiny.config.vocab_size, dtype=torch.float32)
+    for t in range(TRIED):
+        step(ids[0, t:t + 1], torch.tensor([t]), logits[t])
+    theirs = tiny(ids)[0]
+    return architecture.is_gpt2(config) and torch.allclose(logits[:, 0], theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
+
+
+def agrees(config):
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast('cpu', enabled=False):
+        return agrees_about(tuple(sorted(dataclasses.asdict(config).items())))
+
+
+def narrow_model(config):
+    """A model of the same code and depth, with other weights."""
+    with torch.random.fork_rng(devices=[]):  # of the initial weights, which are replaced
+        model = GPT(dataclasses.replace(config, n_head=2, n_embd=16, vocab_size=11, dropout=0.0, kernels='torch',
+                                        block_size=max(TRIED, config.block_size))).eval().float()
+    architecture.fill(model)
+    return model
+
+
+def is_plain(model):
+    """Whether all parts of a model are those that model.py makes, with the functions that it gives them, and without hooks."""
+    with torch.device('meta'):
+        made = GPT(model.config)
+    mine, theirs = list(model.named_modules()), list(made.named_modules())
+    return [name for name, _ in mine] == [name for name, _ in theirs] and all(
+        type(one) is type(other) and functions_of(one) == functions_of(other) and not one._forward_hooks
+        and not one._forward_pre_hooks for (_, one), (_, other) in zip(mine, theirs))
+
+
+def functions_of(module):
+    return {key: value for key, value in vars(module).items() if callable(value)}
 
 
 # ---- the library --------------------------------------------------------------------------------------
@@ -49,36 +98,26 @@ def why_not(model: GPT) -> str | None:
 @functools.cache
 def library() -> ctypes.CDLL | str:
     """step.cpp, compiled for this processor, or the one-line reason why there is none."""
-    compiler = next((name for name in COMPILERS if shutil.which(name)), None)
-    if compiler is None:
-        return 'it needs a C++ compiler (apt install g++)'
     with open(SOURCE, 'rb') as file:
         source = file.read()
     flags = [*FLAGS, *(FLAGS_OF_X86 if platform.machine() in ('x86_64', 'AMD64') else [])]
-    version = subprocess.run([compiler, '--version'], capture_output=True, text=True).stdout
-    key = hashlib.sha256(repr((source, flags, version, processor())).encode()).hexdigest()[:16]
-    cache = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'scratchgpt')
-    kept = os.path.join(cache, f'step_{key}.so')
-    try:
-        if os.path.exists(kept) and is_ours(cache):
-            return declare(ctypes.CDLL(kept))
-        print('compiling inference/step.cpp, once for this machine', file=sys.stderr)
-        with tempfile.TemporaryDirectory() as folder:
-            compiled = os.path.join(folder, 'step.so')
-            compile_library(compiler, flags, compiled)
-            with contextlib.suppress(OSError):  # where nothing can be kept, it is compiled again the next time
-                os.makedirs(cache, mode=0o700, exist_ok=True)
-                with open(compiled, 'rb') as file, atomic_write(kept) as copy:
-                    shutil.copyfileobj(file, copy)
-            return declare(ctypes.CDLL(compiled))
-    except (OSError, subprocess.SubprocessError) as error:
-        return f'{compiler} could not compile inference/step.cpp: {str(error).splitlines()[0]}'
-
-
-def is_ours(folder):
-    """Whether nobody else can put into a folder what this process would then run."""
-    status = os.stat(folder)
-    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+    key = hashlib.sha256(repr((source, flags, processor())).encode()).hexdigest()[:16]
+    if kept := load_kept(key):
+        return kept
+    compilers = [name for name in (os.environ.get('CXX'), 'g++', 'clang++', 'c++') if name and shutil.which(name)]
+    if not compilers:
+        return 'it needs a C++ compiler (apt install g++)'
+    print('compiling inference/step.cpp, once for this machine', file=sys.stderr)
+    for compiler in compilers:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, 'step.so')
+                compile_library(compiler, flags, path)
+                keep(path, key)
+                return load_kept(key) or declare(ctypes.CDLL(path))
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = f'{compiler} could not compile inference/step.cpp: {str(error).splitlines()[0]}'
+    return reason
 
 
 def processor() -> str:
@@ -92,19 +131,67 @@ def processor() -> str:
 def compile_library(compiler, flags, path):
     """Raises SubprocessError. Without OpenMP, where the compiler has none, there is one thread."""
     for openmp in (['-fopenmp'], []):
-        run = subprocess.run([compiler, *flags, *openmp, '-o', path, SOURCE], capture_output=True, text=True,
+        run = subprocess.run([compiler, *flags, *openmp, '-o', path, SOURCE], capture_output=True, text=True, errors='replace',
                              timeout=COMPILE_LIMIT_S)
         if run.returncode == 0:
             return
     raise subprocess.SubprocessError(run.stderr.strip() or f'exit code {run.returncode}')
 
 
+def cache_folder() -> str | None:
+    """The folder of compiled libraries; None where there is no home, or where others could put into it what we would run."""
+    base = os.environ.get('XDG_CACHE_HOME', '')
+    base = base if os.path.isabs(base) else os.path.expanduser('~/.cache')
+    if not os.path.isabs(base) or not hasattr(os, 'getuid'):
+        return None
+    folder = os.path.join(base, 'scratchgpt')
+    with contextlib.suppress(OSError):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        status = os.stat(folder)
+        if status.st_uid == os.getuid() and not status.st_mode & 0o022:
+            return folder
+    return None
+
+
+def keep(path, key):
+    """Copies a library into the cache, under a name that has a hash of it. Where that fails, it is compiled again next time."""
+    if folder := cache_folder():
+        with open(path, 'rb') as file:
+            content = file.read()
+        name = f'step_{key}_{hashlib.sha256(content).hexdigest()[:16]}.so'
+        with contextlib.suppress(BadInput), atomic_write(os.path.join(folder, name), writer=str(os.getpid())) as copy:
+            copy.write(content)
+
+
+def load_kept(key) -> ctypes.CDLL | None:
+    """The library of this key that is in the cache and whole."""
+    folder = cache_folder()
+    for path in glob.glob(os.path.join(glob.escape(folder), f'step_{key}_*.so')) if folder else ():
+        with contextlib.suppress(OSError):
+            with open(path, 'rb') as file:
+                digest = hashlib.sha256(file.read()).hexdigest()[:16]
+            if path.endswith(f'_{digest}.so'):
+                return declare(ctypes.CDLL(path))
+    return None
+
+
 def declare(cpp):
     cpp.scratch_size.restype = ctypes.c_int64
     cpp.scratch_size.argtypes = [ctypes.POINTER(Model), ctypes.c_int64]
+    cpp.digest_of.restype = ctypes.c_uint64
+    cpp.digest_of.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     cpp.step.restype = None
     cpp.step.argtypes = [ctypes.POINTER(Model), ctypes.c_int64, *[ctypes.c_void_p] * 4, ctypes.c_int64]
     return cpp
+
+
+def digest(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """A number for each tensor on the CPU that follows from all its bits and their order. Only where there is a `library()`."""
+    found = []
+    for tensor in tensors:
+        tensor = tensor.detach().contiguous()
+        found.append(library().digest_of(tensor.data_ptr(), tensor.numel() * tensor.element_size()))
+    return tuple(found)
 
 
 # ---- the structures of step.cpp -----------------------------------------------------------------------
@@ -147,7 +234,7 @@ class Step:
                            None if common is None else self.keep(padded(common.float())))
         self.kept.append(layers)
         self.n_threads = torch.get_num_threads()  # or fewer, from step to step
-        self.memory = torch.zeros(self.cpp.scratch_size(self.model, self.n_threads))
+        self.memory = torch.zeros(self.cpp.scratch_size(self.model, self.n_threads), dtype=torch.float32, device='cpu')
 
     def __call__(self, tokens: Tensor, positions: Tensor, logits: Tensor):
         """(n,), (n,) int64 -> the next logits, into (n, V) float32; keys and values of slots 0 to n - 1 get theirs."""

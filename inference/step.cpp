@@ -23,14 +23,20 @@
 #endif
 
 typedef uint16_t bf16;
-typedef float Lanes __attribute__((vector_size(64)));  // 16 numbers, in as many registers as that takes
-typedef int32_t IntLanes __attribute__((vector_size(64)));
-constexpr int64_t LANES = 16, STEP = 32;
-#ifdef __AVX512F__
+constexpr int STEP = 32;  // weights of a row that are read at once, in as many registers as that takes
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
 constexpr int TILE_ROWS = 2, TILE_OUTPUTS = 6;  // inputs and outputs whose sums fit into the registers together
-#else
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+constexpr int TILE_ROWS = 2, TILE_OUTPUTS = 1;
+#else  // other machines: the compiler divides the lanes among its registers
+constexpr int LANES = 16;
 constexpr int TILE_ROWS = 2, TILE_OUTPUTS = 1;
 #endif
+constexpr int REGISTERS = STEP / LANES;
+typedef float Lanes __attribute__((vector_size(4 * LANES)));  // numbers that are computed with together
+typedef int32_t IntLanes __attribute__((vector_size(4 * LANES)));
 constexpr int SPINS = 2000;  // of a thread that waits, before it offers its core to others
 
 // ---- what native.py fills in --------------------------------------------------------------------------
@@ -84,7 +90,7 @@ static inline float widen(bf16 number) {
     return result;
 }
 
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
 static inline Lanes lanes(const bf16 *p) {
     return (Lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
 }
@@ -96,7 +102,18 @@ static inline void nibbles(const uint8_t *p, Lanes &low, Lanes &high) {
     low = (Lanes)_mm512_cvtepi32_ps(_mm512_and_si512(bytes, _mm512_set1_epi32(15)));
     high = (Lanes)_mm512_cvtepi32_ps(_mm512_srli_epi32(bytes, 4));
 }
-static inline float sum(Lanes a) { return _mm512_reduce_add_ps((__m512)a); }
+#elif defined(__AVX2__)
+static inline Lanes lanes(const bf16 *p) {
+    return (Lanes)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
+}
+static inline Lanes lanes(const int8_t *p) {
+    return (Lanes)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+static inline void nibbles(const uint8_t *p, Lanes &low, Lanes &high) {
+    __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+    low = (Lanes)_mm256_cvtepi32_ps(_mm256_and_si256(bytes, _mm256_set1_epi32(15)));
+    high = (Lanes)_mm256_cvtepi32_ps(_mm256_srli_epi32(bytes, 4));
+}
 #else
 static inline float widen(int8_t number) { return number; }
 template <class T> static inline Lanes lanes(const T *p) {
@@ -107,12 +124,17 @@ template <class T> static inline Lanes lanes(const T *p) {
 static inline void nibbles(const uint8_t *p, Lanes &low, Lanes &high) {
     for (int i = 0; i < LANES; i++) low[i] = p[i] & 15, high[i] = p[i] >> 4;
 }
+#endif
+
 static inline float sum(Lanes a) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)a);
+#else
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++) a[i] += a[i + half];
     return a[0];
-}
 #endif
+}
 
 // e to each lane, within 2 units of the last place: 2^whole times a polynomial of the rest (Taylor's, of degree 7). Below -87 it
 // is e^-87 = 1.6e-38.
@@ -137,26 +159,18 @@ static inline Lanes gelu(Lanes x) {
 
 // ---- products -----------------------------------------------------------------------------------------
 
-// Reads a row of weights, 32 at a time.
+// Reads STEP weights of a row.
+template <class Number> struct Row {
+    const Number *row;
+    Row(const Product &p, int64_t j) : row((const Number *)p.weight + j * p.K) {}
+    void read(int64_t k, Lanes w[REGISTERS]) const {
+        for (int u = 0; u < REGISTERS; u++) w[u] = lanes(row + k + u * LANES);
+    }
+};
 template <Kind kind> struct Reader;
-
-template <> struct Reader<FLOAT32> {
-    const float *row;
-    Reader(const Product &p, int64_t j) : row((const float *)p.weight + j * p.K) {}
-    void read(int64_t k, Lanes &a, Lanes &b) const { a = lanes(row + k), b = lanes(row + k + LANES); }
-};
-
-template <> struct Reader<BFLOAT16> {
-    const bf16 *row;
-    Reader(const Product &p, int64_t j) : row((const bf16 *)p.weight + j * p.K) {}
-    void read(int64_t k, Lanes &a, Lanes &b) const { a = lanes(row + k), b = lanes(row + k + LANES); }
-};
-
-template <> struct Reader<INT8> {
-    const int8_t *row;
-    Reader(const Product &p, int64_t j) : row((const int8_t *)p.weight + j * p.K) {}
-    void read(int64_t k, Lanes &a, Lanes &b) const { a = lanes(row + k), b = lanes(row + k + LANES); }
-};
+template <> struct Reader<FLOAT32> : Row<float> { using Row::Row; };
+template <> struct Reader<BFLOAT16> : Row<bf16> { using Row::Row; };
+template <> struct Reader<INT8> : Row<int8_t> { using Row::Row; };
 
 // A byte holds two numbers from 0 to 15, of which the first belongs to the first 16 of the 32 weights. A weight is number · scale
 // + offset; the lower half of a pair is the scale, as bf16, and the upper half the offset.
@@ -164,30 +178,35 @@ template <> struct Reader<INT4> {
     const uint8_t *row;
     const uint32_t *pairs;
     Reader(const Product &p, int64_t j)
-        : row((const uint8_t *)p.weight + j * p.K / 2), pairs((const uint32_t *)p.scales + j * p.K / 32) {}
-    void read(int64_t k, Lanes &a, Lanes &b) const {
-        nibbles(row + k / 2, a, b);
-        IntLanes pair = IntLanes{} + (int32_t)pairs[k / 32];
+        : row((const uint8_t *)p.weight + j * p.K / 2), pairs((const uint32_t *)p.scales + j * p.K / STEP) {}
+    void read(int64_t k, Lanes w[REGISTERS]) const {
+        IntLanes pair = IntLanes{} + (int32_t)pairs[k / STEP];
         Lanes scale = (Lanes)(pair << 16), offset = (Lanes)(pair & (int32_t)0xffff0000);
-        a = a * scale + offset, b = b * scale + offset;
+        for (int u = 0; u < REGISTERS / 2; u++) {
+            Lanes &low = w[u], &high = w[u + REGISTERS / 2];
+            nibbles(row + k / 2 + u * LANES, low, high);
+            low = low * scale + offset, high = high * scale + offset;
+        }
     }
 };
 
 // y[i * R + r] = the product of weight row j + i with input r
 template <Kind kind, int J, int R> static inline void tile(const Product &p, int64_t j, const float *x, float *y) {
-    Lanes first[J][R] = {}, second[J][R] = {};
+    Lanes total[J][R][REGISTERS] = {};
     for (int64_t k = 0; k < p.K; k += STEP) {
-        Lanes a[R], b[R];
-        for (int r = 0; r < R; r++) a[r] = lanes(x + r * p.K + k), b[r] = lanes(x + r * p.K + k + LANES);
         for (int i = 0; i < J; i++) {
-            Lanes w, v;
-            Reader<kind>(p, j + i).read(k, w, v);
-            for (int r = 0; r < R; r++) first[i][r] += w * a[r], second[i][r] += v * b[r];
+            Lanes w[REGISTERS];
+            Reader<kind>(p, j + i).read(k, w);
+            for (int r = 0; r < R; r++)
+                for (int u = 0; u < REGISTERS; u++) total[i][r][u] += w[u] * lanes(x + r * p.K + k + u * LANES);
         }
     }
     for (int i = 0; i < J; i++) {
         float scale = kind == INT8 ? ((const float *)p.scales)[j + i] : 1.0f, bias = p.bias ? p.bias[j + i] : 0.0f;
-        for (int r = 0; r < R; r++) y[i * R + r] = sum(first[i][r] + second[i][r]) * scale + bias;
+        for (int r = 0; r < R; r++) {
+            for (int u = 1; u < REGISTERS; u++) total[i][r][0] += total[i][r][u];
+            y[i * R + r] = sum(total[i][r][0]) * scale + bias;
+        }
     }
 }
 
@@ -393,7 +412,23 @@ static void run(const Model &m, int64_t n, const int64_t *tokens, const int64_t 
     }
 }
 
+// A number that follows from all bytes, and from their order: any single change shows, and hardly ever do several cancel out. (Each
+// of the 8 sums is multiplied by an odd number and turned after every word, which loses nothing, as in xxHash by Yann Collet.)
+static uint64_t digest(const char *bytes, int64_t size) {
+    uint64_t lanes[8] = {1, 2, 3, 4, 5, 6, 7, 8}, words[8], whole = size;
+    auto turned = [](uint64_t a) { return (a << 29 | a >> 35) * 0x9E3779B185EBCA87; };
+    for (int64_t i = 0; i < size; i += 64) {
+        memset(words, 0, 64);
+        memcpy(words, bytes + i, size - i < 64 ? size - i : 64);
+        for (int l = 0; l < 8; l++) lanes[l] = turned(lanes[l] ^ words[l]);
+    }
+    for (uint64_t lane : lanes) whole = turned(whole ^ lane) + lane;
+    return whole;
+}
+
 extern "C" {
+
+uint64_t digest_of(const void *bytes, int64_t size) { return digest((const char *)bytes, size); }
 
 // How many numbers of float32 a step by so many threads needs as memory.
 int64_t scratch_size(const Model *m, int64_t n_threads) { return Scratch::size(*m, n_threads); }

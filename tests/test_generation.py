@@ -1,4 +1,6 @@
 """The engine: many sequences in one batch against each alone, and against what is computed without it."""
+import concurrent.futures
+import copy
 import gc
 import random
 import weakref
@@ -196,6 +198,16 @@ def test_forced_tokens_are_read_as_if_they_had_been_sampled(before, forced):
     assert [i for i, entry in enumerate(sequence.logprobs) if entry is None] == sorted(sequence.forced)
 
 
+@pytest.mark.parametrize('token', [61, 10**12, -1])
+def test_forcing_a_token_outside_the_vocabulary_is_refused(token):
+    engine = Engine(make_model())
+    (sequence,) = engine.add(Request([1], 5))
+    engine.step()
+    with pytest.raises(IndexError, match='outside the vocabulary of 61'):
+        engine.force(sequence, [2, token])
+    assert len(sequence.tokens) == 1
+
+
 def test_forcing_up_to_the_limit_ends_a_sequence():
     engine = Engine(make_model(), max_batch=1)
     (sequence,) = engine.add(Request([1], 3))
@@ -381,9 +393,29 @@ def test_generate_lays_the_weights_out_once_and_again_when_they_have_changed(mon
     assert len(made) == 2 and changed == uncached(model, idx, 20).tolist()
     model.transformer.wpe.weight.data = model.transformer.wpe.weight.data.flip(0)
     assert text() == uncached(model, idx, 20).tolist() and len(made) == 3
+    for change in (lambda data: data[:, 1::2].neg_(), lambda data: data[1::2, 1::2].neg_(), lambda data: data.numpy().__imul__(-1)):
+        change(model.transformer.h[1].mlp.c_proj.weight.data)
+        assert text() == uncached(model, idx, 20).tolist()
+    del made[:3]
     model.transformer.wte.weight.data[[3, 5]] = model.transformer.wte.weight.data[[5, 3]].clone()
     assert text() == uncached(model, idx, 20).tolist() and len(made) == 4
     assert generate(model, idx.repeat(2, 1), 20, temperature=0).tolist() == text() * 2
+
+
+def test_several_threads_may_generate_with_one_model():
+    model, idx = make_model(), torch.tensor([[1, 2, 3]])
+    expected = {n: generate(model, idx, n, temperature=0).tolist() for n in range(1, 30)}
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for n, found in pool.map(lambda n: (n, generate(model, idx, n, temperature=0).tolist()), list(expected) * 4):
+            assert found == expected[n]
+
+
+def test_models_of_float64_and_those_made_for_inference_are_written_too():
+    model, idx = make_model(), torch.tensor([[1, 2, 3]])
+    expected = generate(model, idx, 10, temperature=0)
+    assert torch.equal(generate(copy.deepcopy(model).double(), idx, 10, temperature=0), expected)
+    with torch.inference_mode():
+        assert torch.equal(generate(copy.deepcopy(model), idx, 10, temperature=0), expected)
 
 
 def test_what_generate_keeps_goes_with_the_model():

@@ -1,6 +1,6 @@
 """inference/step.cpp beside the model in float64, alone and in a batch, on one thread and on several; and where it is not used."""
+import concurrent.futures
 import copy
-import functools
 import os
 import subprocess
 import sys
@@ -14,8 +14,9 @@ from test_model import make_model
 
 import architecture
 from inference import native
-from inference.engine import Engine, Request
+from inference.engine import Engine, Request, generate
 from inference.quantized import rounded, without_common
+from model import GPT, LayerNorm
 
 KINDS = 'float32', 'bfloat16', 'int8', 'int4'
 
@@ -118,12 +119,70 @@ def test_huge_and_tiny_scores_give_finite_logits():
     torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-3 * want.abs().max())
 
 
-def test_a_model_that_is_not_gpt2_is_written_with_pytorch(monkeypatch):
+@pytest.fixture
+def asked_anew():
+    """What was found out about model.py holds for this test alone."""
+    native.agrees_about.cache_clear()
+    yield
+    native.agrees_about.cache_clear()
+
+
+NOT_GPT2 = 'inference/step.cpp computes GPT-2, and model.py something else'
+
+
+def test_a_model_that_is_not_gpt2_is_written_with_pytorch(monkeypatch, asked_anew):
     model = make_model()
     assert native.why_not(model) is None and Engine(model).decoder.step
+    native.agrees_about.cache_clear()
     monkeypatch.setattr(architecture, 'fingerprint', lambda config: [1.0] * len(architecture.GPT2))
-    assert native.why_not(model) == 'inference/step.cpp computes GPT-2, and model.py something else'
+    assert native.why_not(model) == NOT_GPT2
     assert Engine(model).decoder.step is None
+
+
+def test_a_model_that_differs_where_the_fingerprint_does_not_look_is_noticed(monkeypatch, asked_anew):
+    """Without biases, or from the third layer on."""
+    hidden, norm = GPT.hidden, LayerNorm.forward
+    monkeypatch.setattr(LayerNorm, 'forward', lambda self, x: norm(self, x) * (1.1 if self.bias is None else 1))
+    assert native.why_not(make_model(bias=False)) == NOT_GPT2 and native.why_not(make_model()) is None
+    monkeypatch.undo()
+    native.agrees_about.cache_clear()
+    monkeypatch.setattr(GPT, 'hidden', lambda self, *args: hidden(self, *args) * (1.1 if self.config.n_layer > 2 else 1))
+    assert native.why_not(make_model(n_layer=3)) == NOT_GPT2 and native.why_not(make_model()) is None
+
+
+class Longer(GPT):
+    def embed(self, *args):
+        return 2 * super().embed(*args)
+
+
+@pytest.mark.parametrize('change', [
+    lambda model: setattr(model.transformer.h[0].mlp, 'linear_gelu', lambda x, linear: linear(x).relu()),
+    lambda model: setattr(model.transformer.h[0], 'forward', lambda x, attention_fn=None: x),
+    lambda model: model.transformer.h[0].register_forward_hook(lambda module, args, x: x + 1),
+    lambda model: model.transformer.h[0].mlp.register_forward_pre_hook(lambda module, args: (args[0] + 1,)),
+    lambda model: setattr(model, '__class__', Longer),
+    lambda model: model.transformer.h.__setitem__(0, torch.nn.Identity())],
+    ids=['activation', 'forward', 'hook', 'hook before', 'subclass', 'another layer'])
+def test_a_model_of_which_parts_were_replaced_is_written_with_pytorch(change):
+    model = make_model()
+    assert native.why_not(model) is None
+    change(model)
+    assert native.why_not(model) == 'parts of this model were replaced, or have hooks, of which inference/step.cpp knows nothing'
+
+
+def test_autocast_and_default_types_change_nothing_about_it(asked_anew):
+    model = make_model()
+    before = generate(model, torch.tensor([[1, 2]]), 5, temperature=0)
+    try:
+        torch.set_default_dtype(torch.float64)
+        native.agrees_about.cache_clear()
+        assert native.why_not(model) is None
+        assert torch.equal(generate(model, torch.tensor([[1, 2]]), 5, temperature=0), before)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    native.agrees_about.cache_clear()
+    with torch.autocast('cpu', torch.bfloat16):
+        assert Engine(model).decoder.step and Engine(model, weights='int8')
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
@@ -147,25 +206,49 @@ def in_a_process(code, tmp_path, **environment):
                           env={**os.environ, 'XDG_CACHE_HOME': str(tmp_path / 'cache'), **environment})
 
 
+LOAD = 'from inference import native; print(type(native.library()).__name__)'
+
+
+def kept(tmp_path):
+    return list((tmp_path / 'cache' / 'scratchgpt').iterdir())
+
+
 def test_it_is_compiled_once_and_said(tmp_path):
-    load = functools.partial(in_a_process, 'from inference import native; print(type(native.library()).__name__)', tmp_path)
-    first, second = load(), load()
+    first, second = in_a_process(LOAD, tmp_path), in_a_process(LOAD, tmp_path, PATH='/nowhere')
     assert first.stdout == second.stdout == 'CDLL\n'
     assert first.stderr == 'compiling inference/step.cpp, once for this machine\n' and not second.stderr
-    assert len(list((tmp_path / 'cache' / 'scratchgpt').iterdir())) == 1
+    assert len(kept(tmp_path)) == 1
 
 
-def test_a_library_that_others_could_have_put_there_is_not_loaded(tmp_path):
-    code = 'from inference import native; print(type(native.library()).__name__)'
-    assert 'compiling' in in_a_process(code, tmp_path).stderr
-    (tmp_path / 'cache' / 'scratchgpt').chmod(0o777)
-    run = in_a_process(code, tmp_path)
+def test_several_processes_may_compile_it_at_once(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda _: in_a_process(LOAD, tmp_path), range(4)))
+    assert [run.stdout for run in runs] == ['CDLL\n'] * 4, [run.stderr for run in runs]
+    assert all(path.suffix == '.so' for path in kept(tmp_path))
+
+
+@pytest.mark.parametrize('damage', [
+    lambda path: path.write_bytes(path.read_bytes()[:20000]), lambda path: path.write_bytes(b''),
+    lambda path: path.write_bytes(path.read_bytes()[:10000] + bytes(30000)), lambda path: (path.unlink(), path.mkdir())])
+def test_a_damaged_library_is_compiled_again(tmp_path, damage):
+    assert in_a_process(LOAD, tmp_path).returncode == 0
+    damage(kept(tmp_path)[0])
+    run = in_a_process(LOAD, tmp_path)
     assert run.stdout == 'CDLL\n' and 'compiling' in run.stderr
+
+
+def test_nothing_is_loaded_from_or_kept_in_a_folder_that_others_can_write_to(tmp_path):
+    assert 'compiling' in in_a_process(LOAD, tmp_path).stderr
+    kept(tmp_path)[0].unlink()
+    (tmp_path / 'cache' / 'scratchgpt').chmod(0o777)
+    for _ in range(2):
+        run = in_a_process(LOAD, tmp_path)
+        assert run.stdout == 'CDLL\n' and 'compiling' in run.stderr and not kept(tmp_path)
 
 
 def test_where_nothing_can_be_kept_it_runs_all_the_same(tmp_path):
     (tmp_path / 'cache').write_text('a file')
-    run = in_a_process('from inference import native; print(type(native.library()).__name__)', tmp_path)
+    run = in_a_process(LOAD, tmp_path)
     assert run.stdout == 'CDLL\n' and 'compiling' in run.stderr
 
 
@@ -176,6 +259,6 @@ def test_what_hinders_it_is_said_in_one_line(tmp_path):
     compiler = tmp_path / 'bin' / 'g++'
     compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit\necho "no room left" >&2\necho "in two lines" >&2\nexit 1\n')
     compiler.chmod(0o755)
-    run = in_a_process(code, tmp_path, PATH=f'{tmp_path / "bin"}:/bin:/usr/bin')
+    run = in_a_process(code, tmp_path, PATH=f'{tmp_path / "bin"}')
     assert run.stdout == 'g++ could not compile inference/step.cpp: no room left\n'
-    assert not (tmp_path / 'cache').exists()
+    assert not kept(tmp_path)

@@ -9,6 +9,7 @@ demo: $(VENV)/runtime
 	$(PY) corpus.py --source=stdlib --vocab_size=4096 --out_dir=data/stdlib
 	$(PY) train.py config/demo.py
 	$(PY) sample.py --out_dir=out/demo --prompt='def parse' --num_samples=2 --max_new_tokens=120 --temperature=0.6 --seed=1
+	@echo 'README.md has what to try next; first: source $(VENV)/bin/activate'
 
 # Generates word problems, trains a small GPT to solve them with a calculator, and scores it on others. Run again, it resumes.
 math: $(VENV)/runtime
@@ -44,7 +45,7 @@ lint: $(VENV)/dev
 bench: $(VENV)/dev
 	$(PY) -m bench
 
-# Checks and measures everything on this machine's GPU, in under nine minutes, into bench_results/. PYTHON is used as it is where
+# Checks and measures everything on this machine's GPU, in within nine minutes, into bench_results/. PYTHON is used as it is where
 # its torch sees the GPU, without network; elsewhere .venv is made. ARGS=--peer_dir=PATH measures nanoGPT too.
 gpu:
 	@$(PYTHON) -m bench.usable $(ARGS); case $$? in 0) exec $(PYTHON) -m bench.gpu $(ARGS);; 1) exec $(MAKE) gpu_in_venv;; *) exit 2;; esac

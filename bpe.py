@@ -269,7 +269,7 @@ class Tokenizer:
         try:
             encoding = tiktoken.get_encoding('gpt2')
         except Exception as error:
-            made = sorted(glob.glob(os.path.join('data', '*', 'tokenizer.json')))
+            made = sorted(glob.glob(os.path.join('data', '*', 'tokenizer.json')), key=os.path.getsize, reverse=True)
             own = f'--tokenizer={made[0]} is here, and ' if made else ''
             raise BadInput(f'GPT-2\'s vocabulary could not be fetched ({type(error).__name__}): connect once, give a folder '
                            f'with encoder.json and vocab.bpe, or another vocabulary: {own}corpus.py --vocab_size=4096 '

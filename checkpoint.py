@@ -272,11 +272,13 @@ def find(path: str) -> tuple[str, dict]:
         return load_newest(path)
     if not os.path.exists(path):
         others = [os.path.basename(other) for other in list_checkpoints(os.path.dirname(path) or '.')]
-        raise BadInput(f'{path} does not exist{"; beside it there is " + ", ".join(others[:3]) if others else runs_near(path)}')
+        where = '' if os.path.isabs(path) else f' in {os.getcwd()}'
+        raise BadInput(f'{path} does not exist{where}'
+                       f'{"; beside it there is " + ", ".join(others[:3]) if others else runs_near(path)}')
     return path, load(path)
 
 
 def runs_near(path):
     """The end of an error message: names the runs in a folder or beside it, or says how to make one."""
     runs = folders_near(path, 'ckpt_*.pt')
-    return f'; there are checkpoints in {runs}' if runs else '; `python train.py config/demo.py` makes some in out/demo'
+    return f'; there are checkpoints in {runs}' if runs else '; `python train.py config/demo.py` trains a model in out/demo'

@@ -202,7 +202,7 @@ def key_of(flag):
 def read_config_file(path, settings):
     """{key: value} of the assignments in a config file, checked against the settings."""
     if not os.path.isfile(path):
-        raise no_config_file(path)
+        raise no_config_file(path, settings)
     namespace = {'__file__': os.path.abspath(path), '__name__': 'config'}
     try:
         with tokenize.open(path) as file:
@@ -225,12 +225,14 @@ def read_config_file(path, settings):
     return config
 
 
-def no_config_file(path):
+def no_config_file(path, settings):
     """The BadInput for a config file that is not there: names the one that is meant, or lists those that are there."""
     if '=' in path:
         return BadInput(f'no config file {path}; a setting is written with two dashes before it: --{path}')
     if os.path.isdir(path) and not glob.glob(os.path.join(glob.escape(path), '*.py')):
-        return BadInput(f'{shorten(path)!r} is a folder, and no config file; the folder of a run is named --out_dir={path}')
+        key = 'source' if 'source' in settings else 'out_dir'
+        return BadInput(f'{shorten(path)!r} is a folder, and no config file; ' + (
+            f'did you mean --{key}={path}?' if key in settings else 'a setting is written --key=value'))
     if not path.endswith('.py') and (os.path.exists(path) or ' ' in path):
         return BadInput(f'{shorten(path)!r} is no config file; a setting is written --key=value, and --help lists the keys')
     folder = path if os.path.isdir(path) else os.path.dirname(path)
@@ -241,7 +243,7 @@ def no_config_file(path):
     if close := difflib.get_close_matches(shorten(wanted), list(names), n=1, cutoff=0.8):
         return BadInput(f'no config file {path}; did you mean {names[close[0]]}?')
     if not files:
-        return BadInput(f'no config file {path}; a setting is written --key=value')
+        return BadInput(f'no config file {path} in {os.getcwd()}; a setting is written --key=value')
     width = max(map(len, files))
     return BadInput(f'no config file {path}; the ones in {folder} are:',
                     [f'{file:<{width}}  {comment_at_head(file)[0]}' for file in files])

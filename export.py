@@ -47,6 +47,9 @@ def main(config):
         raise BadInput(f'--to={config["to"]} is a file; it should be a folder, new or to be written over')
     if os.path.isdir(config['to']) and checkpoint.list_checkpoints(config['to']):
         raise BadInput(f'--to={config["to"]} is the folder of a run; name another one')
+    files = os.listdir(config['to']) if os.path.isdir(config['to']) else []
+    if files and 'config.json' not in files:
+        raise BadInput(f'--to={config["to"]} is a folder with other files; name a new one, or one that was exported before')
     model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'], strict=True)
     if in_one_file:
         gguf_file.save(model, tokenizer, config['to'], config['dtype'])

@@ -99,7 +99,7 @@ class LossCurve:
 
     def draw(self):
         """Draws it here, at the run's end."""
-        if not self.draws:
+        if not self.draws or not read_metrics(self.folders[0], POINTS):
             return
         self.end_background()
         try:
@@ -162,7 +162,7 @@ def compare(folders: list[str]) -> str:
         speed, tokens = statistics.median(column(trained, 'tokens_per_s') or [math.nan]), column(rows, 'tokens')
         scores = [[value for value in column(validated, key) if not math.isnan(value)] for key in others]
         lines.append((folder, f'{rows[-1]["step"]:,}', f'{tokens[-1]:,.0f}', f'{losses[-1]:.4f}', f'{best["val_loss"]:.4f}',
-                      f'{bits[-1]:.4f}', f'{speed:,.0f}',
+                      '-' if math.isnan(bits[-1]) else f'{bits[-1]:.4f}', f'{speed:,.0f}',
                       *(f'{score[0]:.4f} to {score[-1]:.4f}' if score else '-' for score in scores)))
     return table(lines)
 

@@ -23,6 +23,7 @@ from inference import may_compile, open_model
 from inference.engine import Engine, Request
 from inference.text import TextStream
 from runtime.errors import BadInput, one_line_errors, warn_once
+from runtime.words import plural
 from tasks.tool_use import Calculator
 
 DEFAULTS = {
@@ -58,12 +59,13 @@ HELP = f"""/KEY VALUE  changes a setting, /KEY shows it: {", ".join(CHANGEABLE)}
 /text       shows the text so far
 /new        begins a new text
 /undo       takes the last turn back, and shows what is left
-Ctrl-D ends"""
+/quit or Ctrl-D ends"""
+ENDS = '/quit', '/exit'
 HELP_TO_TALK = f"""/KEY VALUE  changes a setting, /KEY shows it: {", ".join((*CHANGEABLE, "system"))}
 /history    shows the conversation
-/reset      begins a new one
+/new        begins a new one
 /undo       takes the last turn back, and shows what is left
-Ctrl-D ends"""
+/quit or Ctrl-D ends"""
 
 
 def main(config):
@@ -123,6 +125,9 @@ def make_request(config, ids, **more):
 def start_texts(engine, tokenizer, prompt, config, calculator, n=1):
     """n texts that continue the prompt, a text or the token ids of a conversation."""
     ids = (tokenizer.encode(prompt) or [tokenizer.eot]) if isinstance(prompt, str) else prompt
+    if len(ids) > engine.config.block_size:
+        warn_once(f'the prompt has {plural(len(ids), "token")}, more than the context of {engine.config.block_size}: '
+                  'the model reads its end alone')
     stops = stop_tokens(tokenizer) if config['chat'] and has_chat_tokens(tokenizer) else (tokenizer.eot,)
     request = make_request(config, ids, stop_tokens=stops, tool=calculator)
     stops = () if config['stop'] is None else (config['stop'],)
@@ -168,6 +173,8 @@ def chat(engine, tokenizer, prompt, config, calculator):
         texts.append(prompt + continue_text(engine, tokenizer, prompt, config, calculator))
     for line in read_lines():
         command, _, value = line.partition(' ')
+        if command in ENDS:
+            return
         if command == '/help':
             print(HELP)
         elif command == '/text':
@@ -175,7 +182,7 @@ def chat(engine, tokenizer, prompt, config, calculator):
         elif command == '/undo':
             texts = texts[:-1] or ['']
             print(texts[-1])
-        elif command == '/new':
+        elif command in ('/new', '/reset'):
             texts = ['']
             print('(a new text)')
         elif command.startswith('/'):
@@ -191,13 +198,15 @@ def converse(engine, tokenizer, prompt, config, calculator):
     messages = answer(engine, tokenizer, [], prompt, config, calculator) if prompt else []
     for line in read_lines():
         command, _, value = line.partition(' ')
+        if command in ENDS:
+            return
         if command == '/help':
             print(HELP_TO_TALK)
         elif command in ('/history', '/undo'):
             messages = messages[:-2] if command == '/undo' else messages
             lines = [f'{message["role"]}: {message["content"]}' for message in as_conversation(messages, config)]
             print('\n'.join(lines) or '(nothing was said yet)')
-        elif command == '/reset':
+        elif command in ('/new', '/reset'):
             messages = []
             print('(a new conversation)')
         elif command.startswith('/'):

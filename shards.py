@@ -229,6 +229,8 @@ def find_shards(data_dir: str, split: str, tokenizer: str | None = None) -> list
     tokenizer: the one that the data should have, for the command in the message.
     """
     if not os.path.isdir(data_dir):
+        if os.path.isfile(data_dir):
+            raise BadInput(f'{data_dir!r} is a file; a data folder is made of it by: python corpus.py --source={data_dir}')
         raise BadInput(f'no data folder {data_dir!r}; {how_to_make(data_dir, tokenizer)}')
     names = sorted(name for name in os.listdir(data_dir) if (match := SHARD_NAME.search(name)) and match[1] == split)
     if not names:

@@ -42,6 +42,8 @@ RETRIES = 8                     # how often a read over the network is tried aga
 MAY_REPEAT = 16 << 20           # bytes; parquet files below that are read so that a text many rows share is in memory once
 LARGE_GROUP, GROUPS_FETCHED_AT_ONCE = 64 << 20, 8  # bytes of a row group; row groups, over the network
 CONVERTED = 'refs/convert/parquet'
+NO_SOURCE = ('no file or folder {name} is here, and on the Hugging Face hub: {what}. Give files, a folder, a glob or the name of '
+             'a dataset as --source')
 WIKITEXT_SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}  # our names: the hub's
 
 
@@ -67,7 +69,7 @@ def find_source(source: str, dataset_config: str | None = None, dataset_split: s
     if source == 'stdlib':
         return Source('stdlib', stdlib_files())
     if name := name_on_hub(source):
-        return hub_source(name, dataset_config, dataset_split)
+        return hub_source(name, dataset_config, dataset_split, wrong=NO_SOURCE)
     try:
         files = find_files(source)
     except BadInput as error:
@@ -121,21 +123,21 @@ def name_on_hub(source: str) -> str | None:
     return source if is_name and not os.path.exists(source) else None
 
 
-def hub_source(name: str, dataset_config: str | None, dataset_split: str, revision: str | None = None) -> Source:
+def hub_source(name: str, dataset_config: str | None, dataset_split: str, revision: str | None = None,
+               wrong: str = hub.NOT_FETCHED) -> Source:
     """A split of a dataset on the Hugging Face hub, as of `revision` or else now."""
-    files = hub_files(name, dataset_config, revision).get(dataset_split, [])
+    files = hub_files(name, dataset_config, revision, wrong).get(dataset_split, [])
     if not files or not all(TABLE_NAME.search(path) for path in files):
         raise BadInput(f'{name} has no parquet or json files for split {dataset_split!r}; download it and give its files '
                        'as --source')
     return Source(os.path.basename(name), files)
 
 
-def hub_files(name: str, dataset_config: str | None, revision: str | None = None) -> dict[str, list[str]]:
+def hub_files(name: str, dataset_config: str | None, revision: str | None = None,
+              wrong: str = hub.NOT_FETCHED) -> dict[str, list[str]]:
     """{split: URLs} of a dataset on the hub, pinned to the commit they have now: hf://datasets/NAME@COMMIT/PATH."""
     import datasets
-    builder = hub.fetch(name, lambda: datasets.load_dataset_builder(name, dataset_config, revision=revision),
-                        'no file or folder {name} is here, and on the Hugging Face hub: {what}. Give files, a folder, a '
-                        'glob or the name of a dataset as --source')
+    builder = hub.fetch(name, lambda: datasets.load_dataset_builder(name, dataset_config, revision=revision), wrong)
     return {str(split): [str(path) for path in paths] for split, paths in (builder.config.data_files or {}).items()}
 
 

@@ -13,14 +13,15 @@ from runtime import hardware
 def open_model(config: dict) -> tuple[GPT, Tokenizer, str]:
     """(model, tokenizer, source) of a script's init_from or out_dir, after a line on stderr that says what they are.
 
-    config: also device and dtype, which the model is moved to. Seeds torch's generator by chance, so that texts without a
-    seed differ each time.
+    config: also device and dtype, which the model is moved to, and in some scripts weights. Seeds torch's generator by
+    chance, so that texts without a seed differ each time.
     """
     device = hardware.pick_device(config['device'])
     dtype = hardware.pick_dtype(config['dtype'], device)
     model, tokenizer, source = pretrained.load(config['init_from'] or config['out_dir'])
-    print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {str(dtype).removeprefix("torch.")}',
-          file=sys.stderr)
+    weights = config.get('weights', 'auto')
+    kind = str(dtype).removeprefix('torch.') if weights == 'auto' else f'{weights} weights'
+    print(f'{source}: {model.n_params():,} parameters, {hardware.describe(device)}, {kind}', file=sys.stderr)
     if device.type == 'cpu' and (reason := native.why_not(model)):
         print(f'it writes slower than it could: {reason}', file=sys.stderr)
     torch.seed()

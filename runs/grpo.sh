@@ -3,6 +3,7 @@
 # About 15 minutes on two CPU cores. Prints a table of the solve rates on 500 held-out problems, before and after, and draws
 # out/grpo/comparison.png. SEEDS='1 2' takes others, START_STEPS=700 another first model; flags are passed on to tasks.grpo.
 set -euo pipefail
+[[ ${1-} =~ ^(-h|--help)$ ]] && { sed -n '2,/^set/ s/^# \{0,1\}//p' "$0"; exit; }
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 seeds=${SEEDS:-1 2 3}

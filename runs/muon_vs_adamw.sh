@@ -4,6 +4,7 @@
 # About 12 minutes on two CPU cores. Prints a table and draws out/muon_vs_adamw/comparison.png.
 # SEEDS='1 2' takes others; flags are passed on to train.py.
 set -euo pipefail
+[[ ${1-} =~ ^(-h|--help)$ ]] && { sed -n '2,/^set/ s/^# \{0,1\}//p' "$0"; exit; }
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 seeds=${SEEDS:-1 2 3}

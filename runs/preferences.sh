@@ -4,6 +4,7 @@
 #   bash runs/preferences.sh instruction-data-with-preference.json
 # About 6 minutes on two CPU cores. Prints a table of accuracy on held-out pairs, before and after. SEEDS='1 2' takes others.
 set -euo pipefail
+[[ ${1-} =~ ^(-h|--help)$ ]] && { sed -n '2,/^set/ s/^# \{0,1\}//p' "$0"; exit; }
 [ -f "${1-}" ] || { echo 'usage: bash runs/preferences.sh FILE, of rows with instruction, input, chosen and rejected' >&2; exit 2; }
 source=$(realpath "$1")
 cd "$(dirname "$0")/.."

@@ -5,6 +5,7 @@
 # Prints the validation loss over all of the held-out tenth and the seconds that each command took, into out/shakespeare/results.md.
 # SEEDS='1 2' takes other seeds.
 set -euo pipefail
+[[ ${1-} =~ ^(-h|--help)$ ]] && { sed -n '2,/^set/ s/^# \{0,1\}//p' "$0"; exit; }
 [ -f "${1-}" ] || { echo 'usage: bash runs/shakespeare.sh input.txt [PATH_OF_NANOGPT]' >&2; exit 2; }
 source=$(realpath "$1") peer=${2:+$(realpath "$2")}
 cd "$(dirname "$0")/.."

@@ -23,6 +23,7 @@ from runtime.errors import BadInput, first_line
 from runtime.files import sha256_of
 
 PAUSES_S = 1, 4, 16  # before the next tries of `fetch`
+NOT_FETCHED = '{name} could not be fetched from the hub: {what}'
 PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -49,7 +50,7 @@ def fetch(name: str, ask: Callable, wrong: str, folder: str | None = None):
 
 
 def download(name: str, patterns: list[str], repo_type: str = 'model', folder: str | None = None,
-             wrong: str = '{name} could not be fetched from the hub: {what}') -> tuple[str, dict]:
+             wrong: str = NOT_FETCHED) -> tuple[str, dict]:
     """(folder, {file name: sha256}) of the files of a repository that match, each with the sha256 that the hub has for it.
 
     folder: where they go, or None for the hub's cache. What is there and whole is kept.

@@ -23,9 +23,14 @@ def refuse_to_run_a_library():
         return
     name = os.path.relpath(path, ROOT)
     users = scripts_that_import(name.removesuffix('.py').replace(os.sep, '.'))
-    where = f'it is used by {", ".join(users)}: --help says what each does' if users else 'README.md names the scripts'
+    where = f'it is used by {", ".join(users)}; `python {as_argument(users[0])} --help` says what that does' if users else \
+        'README.md names the scripts'
     print(f'{name} is no script and does nothing when it is run; {where}', file=sys.stderr)
     sys.exit(2)
+
+
+def as_argument(script):
+    return f'-m {script.removesuffix(".py").replace("/", ".")}' if '/' in script else script
 
 
 def started_file():

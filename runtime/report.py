@@ -18,7 +18,8 @@ from runtime.gpu_peak import makers_peak_flops
 from runtime.metrics import best_row, read_metrics
 from runtime.words import duration, plural
 
-OVERFITTING_PASSES = 100
+OVERFITTING_PASSES = 20
+LEARNED_BY_HEART = 0.1  # nats above the best validation loss, at the end
 LONG_STEP_S = 60
 
 
@@ -41,8 +42,8 @@ def announce(config: dict, process, n_params: int, train_data, n_val_tokens: int
         f'of which {100 * passes:.3g}% will be seen'
     process.print0(f'data: {train_tokens:,} tokens to train on, {seen}; {n_val_tokens:,} to validate on')
     if passes >= OVERFITTING_PASSES:
-        process.print0(f'the data repeats {passes:,.0f} times; expect overfitting '
-                       f'(--max_steps={math.ceil(config["max_steps"] * 10 / passes)} repeats it 10 times)')
+        process.print0(f'the data repeats {passes:,.0f} times; expect that the model learns it by heart '
+                       f'(--max_steps={math.ceil(config["max_steps"] * 5 / passes)} repeats it 5 times; --dropout=0.2 helps)')
     if config['tensorboard']:
         folder = os.path.join(config['out_dir'], 'tensorboard')
         process.print0(f'curves in a browser: tensorboard --logdir={shlex.quote(folder)}')
@@ -130,6 +131,13 @@ def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: flo
     plot_path = os.path.join(config['out_dir'], 'loss.png')
     process.print0(f'loss curve: {plot_path}' if os.path.exists(plot_path) else
                    f'loss curve: `pip install matplotlib`, then `python plot.py {config["out_dir"]}` draws it')
+    if best and last['val_loss'] > best['val_loss'] + LEARNED_BY_HEART:
+        process.print0('since then it has learned the text by heart: fewer steps, more text or --dropout=0.2 would be better')
+        best_path = os.path.join(config['out_dir'], f'ckpt_{best["step"]:07d}.pt')
+        if os.path.exists(best_path):
+            command = next_command.replace(f'--out_dir={config["out_dir"]}', f'--init_from={best_path}')
+            process.print0(f'try it as it was then: {command}')
+        return
     process.print0(f'try it: {next_command}')
     if progress.step >= config['max_steps']:
         process.print0(f'to train on: the same command with a larger --max_steps, such as --max_steps={2 * progress.step}')

@@ -45,7 +45,7 @@ def small():
 
 
 @pytest.fixture(scope='module')
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, test_data):
     """export.py's folder of a tiny random model with GPT-2's vocabulary and the tokens of a conversation."""
     torch.manual_seed(0)
     tokenizer = with_chat_tokens(Tokenizer.gpt2())
@@ -245,7 +245,7 @@ def test_long_conversations_are_cut_between_turns_and_keep_their_system_message(
     assert all(len(encode_conversation(part, small)[0]) <= 70 for part in parts)
 
 
-def test_a_conversation_is_shown_with_what_is_learned(tmp_path, capsys):
+def test_a_conversation_is_shown_with_what_is_learned(tmp_path, capsys, test_data):
     path = write_rows(tmp_path / 'chats.jsonl', [{'messages': TWO_TURNS}])
     prepare(source=path, show=True)
     assert capsys.readouterr().out.splitlines() == [

@@ -337,7 +337,7 @@ def test_a_run_resumes_from_its_own_commit_of_the_hub(tmp_path, monkeypatch, par
     with open(parquet, 'rb') as file, fsspec.open(f'memory://fineweb@{commits[0]}/0.parquet', 'wb') as copy:
         copy.write(file.read())
 
-    def hub_source(name, dataset_config, dataset_split, revision=None):
+    def hub_source(name, dataset_config, dataset_split, revision=None, **_):
         return sources.Source(name, [f'memory://fineweb@{revision or newest}/0.parquet'])
 
     monkeypatch.setattr(sources, 'hub_source', hub_source)

@@ -42,8 +42,8 @@ RETRIES = 8                     # how often a read over the network is tried aga
 MAY_REPEAT = 16 << 20           # bytes; parquet files below that are read so that a text many rows share is in memory once
 LARGE_GROUP, GROUPS_FETCHED_AT_ONCE = 64 << 20, 8  # bytes of a row group; row groups, over the network
 CONVERTED = 'refs/convert/parquet'
-NO_SOURCE = ('no file or folder {name} is here, and on the Hugging Face hub: {what}. Give files, a folder, a glob or the name of '
-             'a dataset as --source')
+NO_SOURCE = ('no file or folder {name} is here, and on the Hugging Face hub: {what}. Give files, a folder, a glob or the name '
+             'of a dataset as --source')
 WIKITEXT_SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}  # our names: the hub's
 
 

@@ -33,8 +33,8 @@ def main(arguments):
     settings = {key: default if isinstance(default, plain) else plain(default) for key, default in train.DEFAULTS.items()}
     files, flags = split_arguments(arguments, settings)
     varied, fixed = {}, []
-    for flag in flags:
-        key, text = key_of(flag), flag.partition('=')[2]
+    for key, flag in {key_of(flag): flag for flag in flags}.items():  # the last one of a setting counts
+        text = flag.partition('=')[2]
         if ',' in text and (settings[key].kind is not str or hasattr(settings[key], 'words')):
             varied[key] = [value for value in text.split(',') if value]
         else:

@@ -32,6 +32,8 @@ NEEDS = re.compile(r'\[(?:GPU|network|cloud)\]')
 PLACEHOLDER = re.compile(r'(?:=|/|\s)[A-Z]{2,}\b(?![=_])|\.\.\.')
 SMALLER = {
     'train.py': ['--max_steps=2', '--eval_tokens=2048', '--eval_interval=2', '--checkpoint_interval=2', '--sample_interval=0'],
+    'runs.sweep': ['--max_steps=2', '--eval_tokens=2048', '--eval_interval=2', '--sample_interval=0', '--learning_rate=1e-3,2e-3',
+                   '--seed=1'],
     'sample.py': ['--max_new_tokens=3'],
     'tests/load_serve.py': ['--seconds=1', '--rate_seconds=0.5', '--new_tokens=5'],
     'tasks.prepare_problems': ['--n_problems=2000', '--n_val=50'],

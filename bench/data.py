@@ -65,6 +65,6 @@ def tokenize_document(text):
 def shards_by_fineweb(source, out_dir):
     import fineweb
     shutil.rmtree(out_dir, ignore_errors=True)  # else it would resume
-    config = configure(fineweb.DEFAULTS, [f'--source={source}', f'--out_dir={out_dir}', '--shard_tokens=1e6'])
+    config = configure(fineweb.DEFAULTS, [f'--source={source}', f'--out_dir={out_dir}', '--shard_tokens=1e7'])
     with contextlib.redirect_stdout(None), open(os.devnull, 'w') as nowhere, contextlib.redirect_stderr(nowhere):
         fineweb.main(config)

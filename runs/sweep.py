@@ -68,7 +68,7 @@ def own_setting(arguments):
     """(--sweep_dir's value or None, the other arguments)"""
     if any(argument in ('-h', '--help') for argument in arguments) or not arguments:
         print(f'usage: python -m runs.sweep [CONFIG.py ...] [--key=value[,value ...] ...] [--sweep_dir=FOLDER]\n\n{__doc__}\n'
-              'python train.py --help lists the settings.')
+              'python train.py --help lists the settings')
         sys.exit(0)
     mine = [argument for argument in arguments if argument.startswith(('--sweep_dir=', '--sweep-dir='))]
     return (mine[-1].partition('=')[2] if mine else None), [argument for argument in arguments if argument not in mine]

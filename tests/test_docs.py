@@ -82,7 +82,7 @@ def parts(command):
             continue
         recipe = re.search(rf'^{made[1]}:.*\n((?:\t.*\n)+)', (ROOT / 'Makefile').read_text(), re.M)
         assert recipe, f'the Makefile has no target {made[1]}'
-        for line in recipe[1].splitlines():
+        for line in re.sub(r'^\t@echo .*\n', '', recipe[1], flags=re.M).splitlines():
             yield line.strip().replace('$(PY)', 'python')
 
 

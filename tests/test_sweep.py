@@ -54,15 +54,15 @@ def test_run_again_it_makes_only_what_is_missing(sweep, tmp_path):
     assert other.returncode == 2 and 'name another --sweep_dir' in other.stderr and other.stderr.count('\n') == 1
 
 
-@pytest.mark.parametrize('arguments, words', [
-    (['--seed=1'], ['nothing is varied']), (['--seed=1,x'], ['seed', 'whole number']), (['--sede=1,2'], ['sede']),
-    (['--seed=1,2', '--out_dir=out/x'], ['--sweep_dir names the folder']), (['--optimizer=adamw,sgd'], ['adamw, muon'])])
 def test_the_last_value_of_a_setting_counts(sweep, tmp_path):
     run = sweep('--seed=1,2', '--optimizer=adamw,muon', '--seed=3')
     assert run.returncode == 0 and len(list((tmp_path / 'sweep').glob('optimizer_*'))) == 2
     assert not list((tmp_path / 'sweep').glob('*seed*'))
 
 
+@pytest.mark.parametrize('arguments, words', [
+    (['--seed=1'], ['nothing is varied']), (['--seed=1,x'], ['seed', 'whole number']), (['--sede=1,2'], ['sede']),
+    (['--seed=1,2', '--out_dir=out/x'], ['--sweep_dir names the folder']), (['--optimizer=adamw,sgd'], ['adamw, muon'])])
 def test_what_is_wrong_is_said_before_anything_runs(sweep, tmp_path, arguments, words):
     run = sweep(*arguments)
     assert run.returncode == 2 and run.stderr.count('\n') == 1 and all(word in run.stderr for word in words)

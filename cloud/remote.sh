@@ -187,7 +187,8 @@ copy() {
             --include=/tests/conftest.py --include=/tests/test_kernels_gpu.py)
     fi
     for folder in $folders; do
-        code+=(--include="/$folder/" --include="/$folder/*.py" --include="/$folder/*.html" --include="/$folder/*.txt")
+        code+=(--include="/$folder/" --include="/$folder/*.py" --include="/$folder/*.html" --include="/$folder/*.txt"
+            --include="/$folder/*.cpp")
     done
     "${ssh[@]}" "$host" "mkdir -p -m 700 $(printf '%q' "$dir/.job") $(printf '%q' "$dir/data")"
     rsync -rtz -e "${ssh[*]}" --include='/*.py' --include='/requirements.lock' --include='/.dockerignore' \

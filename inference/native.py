@@ -98,8 +98,11 @@ def functions_of(module):
 @functools.cache
 def library() -> ctypes.CDLL | str:
     """step.cpp, compiled for this processor, or the one-line reason why there is none."""
-    with open(SOURCE, 'rb') as file:
-        source = file.read()
+    try:
+        with open(SOURCE, 'rb') as file:
+            source = file.read()
+    except OSError as error:
+        return f'{SOURCE} cannot be read: {error.strerror}'
     flags = [*FLAGS, *(FLAGS_OF_X86 if platform.machine() in ('x86_64', 'AMD64') else [])]
     key = hashlib.sha256(repr((source, flags, processor())).encode()).hexdigest()[:16]
     if kept := load_kept(key):

@@ -416,7 +416,7 @@ def test_settings_that_will_disappoint_are_said_before_the_first_step(run, tmp_p
     monkeypatch.setattr(train, 'train', lambda *arguments: None)
     run('long', max_steps=20_000)
     said = capsys.readouterr().out
-    assert 'expect overfitting (--max_steps=' in said
+    assert 'expect that the model learns it by heart (--max_steps=' in said and '--dropout=0.2' in said
 
 
 @pytest.mark.slow
@@ -425,6 +425,16 @@ def test_a_learning_rate_that_goes_up_again_is_said(run, capsys):
     assert 'goes back up' not in capsys.readouterr().out
     run('a', schedule='wsd', wsd_decay=0.5, max_steps=24)
     assert 'come down to 0.00075 and goes back up to 0.003' in capsys.readouterr().out
+
+
+def test_a_run_that_has_learned_its_text_by_heart_says_so_and_which_checkpoint_was_better(run, tmp_path, monkeypatch, capsys):
+    losses = iter([5.0, 4.0, 4.5, 4.6])
+    monkeypatch.setattr(train, 'validation_loss', lambda *_: dict.fromkeys(('val_loss', 'val_ppl', 'val_bpb'), next(losses)))
+    run('a')
+    said = capsys.readouterr().out
+    assert 'has learned the text by heart: fewer steps, more text or --dropout=0.2' in said
+    best = tmp_path / 'a' / 'ckpt_0000004.pt'
+    assert f'try it as it was then: python sample.py --init_from={best}\n' in said and best.exists() and 'to train on:' not in said
 
 
 def test_a_file_in_the_place_of_the_runs_folder_is_left_alone(run, tmp_path):

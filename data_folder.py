@@ -109,7 +109,7 @@ def find_threshold(documents: Iterable[str], val_fraction: float, looked_at: int
     if not hashes:
         raise BadInput('there are no documents in this source: nothing but empty text')
     if len(hashes) == 1:
-        raise BadInput(f'there is only one document in this source, so none to hold out; {advice}')
+        raise BadInput(f'there is only one document in this source, so none to hold out; take more text, or {advice}')
     return min(max(val_fraction, (hashes[0] + hashes[1]) / 2), hashes[-1])
 
 

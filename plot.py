@@ -48,6 +48,7 @@ def find_runs(patterns: str) -> list[str]:
     """The folders of the runs that folders and globs, with commas between, stand for. Raises BadInput where one has no run."""
     folders = []
     for pattern in patterns.split(','):
+        pattern = os.path.dirname(pattern) if os.path.basename(pattern) == os.path.basename(metrics_path('')) else pattern
         found = [pattern] if os.path.isdir(pattern) else sorted(glob.glob(pattern))
         runs = [folder for folder in found if os.path.exists(metrics_path(folder))]
         if not runs:

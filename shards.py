@@ -234,8 +234,19 @@ def find_shards(data_dir: str, split: str, tokenizer: str | None = None) -> list
         raise BadInput(f'no data folder {data_dir!r}; {how_to_make(data_dir, tokenizer)}')
     names = sorted(name for name in os.listdir(data_dir) if (match := SHARD_NAME.search(name)) and match[1] == split)
     if not names:
-        raise BadInput(f'no {split} shards in {data_dir}; {how_to_make(data_dir, tokenizer)}')
+        raise BadInput(f'no {split} shards in {data_dir}; {what_it_is(data_dir) or how_to_make(data_dir, tokenizer)}')
     return [os.path.join(data_dir, name) for name in names]
+
+
+def what_it_is(folder):
+    """What to do with a folder that was given for one of shards, or None."""
+    if glob.glob(os.path.join(glob.escape(folder), 'ckpt_*.pt')):
+        return 'it is the folder of a run, and the data is in another'
+    files = [name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name))]
+    if files and not any(SHARD_NAME.search(name) or name.endswith('.json') for name in files):
+        return f'if these are texts, this makes a data folder of them: python corpus.py --source={folder} --vocab_size=4096'
+    others = {os.path.dirname(path) for path in glob.glob(os.path.join(glob.escape(folder), '*', '*.bin'))}
+    return f'there is data in {", ".join(sorted(others)[:4])}' if others else None
 
 
 def how_to_make(data_dir, tokenizer):
@@ -575,9 +586,10 @@ def check_folder(data_dir: str) -> str:
     lines = [f"{data_dir}: tokenizer {meta['tokenizer']}, {meta['vocab_size']:,} entries"]
     for split, of_split in splits.items():
         counts = sum(by_path[path][0] for path in of_split)  # (vocab_size,)
-        n_tokens, n_documents = int(counts.sum()), int(counts[meta['eot']])
+        n_tokens, n_separators = int(counts.sum()), int(counts[meta['eot']])
+        n_documents = meta.get(f'{split}_documents', n_separators)  # where windows are filled up, there are more separators
         n_targets = sum(by_path[path][1] for path in of_split)
-        bytes_per_token = counts @ tokenizer.token_lengths() / max(1, n_tokens - n_documents)
+        bytes_per_token = counts @ tokenizer.token_lengths() / max(1, n_tokens - n_separators)
         lines.append(f'{split:5} {plural(len(of_split), "shard", width=5)}  {plural(n_tokens, "token", width=14)}  '
                      f'{plural(n_targets, "target", width=14)}  {plural(n_documents, "document", width=10)}  '
                      f'{bytes_per_token:.3f} bytes/token')
@@ -607,7 +619,7 @@ def random_document(path, tokenizer, eot, n_characters=200):
     n_tokens = shard_size(path)
     first = random.randrange(max(1, n_tokens - READ_TOKENS))
     tokens = read_tokens(path, first, min(first + READ_TOKENS, n_tokens))
-    heads = np.flatnonzero(tokens == eot)
+    heads = np.flatnonzero((tokens[:-1] == eot) & (tokens[1:] != eot))
     start = int(random.choice(heads)) + 1 if len(heads) else 0
     beginning = tokens[start:start + n_characters * 4]  # a character has up to 4 bytes, each perhaps a token
     text = tokenizer.decode(itertools.takewhile(lambda token: token != eot, beginning))

@@ -4,9 +4,9 @@
 out_dir = 'out/shakespeare_char'
 data_dir = 'data/shakespeare'
 block_size = 256
-n_layer, n_head, n_embd = 6, 4, 256
+n_layer, n_head, n_embd = 4, 4, 256
 total_batch_tokens = 16 * 256
-max_steps = 730
+max_steps = 800  # 3 minutes; twice as many steps reach 1.4697, for which nanoGPT names an A100
 optimizer = 'muon'
 learning_rate, muon_lr = 3e-3, 0.014
 warmup_steps = 20

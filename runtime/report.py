@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import shlex
+import statistics
 import subprocess
 import sys
 
@@ -117,7 +118,8 @@ def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: flo
         where = f'stopped and saved at step {progress.step:,}' if progress.step else 'stopped before the end of the first step'
         process.print0(f'{where}; the same command resumes it{command_here(process)}')
         return
-    rows = [row for row in read_metrics(config['out_dir']) if 'val_loss' in row]
+    metrics = read_metrics(config['out_dir'])
+    rows = [row for row in metrics if 'val_loss' in row]
     process.print0(f'done: {progress.step:,} steps, {progress.tokens:,} tokens in {duration(progress.elapsed_s)}, '
                    f'{progress.tokens / max(progress.train_s, 1e-9):,.0f} tokens/s while training, '
                    f'peak memory {hardware.peak_memory(process.device) / 1e9:.2f} GB')
@@ -131,7 +133,7 @@ def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: flo
     plot_path = os.path.join(config['out_dir'], 'loss.png')
     process.print0(f'loss curve: {plot_path}' if os.path.exists(plot_path) else
                    f'loss curve: `pip install matplotlib`, then `python plot.py {config["out_dir"]}` draws it')
-    if best and last['val_loss'] > best['val_loss'] + LEARNED_BY_HEART:
+    if best and last['val_loss'] > best['val_loss'] + LEARNED_BY_HEART and has_fallen(metrics, best['step']):
         process.print0('since then it has learned the text by heart: fewer steps, more text or --dropout=0.2 would be better')
         best_path = os.path.join(config['out_dir'], f'ckpt_{best["step"]:07d}.pt')
         if os.path.exists(best_path):
@@ -141,6 +143,13 @@ def summarize(config: dict, process, progress, done: bool, xz_bits_per_byte: flo
     process.print0(f'try it: {next_command}')
     if progress.step >= config['max_steps']:
         process.print0(f'to train on: the same command with a larger --max_steps, such as --max_steps={2 * progress.step}')
+
+
+def has_fallen(metrics, step):
+    """Whether the training loss is lower at the end than around a step: means over up to 20 rows."""
+    losses = [(row['step'], row['loss']) for row in metrics if 'loss' in row]
+    then, now = [loss for at, loss in losses if at <= step][-20:], [loss for _, loss in losses][-20:]
+    return bool(then) and statistics.fmean(now) < statistics.fmean(then)
 
 
 def print_done(config: dict, process, step: int, limit: str):

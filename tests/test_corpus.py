@@ -425,6 +425,17 @@ def test_a_few_files_are_cut_into_blocks_so_that_little_is_held_out(tmp_path):
     assert all(any(f'Book {book}' in text for text in train) for book in 'AB') and sum(map(len, train + val)) == sum(map(len, texts))
 
 
+def test_shards_are_not_put_beside_the_texts_nor_in_the_place_of_a_file(tmp_path):
+    folder = write_folder(tmp_path / 'in', TEXTS)
+    before = sorted(os.listdir(folder))
+    with pytest.raises(BadInput, match='is where the texts are; name another folder, such as data/in'):
+        run(folder, folder)
+    (tmp_path / 'file').write_text('mine')
+    with pytest.raises(BadInput, match='is a file; it should be a folder'):
+        run(folder, tmp_path / 'file')
+    assert sorted(os.listdir(folder)) == before and (tmp_path / 'file').read_text() == 'mine'
+
+
 def test_a_line_says_into_what_a_few_files_are_cut(tmp_path, capsys):
     (tmp_path / 'book.txt').write_text(''.join(f'Paragraph {i}.\n\n' for i in range(3000)))
     run(tmp_path / 'book.txt', tmp_path / 'out')

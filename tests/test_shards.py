@@ -501,3 +501,17 @@ def test_a_mask_that_is_missing_cut_or_changed_is_found(masked, damage, word, te
 def test_tokens_and_mask_of_different_lengths_are_refused(tmp_path):
     with pytest.raises(TypeError, match='10 tokens'):
         write_shards([(np.arange(10, dtype=np.uint16), np.ones(9, dtype=bool))], tmp_path, 'x', masked=True)
+
+
+def test_a_folder_that_is_none_of_shards_is_told_what_it_is(tmp_path):
+    (tmp_path / 'texts').mkdir()
+    (tmp_path / 'texts' / 'a.txt').write_text('text')
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'ckpt_0000001.pt').write_bytes(b'')
+    (tmp_path / 'data' / 'x').mkdir(parents=True)
+    (tmp_path / 'data' / 'x' / 'x_train_000000.bin').write_bytes(b'')
+    for name, words in (('texts', f'python corpus.py --source={tmp_path}/texts'), ('run', 'is the folder of a run'),
+                        ('data', f'there is data in {tmp_path}/data/x')):
+        with pytest.raises(BadInput, match='no train shards') as refused:
+            shards.find_shards(str(tmp_path / name), 'train')
+        assert words in str(refused.value)

@@ -428,13 +428,20 @@ def test_a_learning_rate_that_goes_up_again_is_said(run, capsys):
 
 
 def test_a_run_that_has_learned_its_text_by_heart_says_so_and_which_checkpoint_was_better(run, tmp_path, monkeypatch, capsys):
-    losses = iter([5.0, 4.0, 4.5, 4.6])
-    monkeypatch.setattr(train, 'validation_loss', lambda *_: dict.fromkeys(('val_loss', 'val_ppl', 'val_bpb'), next(losses)))
+    def validate(losses):
+        losses = iter(losses)
+        monkeypatch.setattr(train, 'validation_loss', lambda *_: dict.fromkeys(('val_loss', 'val_ppl', 'val_bpb'), next(losses)))
+
+    validate([5.0, 4.0, 4.5, 4.6])
     run('a')
     said = capsys.readouterr().out
     assert 'has learned the text by heart: fewer steps, more text or --dropout=0.2' in said
     best = tmp_path / 'a' / 'ckpt_0000004.pt'
     assert f'try it as it was then: python sample.py --init_from={best}\n' in said and best.exists() and 'to train on:' not in said
+    validate([5.0, 4.0, 4.5, 4.6])
+    monkeypatch.setattr('runtime.report.has_fallen', lambda *_: False)  # as after a rate that went up again
+    run('b')
+    assert 'by heart' not in capsys.readouterr().out
 
 
 def test_a_file_in_the_place_of_the_runs_folder_is_left_alone(run, tmp_path):

@@ -1,4 +1,6 @@
-"""The part bpe: training a vocabulary and encoding with it, against Hugging Face's tokenizers."""
+"""The part bpe: training a vocabulary and encoding with it, against Hugging Face's tokenizers, and rustbpe, tokie and gigatoken
+where these are installed."""
+import importlib.util
 import os
 import tempfile
 
@@ -26,7 +28,7 @@ def measure_bpe(config):
 def compare_training(texts, n_mb, vocab_size, turns):
     """(our tokenizer, rows)"""
     import tokenizers
-    ours, theirs = None, None
+    ours, theirs, rusts = None, None, None
 
     def train_ours():
         nonlocal ours
@@ -40,9 +42,18 @@ def compare_training(texts, n_mb, vocab_size, turns):
             vocab_size=vocab_size, special_tokens=[bpe.EOT], show_progress=False,
             initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
 
-    times = take_turns({'tokenizers': timed(train_theirs), 'bpe.py': timed(train_ours)}, turns)
+    def train_rustbpe():
+        nonlocal rusts
+        import rustbpe
+        rusts = rustbpe.Tokenizer()
+        rusts.train_from_iterator(texts, vocab_size, pattern=bpe.SPLIT_PATTERN)
+
+    more = {'rustbpe': timed(train_rustbpe)} if importlib.util.find_spec('rustbpe') else {}
+    times = take_turns({'tokenizers': timed(train_theirs), 'bpe.py': timed(train_ours), **more}, turns)
     n_tokens = {'tokenizers': sum(len(out.ids) for out in theirs.encode_batch(texts, add_special_tokens=False)),
                 'bpe.py': sum(map(len, ours.encode_batch(texts)))}
+    if rusts:
+        n_tokens['rustbpe'] = sum(map(len, rusts.batch_encode(texts)))
     return ours, [{'vocabulary': vocab_size, **row, 'bytes/token': 1e6 * n_mb / n_tokens[row['contender']]}
                   for row in compare(times, n_mb, 'MB/s')]
 
@@ -50,9 +61,15 @@ def compare_training(texts, n_mb, vocab_size, turns):
 def compare_encoding(texts, n_mb, ours, turns):
     """(title, rows): both encoders with the same vocabulary."""
     import tokenizers
+    calls = {}
     with tempfile.TemporaryDirectory() as folder:
-        ours.save(os.path.join(folder, 'tokenizer.json'))
-        theirs = tokenizers.Tokenizer.from_file(os.path.join(folder, 'tokenizer.json'))
+        path = os.path.join(folder, 'tokenizer.json')
+        ours.save(path)
+        theirs = tokenizers.Tokenizer.from_file(path)
+        if importlib.util.find_spec('tokie'):
+            import tokie
+            other = tokie.Tokenizer.from_json(path)
+            calls['tokie encode'] = lambda: [other.encode(text, add_special_tokens=False).ids for text in texts]
     if [ours.encode(text) for text in texts[:50]] != [theirs.encode(text).ids for text in texts[:50]]:
         raise BadInput('the two encoders disagree: what follows would compare different work')
     on_all = f'all {available_cores()} cores'
@@ -62,6 +79,7 @@ def compare_encoding(texts, n_mb, ours, turns):
         'bpe.py encode_array': lambda: [ours.encode_array(text) for text in texts],
         f'tokenizers encode_batch_fast, {on_all}': lambda: [out.ids for out in theirs.encode_batch_fast(texts)],
         f'bpe.py encode_batch, {on_all}': lambda: ours.encode_batch(texts),
+        **calls,
     }
     times = take_turns({name: timed(call) for name, call in calls.items()}, turns)
     return f'Encoding {n_mb:.2f} MB, vocabulary {ours.vocab_size}, on one core unless said', compare(times, n_mb, 'MB/s')

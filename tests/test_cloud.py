@@ -133,6 +133,7 @@ def test_the_image_has_every_module_and_page_that_runs_and_no_others():
     assert {name for name in names if name.startswith('cloud/')} == {
         'cloud/entrypoint.sh', 'cloud/healthcheck.py', 'cloud/install.sh', 'cloud/torch-cpu.lock'}
     assert not [name for name in names if name.startswith(('tests/', 'docs/', 'bench_results/'))]
+    assert in_context('inference/step.cpp') and in_context('inference/page.html')
 
 
 def test_the_image_has_every_package_that_its_modules_import():

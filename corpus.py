@@ -80,7 +80,8 @@ def main(config):
     name, out_dir = name_and_folder(config['out_dir'], source.name)
     if os.path.isfile(out_dir):
         raise BadInput(f'out_dir={out_dir} is a file; it should be a folder, new or of this data')
-    if not on_hub and any(os.path.dirname(os.path.realpath(path)) == os.path.realpath(out_dir) for path in source.files):
+    if not on_hub and os.path.realpath(out_dir) in map(os.path.realpath, [*config['source'].split(','),
+                                                                         *map(os.path.dirname, source.files)]):
         raise BadInput(f'out_dir={out_dir} is where the texts are; name another folder, such as data/{name}')
     if config['source'] != 'stdlib':
         settings['input_files'] = fingerprint(source.files)

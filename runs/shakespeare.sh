@@ -15,7 +15,7 @@ mkdir -p "$out"
 $python corpus.py --source="$source" --vocab_size=257 --hold_out=end --val_fraction=0.1 --out_dir=data/shakespeare
 printf '%s\n' '| run | seed | steps | validation loss | seconds |' '|---|---|---|---|---|' > "$out/results.md"
 
-for steps in 640 1280; do
+for steps in 700 1400; do
     for seed in ${SEEDS:-1 2 3}; do
         rm -rf "$out/${steps}_$seed"
         begun=$(date +%s)

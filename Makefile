@@ -45,7 +45,7 @@ lint: $(VENV)/dev
 bench: $(VENV)/dev
 	$(PY) -m bench
 
-# Checks and measures everything on this machine's GPU, in within nine minutes, into bench_results/. PYTHON is used as it is where
+# Checks and measures everything on this machine's GPU, within nine minutes, into bench_results/. PYTHON is used as it is where
 # its torch sees the GPU, without network; elsewhere .venv is made. ARGS=--peer_dir=PATH measures nanoGPT too.
 gpu:
 	@$(PYTHON) -m bench.usable $(ARGS); case $$? in 0) exec $(PYTHON) -m bench.gpu $(ARGS);; 1) exec $(MAKE) gpu_in_venv;; *) exit 2;; esac

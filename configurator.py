@@ -151,7 +151,7 @@ def configure(defaults, argv=None, positional=None):
     `--help` prints every key and ends with exit code 0.
     """
     argv = sys.argv[1:] if argv is None else argv
-    settings = {key: default if isinstance(default, plain) else plain(default) for key, default in defaults.items()}
+    settings = as_settings(defaults)
     caller = sys._getframe(1).f_globals
     if any(arg in ('--help', '-h') for arg in argv):
         print(help_text(settings, caller['__file__'], caller['__doc__'] or '', positional))
@@ -167,6 +167,11 @@ def configure(defaults, argv=None, positional=None):
             key, value = read_flag(flag, settings)
             config[key] = value
     return config
+
+
+def as_settings(defaults):
+    """{key: plain, optional or choice} of a script's defaults."""
+    return {key: default if isinstance(default, plain) else plain(default) for key, default in defaults.items()}
 
 
 def split_arguments(argv, settings):

@@ -18,7 +18,7 @@ import sys
 import time
 
 from chat_template import encode_prompt, encode_with_room, has_chat_tokens, need_chat_tokens, stop_tokens
-from configurator import check_bounds, choice, configure, optional, plain, read_flag
+from configurator import as_settings, check_bounds, choice, configure, optional, read_flag
 from inference import may_compile, open_model
 from inference.engine import Engine, Request
 from inference.text import TextStream
@@ -173,8 +173,6 @@ def chat(engine, tokenizer, prompt, config, calculator):
         texts.append(prompt + continue_text(engine, tokenizer, prompt, config, calculator))
     for line in read_lines():
         command, _, value = line.partition(' ')
-        if command in ENDS:
-            return
         if command == '/help':
             print(HELP)
         elif command == '/text':
@@ -198,8 +196,6 @@ def converse(engine, tokenizer, prompt, config, calculator):
     messages = answer(engine, tokenizer, [], prompt, config, calculator) if prompt else []
     for line in read_lines():
         command, _, value = line.partition(' ')
-        if command in ENDS:
-            return
         if command == '/help':
             print(HELP_TO_TALK)
         elif command in ('/history', '/undo'):
@@ -238,19 +234,23 @@ def answer(engine, tokenizer, messages, question, config, calculator):
 
 
 def read_lines():
-    """Yields what is typed, up to Ctrl-D. In a terminal, the arrow keys edit a line and bring back earlier ones."""
+    """Yields what is typed, up to Ctrl-D or /quit. In a terminal, the arrow keys edit a line and bring back earlier ones."""
     try:
         import readline  # noqa: F401  importing it is what makes input() use it
     except ImportError:  # Windows has none
         pass
     while True:
         try:
-            yield input('> ')
+            line = input('> ')
         except EOFError:
             print()
             return
         except KeyboardInterrupt:
             print('\n(Ctrl-D ends)', file=sys.stderr)
+            continue
+        if line.partition(' ')[0] in ENDS:
+            return
+        yield line
 
 
 def change_setting(config, key, value, changeable=CHANGEABLE):
@@ -260,9 +260,7 @@ def change_setting(config, key, value, changeable=CHANGEABLE):
         return config
     try:
         if value:
-            default = DEFAULTS[key]
-            setting = default if isinstance(default, optional) else plain(default)
-            changed = unescape({**config, key: read_flag(f'--{key}={value}', {key: setting})[1]})
+            changed = unescape({**config, key: read_flag(f'--{key}={value}', as_settings(DEFAULTS))[1]})
             check(changed)
             config = changed
         print(f'{key} = {config[key]!r}')

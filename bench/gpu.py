@@ -1,4 +1,4 @@
-"""Checks and measures everything on this machine's GPU, in within nine minutes. What `make gpu` runs.
+"""Checks and measures everything on this machine's GPU, within nine minutes. What `make gpu` runs.
 
     python -m bench.gpu                                # into bench_results/NAME_OF_THE_GPU
     python -m bench.gpu --peer_dir=PATH                # beside nanoGPT too, of which PATH is a checkout

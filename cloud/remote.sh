@@ -12,7 +12,7 @@
 # end it, lose the connection, close the lid; the same command again reattaches to the run, or starts it again from its
 # last checkpoint if the machine went down, or fetches the results if it is done. GPUS is a number, all, or 0 for the CPU.
 # What stands behind GPUS is train.py's. With --bench it runs `make gpu` instead: checks and measures everything on the GPU
-# there, in within nine minutes, and brings bench_results/ back; what stands behind HOST is bench/gpu.py's.
+# there, within nine minutes, and brings bench_results/ back; what stands behind HOST is bench/gpu.py's.
 #
 # OPTIONS
 #   --prepare=COMMAND   run there before the training, in the same environment: makes the data. Ours all go on from

@@ -4,7 +4,7 @@
     step(tokens, positions, logits)                   # (n,) int64 twice -> into (n, V) float32
 
 kind: 'float32', 'bfloat16', 'int8' or 'int4', what the linear layers' weights are read as. The compiled library is kept in
-~/.cache/scratchgpt, or where XDG_CACHE_HOME says, under a name that follows from the source, the compiler and the processor.
+~/.cache/scratchgpt, or where XDG_CACHE_HOME says, under a name that follows from the source, the processor and what is in it.
 """
 import contextlib
 import ctypes
@@ -29,6 +29,7 @@ from inference.quantized import int4_parts, int8_parts, without_common
 from model import GPT, GPTConfig
 from runtime.errors import BadInput
 from runtime.files import atomic_write
+from runtime.hardware import cpu_info
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'step.cpp')
 FLAGS = ['-std=c++17', '-O3', '-march=native', '-fno-math-errno', '-fno-trapping-math', '-shared', '-fPIC', '-w']
@@ -67,7 +68,7 @@ def agrees_about(fields: tuple) -> bool:
 
 def agrees(config):
     with torch.inference_mode(False), torch.no_grad(), torch.autocast('cpu', enabled=False):
-        return agrees_about(tuple(sorted(dataclasses.asdict(config).items())))
+        return agrees_about(fields_of(config))
 
 
 def narrow_model(config):
@@ -81,16 +82,25 @@ def narrow_model(config):
 
 def is_plain(model):
     """Whether all parts of a model are those that model.py makes, with the functions that it gives them, and without hooks."""
+    return parts_of(model) == made_parts(fields_of(model.config)) and not any(
+        module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@functools.lru_cache(maxsize=16)
+def made_parts(fields: tuple) -> list:
     with torch.device('meta'):
-        made = GPT(model.config)
-    mine, theirs = list(model.named_modules()), list(made.named_modules())
-    return [name for name, _ in mine] == [name for name, _ in theirs] and all(
-        type(one) is type(other) and functions_of(one) == functions_of(other) and not one._forward_hooks
-        and not one._forward_pre_hooks for (_, one), (_, other) in zip(mine, theirs))
+        return parts_of(GPT(GPTConfig(**dict(fields))))
 
 
-def functions_of(module):
-    return {key: value for key, value in vars(module).items() if callable(value)}
+def parts_of(model):
+    """[(name, type, {attribute: function})] of all modules."""
+    return [(name, type(module), {key: value for key, value in vars(module).items() if callable(value)})
+            for name, module in model.named_modules()]
+
+
+def fields_of(config):
+    """A config as something that a cache can know it by."""
+    return tuple(sorted(dataclasses.asdict(config).items()))
 
 
 # ---- the library --------------------------------------------------------------------------------------
@@ -125,10 +135,7 @@ def library() -> ctypes.CDLL | str:
 
 def processor() -> str:
     """What -march=native may depend on: the same folder may be used by machines of several kinds."""
-    if not os.path.exists('/proc/cpuinfo'):
-        return platform.processor()
-    with open('/proc/cpuinfo') as file:
-        return next((line for line in file if line.startswith(('flags', 'Features'))), '') + platform.machine()
+    return (cpu_info('flags') or cpu_info('Features') or platform.processor()) + platform.machine()
 
 
 def compile_library(compiler, flags, path):

@@ -412,9 +412,11 @@ static void run(const Model &m, int64_t n, const int64_t *tokens, const int64_t 
     }
 }
 
+extern "C" {
+
 // A number that follows from all bytes, and from their order: any single change shows, and hardly ever do several cancel out. (Each
 // of the 8 sums is multiplied by an odd number and turned after every word, which loses nothing, as in xxHash by Yann Collet.)
-static uint64_t digest(const char *bytes, int64_t size) {
+uint64_t digest_of(const char *bytes, int64_t size) {
     uint64_t lanes[8] = {1, 2, 3, 4, 5, 6, 7, 8}, words[8], whole = size;
     auto turned = [](uint64_t a) { return (a << 29 | a >> 35) * 0x9E3779B185EBCA87; };
     for (int64_t i = 0; i < size; i += 64) {
@@ -425,10 +427,6 @@ static uint64_t digest(const char *bytes, int64_t size) {
     for (uint64_t lane : lanes) whole = turned(whole ^ lane) + lane;
     return whole;
 }
-
-extern "C" {
-
-uint64_t digest_of(const void *bytes, int64_t size) { return digest((const char *)bytes, size); }
 
 // How many numbers of float32 a step by so many threads needs as memory.
 int64_t scratch_size(const Model *m, int64_t n_threads) { return Scratch::size(*m, n_threads); }

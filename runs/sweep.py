@@ -19,7 +19,7 @@ import sys
 
 import plot
 import train
-from configurator import configure, key_of, plain, split_arguments
+from configurator import as_settings, choice, configure, key_of, split_arguments
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write, make_folder, read_json, write_json
 from runtime.metrics import best_row, metrics_path, read_metrics
@@ -30,12 +30,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def main(arguments):
     sweep_dir, arguments = own_setting(arguments)
-    settings = {key: default if isinstance(default, plain) else plain(default) for key, default in train.DEFAULTS.items()}
+    settings = as_settings(train.DEFAULTS)
     files, flags = split_arguments(arguments, settings)
     varied, fixed = {}, []
     for key, flag in {key_of(flag): flag for flag in flags}.items():  # the last one of a setting counts
         text = flag.partition('=')[2]
-        if ',' in text and (settings[key].kind is not str or hasattr(settings[key], 'words')):
+        if ',' in text and (settings[key].kind is not str or isinstance(settings[key], choice)):
             varied[key] = [value for value in text.split(',') if value]
         else:
             fixed.append(flag)
@@ -47,7 +47,8 @@ def main(arguments):
     configs = [configure(train.DEFAULTS, [*files, *fixed, *flags_of(chosen)]) for chosen in combinations]  # checks all of them
     sweep_dir = sweep_dir or os.path.join('out', 'sweep_' + '_'.join(varied))
     make_folder(sweep_dir)
-    check_same(sweep_dir, [*files, *fixed])
+    fixed = [*files, *fixed]
+    check_same(sweep_dir, fixed)
     folders = [os.path.join(sweep_dir, '_'.join(f'{key}_{value}' for key, value in chosen.items())) for chosen in combinations]
     for number, (chosen, config, folder) in enumerate(zip(combinations, configs, folders), 1):
         line = f'run {number} of {len(folders)}: {", ".join(f"{key}={value}" for key, value in chosen.items())}'
@@ -55,12 +56,13 @@ def main(arguments):
             print(f'{line}: finished before', flush=True)
             continue
         print(line, flush=True)
-        command = [sys.executable, os.path.join(ROOT, 'train.py'), *files, *fixed, *flags_of(chosen), f'--out_dir={folder}']
+        command = [sys.executable, os.path.join(ROOT, 'train.py'), *fixed, *flags_of(chosen), f'--out_dir={folder}']
         code = subprocess.run(command).returncode
         if code:
             raise BadInput(f'{folder} ended with exit code {code}; the same command goes on from here')
-        report(sweep_dir, varied, combinations[:number], folders[:number], [*files, *fixed])
-    print(report(sweep_dir, varied, combinations, folders, [*files, *fixed]))
+        if number < len(folders):
+            report(sweep_dir, varied, combinations[:number], folders[:number], fixed)
+    print(report(sweep_dir, varied, combinations, folders, fixed))
     print(sweep_dir)
 
 

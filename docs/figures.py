@@ -25,7 +25,8 @@ from kernels.attention import blocks
 from model import GPT, GPTConfig
 from pretrained import PUBLISHED_SIZES
 from runtime.errors import BadInput, one_line_errors
-from runtime.files import atomic_write, read_text
+from runtime.files import atomic_write
+from runtime.text_files import read_text
 from shards import BatchLoader
 
 DEFAULTS = {
@@ -41,7 +42,7 @@ def main(config):
     for name in names:
         if name not in PICTURES:
             raise BadInput(f'no picture {name!r}; there are {", ".join(PICTURES)}')
-    plt.rcParams.update({'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False,
+    plt.rcParams.update({'font.size': 10, 'axes.spines.top': False, 'axes.spines.right': False,
                          'svg.fonttype': 'none', 'svg.hashsalt': 'scratchgpt'})
     for name in names:
         picture = PICTURES[name]()
@@ -172,10 +173,55 @@ def draw_parameters():
     return figure
 
 
+def draw_block():
+    """What a block does to the residual stream: each operation with the shapes of its weights and of its result."""
+    rows = [  # operation, its weights, its result
+        ('ln_1', 'C + C', '(B, T, C)'),
+        ('c_attn', '3C × C + 3C', '3 × (B, nh, T, hd)'),
+        ('q kᵀ / √hd, mask, softmax', '', '(B, nh, T, T)'),
+        ('weights · v, heads side by side', '', '(B, T, C)'),
+        ('c_proj', 'C × C + C', '(B, T, C)'),
+        ('+', '', '(B, T, C)'),
+        ('ln_2', 'C + C', '(B, T, C)'),
+        ('c_fc', '4C × C + 4C', '(B, T, 4C)'),
+        ('GELU', '', '(B, T, 4C)'),
+        ('c_proj', 'C × 4C + C', '(B, T, C)'),
+        ('+', '', '(B, T, C)'),
+    ]
+    figure, axis = plt.subplots(figsize=(8.4, 5.2), layout='constrained')
+    axis.set(xlim=(-6, 84), ylim=(len(rows) * 4 + 3, -4))
+    axis.axis('off')
+    stream, middle = 6, 34
+    axis.plot([stream, stream], [-1, len(rows) * 4 + 1.5], color='C0', linewidth=3)
+    axis.text(stream, -2, 'residual stream x, (B, T, C)', color='C0', ha='center', fontweight='bold')
+    for column, title in ((57, 'parameters'), (middle, 'operation')):
+        axis.text(column, -2, title, ha='center', fontweight='bold')
+    axis.text(66, -2, 'result', fontweight='bold')
+    colours = {'ln': 2, 'c_': 1}
+    for row, (operation, weights, result) in enumerate(rows):
+        y = row * 4 + 1
+        if operation == '+':
+            axis.plot([middle, middle], [y - 2.7, y], color='#555555', linewidth=1)
+            axis.annotate('', (stream + 1.2, y), (middle, y), arrowprops={'arrowstyle': '-|>', 'color': '#555555'})
+            axis.text(stream, y, '+', ha='center', va='center', fontsize=13,
+                      bbox={'boxstyle': 'circle,pad=0.15', 'facecolor': 'white', 'edgecolor': 'C0', 'linewidth': 2})
+        else:
+            if operation.startswith('ln'):
+                axis.annotate('', (middle - 14, y), (stream, y), arrowprops={'arrowstyle': '-|>', 'color': '#555555'})
+            else:
+                axis.annotate('', (middle, y - 1.3), (middle, y - 2.7), arrowprops={'arrowstyle': '-|>', 'color': '#555555'})
+            axis.add_patch(plt.Rectangle((middle - 14, y - 1.3), 28, 2.6, facecolor=COLOURS[colours.get(operation[:2], 0)],
+                                         edgecolor='#555555'))
+            axis.text(middle, y, operation, ha='center', va='center')
+        axis.text(57, y, weights, ha='center', va='center')
+        axis.text(66, y, result, va='center')
+    return figure
+
+
 @torch.no_grad()
 def draw_stream():
     """How large the residual stream is after each block of a fresh model, with the scaled initialization and without."""
-    figure, axis = plt.subplots(figsize=(5, 2.6), layout='constrained')
+    figure, axis = plt.subplots(figsize=(6, 3), layout='constrained')
     for scaled in (False, True):
         torch.manual_seed(0)
         model = GPT(GPTConfig(block_size=64, vocab_size=512, n_layer=48, n_head=4, n_embd=256)).eval()
@@ -187,9 +233,12 @@ def draw_stream():
         for block in model.transformer.h:
             block.register_forward_hook(lambda block, inputs, output: sizes.append(output.std().item()))
         model(torch.randint(512, (8, 64)))
-        axis.plot(range(1, 49), sizes, label='c_proj smaller by 1/sqrt(2·n_layer)' if scaled else 'every matrix N(0, 0.02)')
-    axis.set(xlabel='block', ylabel='std of the residual stream', ylim=(0, None))
-    axis.legend(frameon=False, ncols=2, loc='lower center', bbox_to_anchor=(0.5, 1), fontsize=8)
+        axis.plot(range(1, 49), sizes, label='c_proj with 0.02 / √(2·n_layer)' if scaled else 'all matrices with 0.02')
+        if not scaled:
+            blocks_so_far = np.arange(1, 49)
+            axis.plot(blocks_so_far, sizes[0] * blocks_so_far ** 0.5, 'k--', linewidth=1, label='first value · √block')
+    axis.set(xlabel='block', ylabel='standard deviation of the stream', ylim=(0, None))
+    axis.legend(frameon=False, title='standard deviation at the start', fontsize=9)
     return figure
 
 
@@ -216,21 +265,24 @@ class Stream(BatchLoader):
 
     def __init__(self, n_tokens, block_size, seed):
         self.split, self.block_size, self.seed, self.n_tokens = 'train', block_size, seed, n_tokens
-        self.n_sequences = (n_tokens - block_size) // block_size
+        self.n_sequences, self.is_aligned = (n_tokens - block_size) // block_size, False
 
 
-def draw_order():
-    """The place in the stream at which each sequence of the first three epochs is read."""
-    stream = Stream(n_tokens=60 * 64 + 40, block_size=64, seed=1337)
+def draw_order(n_windows=8):
+    """The windows that the first three epochs of a tiny stream read, numbered in the order in which they are read."""
+    block_size = 64
+    stream = Stream(n_tokens=(n_windows + 2) * block_size - 8, block_size=block_size, seed=1337)
     sequences = np.arange(3 * stream.n_sequences)
     starts = stream.window_starts(sequences)
-    figure, axis = plt.subplots(figsize=(6.5, 2.6), layout='constrained')
+    figure, axis = plt.subplots(figsize=(7.2, 2.2), layout='constrained')
     for epoch in range(3):
         here = sequences // stream.n_sequences == epoch
-        axis.vlines(sequences[here], starts[here], starts[here] + stream.block_size, color=f'C{epoch}', linewidth=2,
-                    label=f'epoch {epoch}, cut from token {starts[here].min()} on')
-    axis.set(xlabel='sequence_index', ylabel='tokens of the stream', ylim=(0, stream.n_tokens))
-    axis.legend(frameon=False, ncols=3, loc='lower center', bbox_to_anchor=(0.5, 1), fontsize=8)
+        for number, start in zip(sequences[here], starts[here]):
+            axis.add_patch(plt.Rectangle((start, epoch + 0.15), block_size, 0.7, facecolor=COLOURS[epoch], edgecolor='white'))
+            axis.text(start + block_size / 2, epoch + 0.5, str(number), ha='center', va='center')
+    axis.set(xlim=(0, stream.n_tokens), ylim=(3, 0), xlabel='place in the stream, in tokens')
+    axis.set_yticks([0.5, 1.5, 2.5], ['epoch 0', 'epoch 1', 'epoch 2'])
+    axis.set_xticks(range(0, stream.n_tokens, block_size))
     return figure
 
 
@@ -239,22 +291,24 @@ def draw_order():
 
 def draw_blocks(T=1024):
     """The part of the (T, T) scores that kernels/attention.py computes."""
-    figure, axis = plt.subplots(figsize=(2.8, 2.6), layout='constrained')
+    figure, axis = plt.subplots(figsize=(5.2, 4.4), layout='constrained')
     computed = 0
     for n, (start, end) in enumerate(blocks(T)):
         axis.add_patch(plt.Rectangle((0, start), end, end - start, facecolor=COLOURS[n % 4], edgecolor='white'))
-        axis.text(end / 2, (start + end) / 2, f'({end - start}, {end})', ha='center', va='center', fontsize=6.5)
+        axis.text(end + 8 if n < 4 else 8, (start + end) / 2, f'{end - start} × {end}', va='center')  # beside the diagonal
         computed += (end - start) * end
-    axis.plot([0, T], [0, T], color='black', linewidth=0.8)
+    axis.plot([0, T], [0, T], color='black', linewidth=1, label='the last key that a query may see')
     axis.set(xlim=(0, T), ylim=(T, 0), xlabel='keys', ylabel='queries', aspect='equal',
-             title=f'{computed / T ** 2:.0%} of the scores')
+             title=f'queries × keys of each block: {computed / T ** 2:.0%} of all scores')
     axis.set_xticks([0, T])
     axis.set_yticks([0, T])
+    axis.legend(frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.1))
     return figure
 
 
-PICTURES = {'overview': draw_overview, 'tokens': draw_tokens, 'compression': draw_compression, 'parameters': draw_parameters,
-            'stream': draw_stream, 'schedule': draw_schedule, 'order': draw_order, 'blocks': draw_blocks}
+PICTURES = {'overview': draw_overview, 'tokens': draw_tokens, 'compression': draw_compression, 'block': draw_block,
+            'parameters': draw_parameters, 'stream': draw_stream, 'schedule': draw_schedule, 'order': draw_order,
+            'blocks': draw_blocks}
 
 
 if __name__ == '__main__':

@@ -25,7 +25,7 @@ from conftest import ROOT, free_port, link_clone, run_script
 from configurator import configure
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-QUOTING = sorted((ROOT / 'docs').glob('[1-4]_*.md'))
+QUOTING = sorted((ROOT / 'docs').glob('[1-7]_*.md'))
 PROGRAMS = r'(?:\.venv/bin/)?(?:python|pip|pytest|torchrun|make|bash|docker|vllm|sky|sbatch|cloud/\S+) '
 COMMAND = re.compile(rf'(?:[A-Z_]+=\S+ )*{PROGRAMS}.*')
 NEEDS = re.compile(r'\[(?:GPU|network|cloud)\]')

@@ -25,7 +25,7 @@ from conftest import ROOT, free_port, link_clone, run_script
 from configurator import configure
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-QUOTING = sorted((ROOT / 'docs').glob('[1-7]_*.md'))
+QUOTING = sorted((ROOT / 'docs').glob('[0-7]_*.md'))
 PROGRAMS = r'(?:\.venv/bin/)?(?:python|pip|pytest|torchrun|make|bash|docker|vllm|sky|sbatch|cloud/\S+) '
 COMMAND = re.compile(rf'(?:[A-Z_]+=\S+ )*{PROGRAMS}.*')
 NEEDS = re.compile(r'\[(?:GPU|network|cloud)\]')
@@ -155,8 +155,8 @@ def test_what_a_page_quotes_stands_in_the_file_that_it_named_last(path):
     quoted = [(content, before) for language, content, before in fences(path.read_text()) if language == 'python']
     assert quoted
     for content, before in quoted:
-        source = re.findall(r'\]\(\.\./([\w/]+\.py)\)', before)[-1]
-        lines = (ROOT / source).read_text().splitlines()
+        source = re.findall(r'\]\(([\w./]+\.py)\)', before)[-1]
+        lines = (path.parent / source).read_text().splitlines()
         for piece in re.split(r'^\.\.\.\n', content, flags=re.M):
             wanted = textwrap.dedent(piece).splitlines()
             found = (textwrap.dedent('\n'.join(lines[i:i + len(wanted)])).splitlines() for i in range(len(lines)))

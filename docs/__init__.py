@@ -1,0 +1,1 @@
+"""So that `python -m docs.course.check` finds this folder and not a package of the same name elsewhere."""

@@ -1,0 +1,107 @@
+"""The numbers of page 0, computed step by step with numbers small enough to check by hand.
+
+    python docs/course/by_hand.py                # all parts
+    python docs/course/by_hand.py attention      # one of them: targets, loss, norm, attention, gelu, adamw
+
+docs/0_tiny_gpt.md shows what this prints; tests/test_course.py compares the two.
+"""
+import math
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+import torch
+
+from configurator import configure
+from runtime.errors import BadInput, one_line_errors
+
+DEFAULTS = {
+    'parts': '',  # names of parts with commas between; empty: all
+}
+
+
+def main(config):
+    names = config['parts'].split(',') if config['parts'] else list(PARTS)
+    for name in names:
+        if name not in PARTS:
+            raise BadInput(f'no part {name!r}; there are {", ".join(PARTS)}')
+    print('\n\n'.join('\n'.join(PARTS[name]()) for name in names))
+
+
+def targets():
+    tokens = list(b'to be')
+    return [row('text', *'to be'), row('tokens', *tokens), row('inputs', *tokens[:-1]), row('targets', *tokens[1:])]
+
+
+def loss(n_bytes=12):
+    """n_bytes: that the three tokens spell."""
+    p = [1 / 2, 1 / 4, 1 / 16]
+    losses = [-math.log(each) for each in p]
+    mean, bits = sum(losses) / len(losses), sum(losses) / math.log(2)
+    return [row('p(target)', *p), row('-ln p', *losses), row('mean', mean), row('perplexity', math.exp(mean)),
+            row('bits', bits), row('bits/byte', bits / n_bytes), row('-ln(1/256)', -math.log(1 / 256))]
+
+
+def norm():
+    x = torch.tensor([1.0, 2.0, 6.0])
+    centered = x - x.mean()
+    variance = centered.square().mean()
+    return [row('x', *x), row('mean', x.mean()), row('x - mean', *centered), row('squares', *centered.square()),
+            row('variance', variance), row('its root', variance.sqrt()), row('normed', *centered / variance.sqrt())]
+
+
+def attention():
+    q = torch.tensor([[1.0, 0.0, 1.0], [0.0, 2.0, 1.0], [1.0, 1.0, 0.0]])  # (T, hd)
+    k = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 2.0], [2.0, 0.0, 1.0]])
+    v = torch.tensor([[1.0, 0.0, 0.0], [0.0, 10.0, 0.0], [0.0, 0.0, 100.0]])
+    products = q @ k.T  # (T, T)
+    scores = products / math.sqrt(3)
+    is_later = torch.ones(3, 3, dtype=torch.bool).triu(diagonal=1)
+    masked = scores.masked_fill(is_later, -math.inf)
+    powers = masked.exp()
+    sums = powers.sum(dim=-1, keepdim=True)
+    steps = {'q': q, 'k': k, 'v': v, 'q kᵀ': products, 'scores': scores, 'masked': masked, 'e^masked': powers, 'sums': sums,
+             'weights': powers / sums, 'result': powers / sums @ v}
+    return [line for name, matrix in steps.items() for line in rows(name, matrix)]
+
+
+def gelu():
+    x = torch.tensor([-3.0, -1.0, -0.1, 0.0, 0.1, 1.0, 3.0])
+    return [row('x', *x), row('GELU(x)', *torch.nn.functional.gelu(x, approximate='tanh'))]
+
+
+def adamw(lr=0.1, beta1=0.9, beta2=0.95, weight_decay=0.1):
+    """Three steps of one weight whose gradients have different sizes, with torch.optim.AdamW's formula written out."""
+    weight, m, v = 1.0, 0.0, 0.0
+    lines = [row('step', 'gradient', 'm', 'v', "m'", "v'", 'moves by', 'weight')]
+    for step, gradient in enumerate((0.02, 0.02, -0.01), 1):
+        m = beta1 * m + (1 - beta1) * gradient
+        v = beta2 * v + (1 - beta2) * gradient ** 2
+        corrected_m, corrected_v = m / (1 - beta1 ** step), v / (1 - beta2 ** step)
+        move = -lr * corrected_m / (math.sqrt(corrected_v) + 1e-8)
+        weight = weight * (1 - lr * weight_decay) + move
+        lines.append(row(step, gradient, m, f'{v:.6f}', corrected_m, f'{corrected_v:.6f}', move, weight))
+    return lines
+
+
+def row(name, *cells):
+    """A line of a table: a name and cells of equal width."""
+    return (f'{name:<12}' + ''.join(f'{show(cell):>9}' for cell in cells)).rstrip()
+
+
+def rows(name, matrix):
+    return [row(name if i == 0 else '', *numbers) for i, numbers in enumerate(matrix.tolist())]
+
+
+def show(cell):
+    if isinstance(cell, (str, int)):
+        return str(cell)
+    return '-∞' if cell == -math.inf else f'{float(cell):.4f}'.rstrip('0').rstrip('.')
+
+
+PARTS = {'targets': targets, 'loss': loss, 'norm': norm, 'attention': attention, 'gelu': gelu, 'adamw': adamw}
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main(configure(DEFAULTS, positional='parts'))

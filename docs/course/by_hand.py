@@ -1,10 +1,11 @@
-"""The numbers of page 0, computed step by step with numbers small enough to check by hand.
+"""The worked examples of the pages, computed step by step with numbers small enough to check by hand.
 
     python docs/course/by_hand.py                # all parts
-    python docs/course/by_hand.py attention      # one of them: targets, loss, norm, attention, gelu, adamw
+    python docs/course/by_hand.py attention      # one of them: targets, loss, norm, attention, gelu, adamw, bpe, scores, shares
 
-docs/0_tiny_gpt.md shows what this prints; tests/test_course.py compares the two.
+Pages 0 to 3 show what this prints; tests/test_course.py compares the two.
 """
+import collections
 import math
 import os
 import sys
@@ -13,6 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 import torch
 
+from bpe_textbook import byte_ids, merge
 from configurator import configure
 from runtime.errors import BadInput, one_line_errors
 
@@ -85,6 +87,39 @@ def adamw(lr=0.1, beta1=0.9, beta2=0.95, weight_decay=0.1):
     return lines
 
 
+def bpe(text='aaabdaaabac', n_merges=3):
+    """The merges that a text gives, and its ids after each: page 1."""
+    ids = byte_ids(text)
+    lines = [row('', 'pair', 'times', '', 'ids'), row('bytes', '', '', '', ' '.join(map(str, ids)))]
+    for new in range(256, 256 + n_merges):
+        pairs = collections.Counter(zip(ids, ids[1:]))
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        ids = merge(ids, best, new)
+        lines.append(row(f'becomes {new}', f'{best[0]} {best[1]}', pairs[best], '', ' '.join(map(str, ids))))
+    return lines
+
+
+def scores(n_keys=64, n_queries=1000):
+    """How the size of a head changes scores and weights, with random queries and keys: page 2."""
+    torch.manual_seed(0)
+    lines = [row('head size', 'variance', 'largest', 'divided', 'largest')]
+    for size in (16, 64, 256):
+        products = torch.randn(n_queries, size) @ torch.randn(size, n_keys)  # (queries, keys)
+        scaled = products / math.sqrt(size)
+        cells = [value for scores in (products, scaled) for value in (scores.var(), scores.softmax(-1).amax(-1).mean())]
+        lines.append(row(str(size), *(f'{value:.2f}' for value in cells)))
+    return lines
+
+
+def shares():
+    """The mean loss of four micro-batches with unequal numbers of targets, taken wrongly and rightly: page 3."""
+    means, counts = [2.0, 2.0, 2.0, 6.0], [100, 100, 100, 4]
+    shares = [count / sum(counts) for count in counts]
+    return [row('mean loss', *means), row('targets', *counts), row('share', *shares),
+            row('loss · share', *(mean * share for mean, share in zip(means, shares))),
+            row('mean of means', sum(means) / 4), row('true mean', sum(mean * share for mean, share in zip(means, shares)))]
+
+
 def row(name, *cells):
     """A line of a table: a name and cells of equal width."""
     return (f'{name:<12}' + ''.join(f'{show(cell):>9}' for cell in cells)).rstrip()
@@ -100,7 +135,8 @@ def show(cell):
     return '-∞' if cell == -math.inf else f'{float(cell):.4f}'.rstrip('0').rstrip('.')
 
 
-PARTS = {'targets': targets, 'loss': loss, 'norm': norm, 'attention': attention, 'gelu': gelu, 'adamw': adamw}
+PARTS = {'targets': targets, 'loss': loss, 'norm': norm, 'attention': attention, 'gelu': gelu, 'adamw': adamw,
+         'bpe': bpe, 'scores': scores, 'shares': shares}
 
 if __name__ == '__main__':
     with one_line_errors():

@@ -11,5 +11,6 @@ learning_rate, muon_lr, beta2 = 8e-3, 0.014, 0.99
 warmup_steps = 20
 schedule, wsd_decay = 'wsd', 0.5
 eval_interval = 1_000_000  # at the end alone
+eval_tokens = 262_144
 sample_interval = 0
 checkpoint_interval = 500

@@ -35,6 +35,8 @@ SMALLER = {
     'runs.sweep': ['--max_steps=2', '--eval_tokens=2048', '--eval_interval=2', '--sample_interval=0', '--learning_rate=1e-3,2e-3',
                    '--seed=1'],
     'sample.py': ['--max_new_tokens=3'],
+    'docs/course/tiny_gpt.py': ['2'],
+    'docs.course.check': ['--file=docs/course/answers'],
     'tests/load_serve.py': ['--seconds=1', '--rate_seconds=0.5', '--new_tokens=5'],
     'tasks.prepare_problems': ['--n_problems=2000', '--n_val=50'],
     'tasks.solve': ['--max_new_tokens=5'],
@@ -182,6 +184,7 @@ def world(tmp_path_factory, texts):
     (folder / 'mytexts').mkdir()
     for i, text in enumerate(texts[:200]):
         (folder / 'mytexts' / f'{i}.txt').write_text(text)
+    (folder / 'input.txt').write_text('\n'.join(texts))
     hi = {'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}
     sum_ = {'role': 'user', 'content': 'What is 2+3?'}, {'role': 'assistant', 'content': '<<2+3=5>>5'}
     (folder / 'chats.jsonl').write_text(json.dumps({'messages': [*hi, *sum_]}))

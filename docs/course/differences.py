@@ -5,7 +5,7 @@ import numbers
 import torch
 
 TOLERANCE = 1e-4  # how far a number may be away, relative to its size or absolutely: much more than float32 is rounded
-SHOWN = 300  # characters of a result that is shown as a whole; of a longer one, only the first difference is
+SHOWN = 180  # characters of a result that is shown as a whole; of a longer one, only the first difference is
 
 
 def difference(expected, got, tolerance: float = TOLERANCE) -> list[str]:
@@ -14,8 +14,10 @@ def difference(expected, got, tolerance: float = TOLERANCE) -> list[str]:
     if place is None:
         return []
     where, reason = place
+    if not isinstance(expected, (torch.Tensor, dict, list, tuple)):
+        return [reason]
     whole = [f'expected  {show(expected)}', f'got       {show(got)}']
-    return [*(whole if is_small(expected) and is_small(got) else []), f'{where}: {reason}' if where else reason]
+    return [*(whole if max(map(len, whole)) <= SHOWN else []), f'{where}: {reason}' if where else reason]
 
 
 def first_difference(expected, got, tolerance, where=''):
@@ -86,7 +88,3 @@ def show(value):
     if isinstance(value, dict):
         return f'{{{", ".join(f"{key!r}: {show(element)}" for key, element in value.items())}}}'
     return 'nothing (None)' if value is None else str(value) if isinstance(value, numbers.Number) else repr(value)
-
-
-def is_small(value):
-    return len(show(value)) <= SHOWN

@@ -19,7 +19,7 @@ import types
 
 import torch
 
-from docs.course.differences import TOLERANCE, difference
+from docs.course.differences import SHOWN, TOLERANCE, difference, show
 from runtime.words import plural
 
 
@@ -29,6 +29,9 @@ class NotFilledIn(Exception):
 
 class TookTooLong(BaseException):  # no Exception: a solution may catch those
     pass
+
+
+ERRORS = Exception, TookTooLong, SystemExit  # what a solution may end in; Ctrl-C ends all of it
 
 
 class Problem(str):
@@ -43,15 +46,17 @@ def examine(name: str, path: str, seconds: float) -> tuple[bool, list[str]]:
         results = results_of(check, function, lambda error: describe_error(error, path, seconds), seconds)
     except NotFilledIn:
         return False, wrap(f'{name}: not filled in yet; the text in {shown} says what the function should do')
-    except (Exception, TookTooLong) as error:
+    except ERRORS as error:
         return False, wrap(f'{name}: {describe_error(error, path, seconds)}')
     right = results_of(check, check.expected)
     tolerance = getattr(check, 'TOLERANCE', TOLERANCE)
-    for number, ((case, _), expected, result) in enumerate(zip(fresh_cases(check), right, results), 1):
+    for number, ((case, args), expected, result) in enumerate(zip(fresh_cases(check), right, results), 1):
         lines = [result] if isinstance(result, Problem) else difference(expected, result, tolerance)
         if lines:
             fault = find_fault(check, right, results, tolerance)
+            given = ', '.join(map(show, args))
             return False, [*wrap(f'{name}: wrong in case {number} of {len(results)}: {case}'),
+                           *(wrap(f'given     {given}', '  ') if given not in case and len(given) <= SHOWN else []),
                            *(line for text in lines for line in wrap(text, '  ')),
                            *(wrap(f'likely: {fault}', '  ') if fault else []),
                            f'  for a hint: python -m docs.course.check {name} --hint=1']
@@ -88,7 +93,7 @@ def results_of(check, function, describe=None, seconds=None):
         try:
             with time_limit(seconds):
                 results.append(run(function, *args))
-        except (Exception, TookTooLong) as error:
+        except ERRORS as error:
             if describe is None:
                 raise
             if any(isinstance(cause, NotImplementedError) for cause in causes(error)):

@@ -20,7 +20,7 @@ def cases():
 
 def run(merge, ids, pair, new):
     merged = merge(ids, pair, new)
-    return {'returned': merged, 'ids after the call': ids}
+    return None if merged is None else {'returned': merged, 'ids after the call': ids}
 
 
 def expected(ids, pair, new):

@@ -5,6 +5,7 @@ tests/course_mistakes/NAME.txt has wrong solutions of each exercise as a reader 
 about one stands before it, behind `====`; what stands before all of them belongs to each.
 """
 import collections
+import doctest
 import functools
 import json
 import math
@@ -104,6 +105,13 @@ def test_the_tables_on_page_0_are_what_the_command_prints_and_the_run_is_what_wa
     *tables, run = blocks('text')
     assert '\n'.join(tables) == capsys.readouterr().out
     assert run == (ROOT / 'bench_results/course/tiny_gpt.txt').read_text()
+
+
+def test_what_the_reader_types_on_page_0_gives_what_the_page_says():
+    torch.manual_seed(0)
+    lines = doctest.DocTestParser().get_doctest('\n'.join(blocks('pycon')), dict(vars(tiny_gpt)), 'page 0', None, 0)
+    assert len(lines.examples) > 10
+    assert doctest.DocTestRunner().run(lines).failed == 0
 
 
 def test_every_decimal_number_in_the_text_of_page_0_is_printed_or_stands_in_the_code():

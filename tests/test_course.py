@@ -245,6 +245,13 @@ def test_a_solution_that_does_not_end_is_ended_and_said_to_be_so(tmp_path, text)
     assert 'it took more than 0.2 seconds; is there a loop that does not end?' in said_about(tmp_path, text, seconds=0.2)
 
 
+def test_who_waited_for_one_case_does_not_wait_for_the_others(tmp_path):
+    calls = tmp_path / 'calls'
+    text = f'def calculate(expression):\n    open({str(calls)!r}, "a").write("x")\n    while True:\n        pass\n'
+    assert 'wrong in case 1 of 24' in said_about(tmp_path, text, 'calculate', seconds=0.2)
+    assert calls.read_text() == 'x'
+
+
 @pytest.mark.parametrize('name, text, said', [
     ('merge', 'def merge(ids, pair, new):\n    ids = list(ids)\n', 'there is no `return`'),
     ('gelu', 'def gelu(x):\n    return x.tolist()\n', 'expected a tensor of shape (5,), got a list'),

@@ -24,7 +24,7 @@ def read_tokens(path):
 
 
 def get_batch(tokens):
-    """Inputs and targets, (B, T) each: B windows from random places; the target of a token is the token after it."""
+    """Inputs and targets, (B, T) each: B windows from random positions; the target of a token is the token after it."""
     starts = torch.randint(len(tokens) - block_size, (batch_size,)).tolist()
     x = torch.stack([tokens[i:i + block_size] for i in starts])
     y = torch.stack([tokens[i + 1:i + 1 + block_size] for i in starts])

@@ -10,8 +10,7 @@ def utf8_stream(pieces):
     Returns a list of texts, one for each piece: what can be sent to the reader after this token.
 
     A character of UTF-8 has up to four bytes, and a token may end in the middle of one. Such bytes are held back
-    until the rest has
-    come: a character is sent once, when it is complete. All bytes together are valid UTF-8.
+    until the rest has come: a character is sent once, when it is complete. All bytes together are valid UTF-8.
     utf8_stream([b'a', b'\xc3', b'\xa9b']) is ['a', '', 'éb'].
     """
     raise NotImplementedError

@@ -5,6 +5,7 @@ tests/course_mistakes/NAME.txt has wrong solutions of each exercise as a reader 
 about one stands before it, behind `====`; what stands before all of them belongs to each.
 """
 import collections
+import doctest
 import functools
 import json
 import math
@@ -121,6 +122,13 @@ def test_the_worked_merges_are_those_of_the_tokenizer():
     tokenizer = Tokenizer.train(['aaabdaaabac'], 260, progress=False)
     last = by_hand.bpe()[-1]
     assert tokenizer.encode('aaabdaaabac') == [int(i) for i in last.split('  ')[-1].split()] == [258, 67, 258, 64, 66]
+
+
+def test_what_the_reader_types_on_page_0_gives_what_the_page_says():
+    torch.manual_seed(0)
+    lines = doctest.DocTestParser().get_doctest('\n'.join(blocks('pycon')), dict(vars(tiny_gpt)), 'page 0', None, 0)
+    assert len(lines.examples) > 10
+    assert doctest.DocTestRunner().run(lines).failed == 0
 
 
 def test_every_decimal_number_in_the_text_of_page_0_is_printed_or_stands_in_the_code():
@@ -252,6 +260,13 @@ def test_a_solution_that_fails_gives_a_clear_line(tmp_path, text, said):
     'while True:\n    pass\n'])
 def test_a_solution_that_does_not_end_is_ended_and_said_to_be_so(tmp_path, text):
     assert 'it took more than 0.2 seconds; is there a loop that does not end?' in said_about(tmp_path, text, seconds=0.2)
+
+
+def test_who_waited_for_one_case_does_not_wait_for_the_others(tmp_path):
+    calls = tmp_path / 'calls'
+    text = f'def calculate(expression):\n    open({str(calls)!r}, "a").write("x")\n    while True:\n        pass\n'
+    assert 'wrong in case 1 of 24' in said_about(tmp_path, text, 'calculate', seconds=0.2)
+    assert calls.read_text() == 'x'
 
 
 @pytest.mark.parametrize('name, text, said', [

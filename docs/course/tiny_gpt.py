@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 vocab_size, block_size = 256, 64  # a token is a byte; the model sees up to 64 of them
-n_layer, n_head, n_embd = 4, 4, 128
-batch_size, learning_rate, warmup_steps = 16, 3e-3, 50
+n_layer, n_head, n_embd = 3, 4, 128
+batch_size, learning_rate, warmup_steps = 16, 5e-3, 50
 
 
 def read_tokens(path):
@@ -24,7 +24,7 @@ def read_tokens(path):
 
 
 def get_batch(tokens):
-    """Inputs and targets, (B, T) each: B windows from random places; the target of a token is the token after it."""
+    """Inputs and targets, (B, T) each: B windows from random positions; the target of a token is the token after it."""
     starts = torch.randint(len(tokens) - block_size, (batch_size,)).tolist()
     x = torch.stack([tokens[i:i + block_size] for i in starts])
     y = torch.stack([tokens[i + 1:i + 1 + block_size] for i in starts])
@@ -109,7 +109,7 @@ class GPT(nn.Module):
 def train(model, train_tokens, val_tokens, max_steps):
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
     for step in range(max_steps + 1):
-        if step % 200 == 0 or step == max_steps:
+        if step % 250 == 0 or step == max_steps:
             loss = validation_loss(model, val_tokens)
             print(f'step {step:4}: validation loss {loss:.3f} nats per byte, perplexity {math.exp(loss):.2f}, '
                   f'{loss / math.log(2):.3f} bits per byte', flush=True)
@@ -125,10 +125,10 @@ def train(model, train_tokens, val_tokens, max_steps):
 
 @torch.no_grad()
 def validation_loss(model, tokens):
-    """The loss on 100 batches of text that is not trained on, the same ones each time."""
+    """The loss on 50 batches of text that is not trained on, the same ones each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return sum(cross_entropy(model(x), y).item() for x, y in (get_batch(tokens) for _ in range(100))) / 100
+        return sum(cross_entropy(model(x), y).item() for x, y in (get_batch(tokens) for _ in range(50))) / 50
 
 
 @torch.no_grad()
@@ -146,5 +146,5 @@ if __name__ == '__main__':
         sys.exit(2)
     torch.manual_seed(1337)
     model = GPT()
-    train(model, *read_tokens(sys.argv[1]), max_steps=int(sys.argv[2]) if len(sys.argv) > 2 else 1500)
+    train(model, *read_tokens(sys.argv[1]), max_steps=int(sys.argv[2]) if len(sys.argv) > 2 else 2000)
     print(generate(model, b'\n', 500).decode(errors='replace'))

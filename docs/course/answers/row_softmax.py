@@ -6,10 +6,10 @@ import triton.language as tl
 def row_softmax_kernel(x, out, n_cols, BLOCK: tl.constexpr):
     cols = tl.arange(0, BLOCK)
     is_inside = cols < n_cols
-    places = tl.program_id(0) * n_cols + cols
-    row = tl.load(x + places, mask=is_inside, other=-float('inf'))
+    positions = tl.program_id(0) * n_cols + cols
+    row = tl.load(x + positions, mask=is_inside, other=-float('inf'))
     numerator = tl.exp(row - tl.max(row, axis=0))  # 0 in the lanes past the end
-    tl.store(out + places, numerator / tl.sum(numerator, axis=0), mask=is_inside)
+    tl.store(out + positions, numerator / tl.sum(numerator, axis=0), mask=is_inside)
 
 
 def row_softmax(x, out):

@@ -4,10 +4,10 @@ import triton.language as tl
 
 @triton.jit
 def vector_add_kernel(a, b, out, n, BLOCK: tl.constexpr):
-    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    is_inside = places < n
-    total = tl.load(a + places, mask=is_inside) + tl.load(b + places, mask=is_inside)
-    tl.store(out + places, total, mask=is_inside)
+    positions = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    is_inside = positions < n
+    total = tl.load(a + positions, mask=is_inside) + tl.load(b + positions, mask=is_inside)
+    tl.store(out + positions, total, mask=is_inside)
 
 
 def vector_add(a, b, out):

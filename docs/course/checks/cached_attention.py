@@ -37,7 +37,7 @@ FAULTS = {
     'the new token does not see itself: append its key and value before the attention':
         functools.partial(expected, sees_itself=False),
     'the scores are not divided by the root of hd': functools.partial(expected, scale=1.0),
-    'the new key and value stand in front; they belong behind those of earlier tokens':
+    'the new key and value stand in front; they belong after those of earlier tokens':
         functools.partial(expected, in_front=True),
     'the keys and values that are returned are the old ones, without those of the new token':
         functools.partial(expected, cached=False),

@@ -83,6 +83,6 @@ FAULTS = {
     'signs are applied from the left without precedence: * and / come before + and -': left_to_right,
     'equal signs are applied from the right: 8-3-2 is (8-3)-2': from_the_right,
     'these are floats, which are rounded; compute with Fraction': in_floats,
-    'a text may go on behind what was read: raise ValueError if a token is left': ignoring_the_rest,
+    'a text may go on after what was read: raise ValueError if a token is left': ignoring_the_rest,
     'more is computed than the grammar has, as eval would do; never give a text of a model to eval': with_powers,
 }

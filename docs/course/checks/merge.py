@@ -58,6 +58,6 @@ def in_place(ids, pair, new):
 FAULTS = {
     'only the first occurrence is replaced': only_first,
     'the list is gone through from the right: of overlapping occurrences, the left one should be replaced': from_the_right,
-    'after a pair was replaced, its second token is used again: go on behind it': tokens_used_twice,
+    'after a pair was replaced, its second token is used again: go on after it': tokens_used_twice,
     'the list that was passed in is changed; build a new one': in_place,
 }

@@ -6,7 +6,7 @@ HINTS = (
     "largest, and e to the power of −∞ is 0. In a kernel, −∞ is -float('inf').",
     'cols = tl.arange(0, BLOCK); row = tl.load(x + tl.program_id(0) * n_cols + cols, mask=cols < n_cols, '
     "other=-float('inf')); numerator = tl.exp(row - tl.max(row, axis=0)); divide it by tl.sum(numerator, axis=0) and "
-    'store it at the same places of out, with the same mask.',
+    'store it at the same positions of out, with the same mask.',
 )
 UNTOUCHED = -1.0
 
@@ -20,7 +20,7 @@ def cases():
 
 
 def run(row_softmax, x):
-    """The result, and whether memory behind it was written to; there is room for that, so that nothing is destroyed."""
+    """The result, and whether memory after it was written to; there is room for that, so that nothing is destroyed."""
     n_rows, n_cols = x.shape
     size = n_rows * n_cols
     room = torch.full((2, size + 64), UNTOUCHED)
@@ -58,7 +58,7 @@ def without_store_mask(x, out):
 FAULTS = {
     'the lanes past the end have 0 and add to the sum; give tl.load other=-float("inf")': with_zeros,
     'the largest number of the row is not subtracted, so e to its power is infinite': without_maximum,
-    'the store has no mask: it writes behind the end of the matrix': without_store_mask,
+    'the store has no mask: it writes after the end of the matrix': without_store_mask,
     'all programs work on the first row; row i begins at tl.program_id(0) * n_cols':
         lambda x, out: out[0].copy_(x[0].softmax(0)),
     'the rows are not divided by their sum': lambda x, out: out.copy_((x - x.amax(dim=1, keepdim=True)).exp()),

@@ -4,10 +4,10 @@ import itertools
 import numpy as np
 
 HINTS = (
-    'Work out epoch and place for each sequence alone: divmod(i, n) gives both. A step whose sequences lie in two '
+    'Work out epoch and position for each sequence alone: divmod(i, n) gives both. A step whose sequences lie in two '
     'epochs then needs no code of its own.',
-    'for i in range(step * batch, (step + 1) * batch): epoch, place = divmod(i, n); then take '
-    'np.random.default_rng((seed, epoch)).permutation(n)[place] and turn it into an int.',
+    'for i in range(step * batch, (step + 1) * batch): epoch, position = divmod(i, n); then take '
+    'np.random.default_rng((seed, epoch)).permutation(n)[position] and turn it into an int.',
 )
 
 

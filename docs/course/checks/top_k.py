@@ -2,7 +2,7 @@
 import torch
 
 HINTS = (
-    'logits.topk(k) gives the k largest and their places. Tokens that are not among them can have a logit of −∞, '
+    'logits.topk(k) gives the k largest and their positions. Tokens that are not among them can have a logit of −∞, '
     'whose probability is 0.',
     'values, tokens = (logits / temperature).topk(k); probabilities = torch.zeros_like(logits); probabilities[tokens] '
     '= values.softmax(dim=0).',
@@ -34,7 +34,7 @@ FAULTS = {
     'all tokens are kept': lambda logits, t, k: expected(logits, t, len(logits)),
     'the k smallest are kept': lambda logits, t, k: torch.where(
         logits <= logits.sort().values[k - 1], logits / t, -torch.inf).softmax(dim=0),
-    'the probabilities are in falling order; each should stand at the place of its token':
+    'the probabilities are in falling order; each should stand at the position of its token':
         lambda logits, t, k: expected(logits, t, k).sort(descending=True).values,
     'only the kept probabilities are returned, in falling order; there should be one for every token':
         lambda logits, t, k: expected(logits, t, k).sort(descending=True).values[:k],

@@ -46,6 +46,6 @@ FAULTS = {
         by_threshold(lambda probabilities, p: probabilities.cumsum(0) - probabilities < p),
     'tokens with a probability of at least p are kept; it is their sum that should reach p':
         by_threshold(lambda probabilities, p: probabilities >= p),
-    'the probabilities are in falling order; each should stand at the place of its token':
+    'the probabilities are in falling order; each should stand at the position of its token':
         lambda logits, p: expected(logits, p).sort(descending=True).values,
 }

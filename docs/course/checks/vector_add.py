@@ -2,10 +2,10 @@
 import torch
 
 HINTS = (
-    'First the places of this program: its number times BLOCK, plus the vector of tl.arange. The mask is places < n. '
+    'First the positions of this program: its number times BLOCK, plus the vector of tl.arange. The mask is positions < n. '
     'Then two loads, a sum and a store, all with this mask.',
-    'places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK); is_inside = places < n; tl.load(a + places, '
-    'mask=is_inside) reads the numbers of a, and tl.store(out + places, ..., mask=is_inside) writes the sum.',
+    'positions = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK); is_inside = positions < n; tl.load(a + positions, '
+    'mask=is_inside) reads the numbers of a, and tl.store(out + positions, ..., mask=is_inside) writes the sum.',
 )
 BLOCK, UNTOUCHED = 16, -1.0
 
@@ -16,7 +16,7 @@ def cases():
 
 
 def run(vector_add, a, b):
-    """The result, and whether memory behind it was written to; there is room for that, so that nothing is destroyed."""
+    """The result, and whether memory after it was written to; there is room for that, so that nothing is destroyed."""
     n = a.numel()
     room = torch.full((3, n + 2 * BLOCK), UNTOUCHED)
     room[0, :n], room[1, :n] = a, b
@@ -44,8 +44,8 @@ def past_the_end(a, b, out):
 
 
 FAULTS = {
-    'the store has no mask: the last program writes behind the end of the vector': past_the_end,
-    'all programs work on the first BLOCK numbers; the place of a number depends on tl.program_id(0)': first_block_alone,
+    'the store has no mask: the last program writes after the end of the vector': past_the_end,
+    'all programs work on the first BLOCK numbers; the position of a number depends on tl.program_id(0)': first_block_alone,
     'the number of the program is added without being multiplied by BLOCK': overlapping,
     'nothing is written: tl.store is missing': lambda a, b, out: None,
     'this is a alone': lambda a, b, out: out.copy_(a),

@@ -13,8 +13,7 @@ def adamw_step(weight, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay
 
     1. Weight decay: the weight is multiplied by 1 - lr * weight_decay.
     2. m becomes beta1 * m + (1 - beta1) * gradient, and v becomes beta2 * v + (1 - beta2) * gradient².
-    3. Both begin at zero and are too small at first: m' = m / (1 - beta1 ** step) and v' = v / (1 - beta2 ** step)
-    are not.
+    3. Both begin at zero and are too small at first. Corrected: m' = m / (1 - beta1 ** step), v' = v / (1 - beta2 ** step).
     4. The weight goes down by lr * m' / (sqrt(v') + eps). The m and v that are returned are those of line 2.
     """
     raise NotImplementedError

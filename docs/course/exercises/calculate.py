@@ -15,7 +15,7 @@ def calculate(expression):
         factor  = '-' factor | number | '(' sum ')'
 
     { } means: as often as wanted, from the left, so 8-3-2 is 3. A number has digits and perhaps one point with
-    digits behind it; Fraction('0.1') is exact. Spaces may stand anywhere but within a number. A division by zero is
+    digits after it; Fraction('0.1') is exact. Spaces may stand anywhere but within a number. A division by zero is
     a ValueError, too.
     """
     raise NotImplementedError

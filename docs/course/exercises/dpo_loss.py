@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 def dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta):
     """
-    chosen, rejected: log-probabilities of the better and the worse answers of n pairs under the model that is
-    trained, (n,) each
+    chosen, rejected: log-probabilities of the better and the worse answers of n pairs under the trained model, (n,) each
     reference_chosen, reference_rejected: the same under the model that training began with, (n,) each
     Returns the mean loss over the pairs, a scalar tensor.
 

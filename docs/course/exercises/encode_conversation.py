@@ -11,8 +11,8 @@ def encode_conversation(messages, encode, special):
     special: {'<|endoftext|>': id, '<|system|>': id, '<|user|>': id, '<|assistant|>': id, '<|end|>': id}
     Returns (ids, counted): the tokens, and for each of them True if it is learned, else False.
 
-    A conversation is <|endoftext|>, then for each message the token of its role, its content, and <|end|>. Learned
-    is what the assistant says: its content and the <|end|> behind it, by which the model learns to stop. The token
-    <|assistant|> is not learned: whoever asks for an answer writes it.
+    A conversation is <|endoftext|>, then for each message the token of its role, its content, and <|end|>.
+    Learned is what the assistant says: its content and the <|end|> after it, by which the model learns to stop. The
+    token <|assistant|> is not learned: whoever asks for an answer writes it.
     """
     raise NotImplementedError

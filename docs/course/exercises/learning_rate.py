@@ -11,8 +11,9 @@ def learning_rate(step, warmup_steps, max_steps, highest, lowest):
     Returns the rate of this step.
 
     Warm-up: the rates of the first warmup_steps steps are 1, 2, 3, ... times highest / warmup_steps. So the first
-    step has no rate of 0, and the last of them has the highest. Then, with passed = (step - warmup_steps) /
-    (max_steps - warmup_steps), which goes from 0 to 1, the rate is lowest + (highest - lowest) * (1 + cos(pi *
-    passed)) / 2.
+    step has no rate of 0, and the last of them has the highest. After it:
+
+        passed = (step - warmup_steps) / (max_steps - warmup_steps)              # goes from 0 to 1
+        rate = lowest + (highest - lowest) * (1 + cos(pi * passed)) / 2
     """
     raise NotImplementedError

@@ -10,9 +10,11 @@ def ring_all_reduce(gradients):
     Returns a list of 2 (n - 1) states, one after each round; a state is again n lists of n numbers. In the last one
     every process has all sums.
 
-    In each round, every process r sends one chunk to process (r + 1) % n; all send at the same time. In round i of
-    the first n - 1 rounds (i from 0), process r sends chunk (r - i) % n, and the receiver adds it to its own. After
-    these rounds, process r has the whole sum of chunk (r + 1) % n. In round i of the second n - 1 rounds (i from 0
-    again), process r sends chunk (r + 1 - i) % n, and the receiver replaces its own by it.
+    In each round, every process r sends one chunk to process (r + 1) % n; all send at the same time.
+
+    1. The first n - 1 rounds, i = 0, 1, ...: process r sends chunk (r - i) % n, and the receiver adds it to its own.
+       After these rounds, process r has the whole sum of chunk (r + 1) % n.
+    2. The next n - 1 rounds, again i = 0, 1, ...: process r sends chunk (r + 1 - i) % n, and the receiver puts it in
+       place of its own.
     """
     raise NotImplementedError

@@ -11,9 +11,11 @@ def sequence_order(seed, step, batch, n):
     Returns the list of the `batch` windows, numbers from 0 to n - 1, that this step reads.
 
     A run takes one sequence after the other; step s takes those numbered from s * batch on. Sequence i belongs to
-    epoch i // n, and is at place i % n of its order. The order of epoch e is np.random.default_rng((seed,
-    e)).permutation(n). So every epoch reads each window once, and a step may begin in one epoch and end in the
-    next. Nothing is kept between two calls: a run that resumes calls the function with the step at which it
-    stopped.
+    epoch i // n, and is at position i % n of its order. The order of epoch e is
+
+        np.random.default_rng((seed, e)).permutation(n)
+
+    So every epoch reads each window once, and a step may begin in one epoch and end in the next. Nothing is kept
+    between two calls: a run that resumes calls the function with the step at which it stopped.
     """
     raise NotImplementedError

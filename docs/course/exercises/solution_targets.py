@@ -11,7 +11,7 @@ def solution_targets(question, solution, end):
 
     The sequence is `end`, the question, the solution, `end`. The inputs are all of it but the last token. The
     target of an input is the token after it if that belongs to the solution or is the last `end`; else it is -1,
-    which the loss ignores: the model reads the question, but does not learn to write it. solution_targets([1, 2],
-    [3, 4], 9) is ([9, 1, 2, 3, 4], [-1, -1, 3, 4, 9]).
+    which the loss ignores: the model reads the question, but does not learn to write it.
+    solution_targets([1, 2], [3, 4], 9) is ([9, 1, 2, 3, 4], [-1, -1, 3, 4, 9]).
     """
     raise NotImplementedError

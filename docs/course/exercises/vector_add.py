@@ -11,11 +11,13 @@ def vector_add_kernel(a, b, out, n, BLOCK: tl.constexpr):
     """
     a, b, out: pointers to the first of n numbers each
 
-    Many programs run this function, each on BLOCK numbers: program 0 on the numbers 0 to BLOCK - 1, program 1 on
-    the next BLOCK, and so on. tl.program_id(0) says which program this is. tl.arange(0, BLOCK) is the vector 0, 1,
-    ..., BLOCK - 1. tl.load(pointers, mask=...) reads numbers, tl.store(pointers, numbers, mask=...) writes them; a
-    pointer plus a vector of numbers is a vector of pointers. Where the mask is False, nothing is read or written:
-    the last program has numbers past n.
+    Many programs run this function, each on BLOCK numbers: program 0 on the numbers 0 to BLOCK - 1, program 1 on the
+    next BLOCK, and so on. The last program has positions past n, at which it may neither read nor write.
+
+    tl.program_id(0)                            the number of this program
+    tl.arange(0, BLOCK)                         the vector 0, 1, ..., BLOCK - 1
+    tl.load(pointers, mask=...)                 reads numbers; a pointer plus a vector of numbers is a vector of pointers
+    tl.store(pointers, numbers, mask=...)       writes numbers; where the mask is False, nothing is read or written
     """
     raise NotImplementedError
 

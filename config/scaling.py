@@ -1,4 +1,4 @@
-# The runs of the scaling series, `python -m runs.scaling`, which sets the sizes and the steps. For 2 CPU cores.
+# The runs of runs/scaling.sh, which sets their sizes and steps. For 2 CPU cores.
 # Needs data/torch: python corpus.py --source='.venv/lib/*/site-packages/torch/**/*.py' --vocab_size=1024 --out_dir=data/torch
 out_dir = 'out/scaling_run'
 data_dir = 'data/torch'

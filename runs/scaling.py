@@ -47,6 +47,7 @@ def main(config):
     if len(depths) < 3 or len(numbers) < 3:
         raise BadInput(f'{plural(len(depths), "depth")} and {plural(len(numbers), "number")} of tokens do not show how the '
                        'loss depends on them; give at least 3 of each')
+    shards.find_shards(config['data_dir'], 'train')
     planned = [planned_run(config, depth, n_tokens) for n_tokens in numbers for depth in depths]
     make_folder(config['out_dir'])
     print(f'{len(planned)} runs of {sum(run["flops"] for run in planned):.3g} floating-point operations in all')

@@ -34,6 +34,7 @@ import sys
 import tokenize
 import traceback
 import types
+from collections.abc import Collection
 
 from runtime.errors import BadInput, one_line_errors, program_name
 
@@ -310,6 +311,15 @@ def check_bounds(config: dict, *keys: str, at_least: float | None = None, above:
     for key in keys:
         if config[key] is not None and not all(holds(config[key], limit) for holds, _, limit in limits):
             raise BadInput(f'{key}={config[key]} should be {" and ".join(f"{words} {limit}" for _, words, limit in limits)}')
+
+
+def listed(config: dict, key: str, known: Collection[str], what: str) -> list[str]:
+    """The names in a setting, with commas between; all known ones if it is empty. Raises BadInput. what: such as 'picture'."""
+    names = config[key].split(',') if config[key] else list(known)
+    for name in names:
+        if name not in known:
+            raise BadInput(f'no {what} {name!r}; there are {", ".join(known)}')
+    return names
 
 
 def describe_unknown(keys, settings):

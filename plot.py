@@ -146,10 +146,20 @@ def draw(folders: list[str], path: str):
     for key, label in (('loss', 'loss (nats)'), ('rate', 'learning rate'), ('speed', 'thousand tokens per second'),
                        ('scores', 'other scores'))[:len(axes)]:
         axes[key].set(xlabel='million tokens', ylabel=label)
-        axes[key].grid(alpha=0.3)
-        axes[key].spines[['top', 'right']].set_visible(False)
+        tidy(axes[key])
+    save(figure, path, kind)
+
+
+def tidy(axes):
+    """The look of all curves: a faint grid, and lines on the left and below alone."""
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+
+
+def save(figure, path: str, kind: str = 'png', dpi: int = 120):
+    """Writes a picture whole or not at all."""
     with atomic_write(path) as file:
-        figure.savefig(file, format=kind, dpi=120)
+        figure.savefig(file, format=kind, dpi=dpi)
 
 
 def compare(folders: list[str]) -> str:

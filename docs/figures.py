@@ -20,11 +20,11 @@ import torch
 import sources
 import train
 from bpe import Tokenizer
-from configurator import configure
+from configurator import configure, listed
 from kernels.attention import blocks
 from model import GPT, GPTConfig
 from pretrained import PUBLISHED_SIZES
-from runtime.errors import BadInput, one_line_errors
+from runtime.errors import one_line_errors
 from runtime.files import atomic_write
 from runtime.text_files import read_text
 from shards import BatchLoader
@@ -38,10 +38,7 @@ LINE = "    raise ValueError(f'unknown encoding: {encoding!r}') from None"
 
 
 def main(config):
-    names = config['only'].split(',') if config['only'] else list(PICTURES)
-    for name in names:
-        if name not in PICTURES:
-            raise BadInput(f'no picture {name!r}; there are {", ".join(PICTURES)}')
+    names = listed(config, 'only', PICTURES, 'picture')
     plt.rcParams.update({'font.size': 10, 'axes.spines.top': False, 'axes.spines.right': False,
                          'svg.fonttype': 'none', 'svg.hashsalt': 'scratchgpt'})
     for name in names:

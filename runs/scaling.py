@@ -11,24 +11,23 @@ scaling.json and scaling.png.
 """
 import importlib.util
 import os
-import subprocess
-import sys
 
 import torch
 
+import plot
 import pretrained
 import shards
 import train
 from configurator import check_bounds, configure
 from model import GPT
-from runs.sweep import is_finished, result_of
+from runs.sweep import is_finished, result_of, run_to_end
 from runtime.errors import BadInput, one_line_errors
 from runtime.files import atomic_write, make_folder, write_json
 from runtime.tables import table
 from runtime.words import plural
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-CONFIG = os.path.join('config', 'scaling.py')
+CONFIG = os.path.join(ROOT, 'config', 'scaling.py')
 HEAD_SIZE = 32
 DEFAULTS = {
     'data_dir': 'data/torch',  # folder of shards; a text that the longest run does not see twice
@@ -48,13 +47,18 @@ def main(config):
         raise BadInput(f'{plural(len(depths), "depth")} and {plural(len(numbers), "number")} of tokens do not show how the '
                        'loss depends on them; give at least 3 of each')
     shards.find_shards(config['data_dir'], 'train')
-    planned = [planned_run(config, depth, n_tokens) for n_tokens in numbers for depth in depths]
+    settings = configure(train.DEFAULTS, [CONFIG])
+    settings['vocab_size'] = shards.load_meta(config['data_dir'])['vocab_size']
+    planned = [planned_run(config, settings, depth, n_tokens) for n_tokens in numbers for depth in depths]
     make_folder(config['out_dir'])
     print(f'{len(planned)} runs of {sum(run["flops"] for run in planned):.3g} floating-point operations in all')
     for number, run in enumerate(planned, 1):
         print(f'run {number} of {len(planned)}: depth {run["depth"]}, {run["n_tokens"]:,} tokens', flush=True)
-        train_one(run)
-    text = report(config, [{**run, **result_of(run['folder'])} for run in planned])
+        own = run['settings']
+        if not is_finished(own['out_dir'], own):
+            flags = [f'--{key}={value}' for key, value in own.items()]
+            run_to_end([os.path.join(ROOT, 'train.py'), CONFIG, *flags], own['out_dir'])
+    text = report(config, [{**run, **result_of(run['settings']['out_dir'])} for run in planned])
     print(text)
     print(config['out_dir'])
 
@@ -70,26 +74,17 @@ def numbers_of(config, key):
     return numbers
 
 
-def planned_run(config, depth, n_tokens):
+def planned_run(config, settings, depth, n_tokens):
     """What is known of a run before it is made. Its parameters are those that compute: all but the table of positions."""
-    name = f'depth_{depth}_tokens_{n_tokens}'
-    flags = [os.path.join(ROOT, CONFIG), f'--data_dir={config["data_dir"]}', f'--n_layer={depth}', f'--n_head={depth}',
-             f'--n_embd={HEAD_SIZE * depth}', f'--out_dir={os.path.join(config["out_dir"], name)}']
-    batch = configure(train.DEFAULTS, flags)['total_batch_tokens']
-    flags.append(f'--max_steps={max(1, round(n_tokens / batch))}')
-    settings = configure(train.DEFAULTS, flags)
+    batch = settings['total_batch_tokens']
+    own = {'data_dir': config['data_dir'], 'n_layer': depth, 'n_head': depth, 'n_embd': HEAD_SIZE * depth,
+           'max_steps': max(1, round(n_tokens / batch)),
+           'out_dir': os.path.join(config['out_dir'], f'depth_{depth}_tokens_{n_tokens}')}
     with torch.device('meta'):
-        model = GPT(pretrained.model_config({**settings, 'vocab_size': shards.load_meta(config['data_dir'])['vocab_size']}))
-    n_tokens = settings['max_steps'] * batch
+        model = GPT(pretrained.model_config({**settings, **own}))
+    n_tokens = own['max_steps'] * batch
     return {'depth': depth, 'n_tokens': n_tokens, 'n_params': model.n_params() - model.transformer.wpe.weight.numel(),
-            'flops': model.flops_per_token() * n_tokens, 'folder': settings['out_dir'], 'flags': flags}
-
-
-def train_one(run):
-    if not is_finished(run['folder'], configure(train.DEFAULTS, run['flags'])):
-        code = subprocess.run([sys.executable, os.path.join(ROOT, 'train.py'), *run['flags']]).returncode
-        if code:
-            raise BadInput(f'{run["folder"]} ended with exit code {code}; the same command goes on from here')
+            'flops': model.flops_per_token() * n_tokens, 'settings': own}
 
 
 def report(config, results):
@@ -114,7 +109,7 @@ def report(config, results):
         file.write((text + '\n').encode())
     write_json(os.path.join(config['out_dir'], 'scaling.json'), {
         'law': law._asdict(), 'law_of_smaller_runs': before._asdict(),
-        'runs': [{key: value for key, value in result.items() if key not in ('flags', 'folder')} for result in results]})
+        'runs': [{key: value for key, value in result.items() if key != 'settings'} for result in results]})
     draw(results, law, os.path.join(config['out_dir'], 'scaling.png'))
     return text
 
@@ -175,12 +170,10 @@ def draw(results, law, path):
     right.plot(budgets, [law.loss(*law.optimum(budget)) for budget in budgets], 'k--', linewidth=1, label='the best by the law')
     for axes, label in ((left, 'training tokens'), (right, 'floating-point operations')):
         axes.set(xscale='log', xlabel=label)
-        axes.grid(alpha=0.3)
-        axes.spines[['top', 'right']].set_visible(False)
+        plot.tidy(axes)
     left.set_ylabel('validation loss (nats per token)')
     right.legend(frameon=False, title='parameters')
-    with atomic_write(path) as file:
-        figure.savefig(file, format='png', dpi=120)
+    plot.save(figure, path)
 
 
 if __name__ == '__main__':

@@ -79,4 +79,3 @@ def resampled(runs: list[Run], law: Law, n: int = 200, seed: int = 0) -> list[La
         if len(set(drawn)) >= len(Law._fields):
             laws.append(search(drawn, start).law)
     return laws
-

@@ -56,10 +56,7 @@ def main(arguments):
             print(f'{line}: finished before', flush=True)
             continue
         print(line, flush=True)
-        command = [sys.executable, os.path.join(ROOT, 'train.py'), *fixed, *flags_of(chosen), f'--out_dir={folder}']
-        code = subprocess.run(command).returncode
-        if code:
-            raise BadInput(f'{folder} ended with exit code {code}; the same command goes on from here')
+        run_to_end([os.path.join(ROOT, 'train.py'), *fixed, *flags_of(chosen), f'--out_dir={folder}'], folder)
         if number < len(folders):
             report(sweep_dir, varied, combinations[:number], folders[:number], fixed)
     print(report(sweep_dir, varied, combinations, folders, fixed))
@@ -83,6 +80,13 @@ def flags_of(chosen):
 def is_finished(folder, config):
     rows = read_metrics(folder) if os.path.exists(metrics_path(folder)) else []
     return any('val_loss' in row and row['step'] >= config['max_steps'] for row in rows)
+
+
+def run_to_end(command: list[str], name: str):
+    """Runs a Python script with its arguments in a process of its own. Raises BadInput with `name` if it fails."""
+    code = subprocess.run([sys.executable, *command]).returncode
+    if code:
+        raise BadInput(f'{name} ended with exit code {code}; the same command goes on from here')
 
 
 def check_same(sweep_dir, fixed):
@@ -165,10 +169,8 @@ def draw_losses(varied, results, path):
     if rest:
         axes.legend(frameon=False)
     axes.set(xlabel=axis, ylabel='last validation loss (nats)')
-    axes.grid(alpha=0.3)
-    axes.spines[['top', 'right']].set_visible(False)
-    with atomic_write(path) as file:
-        figure.savefig(file, format='png', dpi=120)
+    plot.tidy(axes)
+    plot.save(figure, path)
 
 
 def is_number(text):

@@ -5,7 +5,6 @@
 
 Pages 0 to 3 show what this prints; tests/test_course.py compares the two.
 """
-import collections
 import math
 import os
 import sys
@@ -14,9 +13,9 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 import torch
 
-from bpe_textbook import byte_ids, merge
-from configurator import configure
-from runtime.errors import BadInput, one_line_errors
+from bpe_textbook import byte_ids, learn_merges_slowly, merge
+from configurator import configure, listed
+from runtime.errors import one_line_errors
 
 DEFAULTS = {
     'parts': '',  # names of parts with commas between; empty: all
@@ -24,10 +23,7 @@ DEFAULTS = {
 
 
 def main(config):
-    names = config['parts'].split(',') if config['parts'] else list(PARTS)
-    for name in names:
-        if name not in PARTS:
-            raise BadInput(f'no part {name!r}; there are {", ".join(PARTS)}')
+    names = listed(config, 'parts', PARTS, 'part')
     print('\n\n'.join('\n'.join(PARTS[name]()) for name in names))
 
 
@@ -91,11 +87,10 @@ def bpe(text='aaabdaaabac', n_merges=3):
     """The merges that a text gives, and its ids after each: page 1."""
     ids = byte_ids(text)
     lines = [row('', 'pair', 'times', '', 'ids'), row('bytes', '', '', '', ' '.join(map(str, ids)))]
-    for new in range(256, 256 + n_merges):
-        pairs = collections.Counter(zip(ids, ids[1:]))
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        ids = merge(ids, best, new)
-        lines.append(row(f'becomes {new}', f'{best[0]} {best[1]}', pairs[best], '', ' '.join(map(str, ids))))
+    for new, pair in enumerate(learn_merges_slowly({text: 1}, n_merges), 256):
+        times = list(zip(ids, ids[1:])).count(pair)
+        ids = merge(ids, pair, new)
+        lines.append(row(f'becomes {new}', f'{pair[0]} {pair[1]}', times, '', ' '.join(map(str, ids))))
     return lines
 
 
@@ -105,8 +100,7 @@ def scores(n_keys=64, n_queries=1000):
     lines = [row('head size', 'variance', 'largest', 'divided', 'largest')]
     for size in (16, 64, 256):
         products = torch.randn(n_queries, size) @ torch.randn(size, n_keys)  # (queries, keys)
-        scaled = products / math.sqrt(size)
-        cells = [value for scores in (products, scaled) for value in (scores.var(), scores.softmax(-1).amax(-1).mean())]
+        cells = [value for x in (products, products / math.sqrt(size)) for value in (x.var(), x.softmax(-1).amax(-1).mean())]
         lines.append(row(str(size), *(f'{value:.2f}' for value in cells)))
     return lines
 
@@ -114,10 +108,10 @@ def scores(n_keys=64, n_queries=1000):
 def shares():
     """The mean loss of four micro-batches with unequal numbers of targets, taken wrongly and rightly: page 3."""
     means, counts = [2.0, 2.0, 2.0, 6.0], [100, 100, 100, 4]
-    shares = [count / sum(counts) for count in counts]
-    return [row('mean loss', *means), row('targets', *counts), row('share', *shares),
-            row('loss · share', *(mean * share for mean, share in zip(means, shares))),
-            row('mean of means', sum(means) / 4), row('true mean', sum(mean * share for mean, share in zip(means, shares)))]
+    weights = [count / sum(counts) for count in counts]
+    parts = [mean * weight for mean, weight in zip(means, weights)]
+    return [row('mean loss', *means), row('targets', *counts), row('share', *weights), row('loss · share', *parts),
+            row('mean of means', sum(means) / len(means)), row('true mean', sum(parts))]
 
 
 def row(name, *cells):

@@ -8,7 +8,7 @@ the last losses. Run again, it makes only what is missing.
 """
 import math
 import os
-import subprocess
+import statistics
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -18,12 +18,13 @@ from torch.nn import functional as F
 
 import model
 import optim
+import plot
 import shards
 import train
 from configurator import choice, configure
-from runs.sweep import is_finished
-from runtime.errors import BadInput, one_line_errors
-from runtime.files import atomic_write, make_folder
+from runs.sweep import is_finished, run_to_end
+from runtime.errors import one_line_errors
+from runtime.files import make_folder
 from runtime.metrics import read_metrics
 from runtime.tables import table
 
@@ -117,12 +118,11 @@ def main(config):
             print(f'run {number} of {len(CASES)}: {CASES[case][0]}', flush=True)
             flags = [f'--{key}={config[key]}' for key in ('data_dir', 'out_dir', 'max_steps', 'threads')]
             # In a process of its own, so that what one case breaks is whole again in the next.
-            code = subprocess.run([sys.executable, __file__, f'--case={case}', *flags]).returncode
-            if code:
-                raise BadInput(f'the run with case={case} ended with exit code {code}; the same command goes on from here')
-    print(last_losses(config))
+            run_to_end([__file__, f'--case={case}', *flags], f'the run with case={case}')
+    losses = {case: losses_of(os.path.join(config['out_dir'], case)) for case in CASES}
+    print(last_losses(losses))
     path = os.path.join(config['out_dir'], 'sick_curves.png')
-    draw(config, path)
+    draw(losses, path)
     print(path)
 
 
@@ -139,40 +139,38 @@ def train_case(config, case):
     train.main(configure(train.DEFAULTS, [f'--{key}={value}' for key, value in settings_of(config, case).items()]))
 
 
-def losses_of(config, case):
-    """((steps, training losses), (steps, validation losses))"""
-    rows = read_metrics(os.path.join(config['out_dir'], case))
+def losses_of(folder):
+    """[(steps, training losses), (steps, validation losses)]"""
+    rows = read_metrics(folder)
     return [list(zip(*[(row['step'], row[key]) for row in rows if math.isfinite(row.get(key) or math.nan)]))
             for key in ('loss', 'val_loss')]
 
 
-def last_losses(config):
+def last_losses(losses):
     rows = [('mistake', 'training loss, last 20 steps', 'validation loss, last')]
     for case, (title, _, _) in CASES.items():
-        (_, losses), (_, validations) = losses_of(config, case)
-        rows.append((title, f'{sum(losses[-20:]) / len(losses[-20:]):.3f}', f'{validations[-1]:.3f}'))
+        (_, training), (_, validations) = losses[case]
+        rows.append((title, f'{statistics.fmean(training[-20:]):.3f}', f'{validations[-1]:.3f}'))
     return table(rows)
 
 
-def draw(config, path):
+def draw(losses, path):
     from matplotlib.figure import Figure
     sick = [case for case in CASES if case != 'healthy']
     figure = Figure(figsize=(8.4, 9.6), layout='constrained')
-    healthy, _ = losses_of(config, 'healthy')
+    healthy, _ = losses['healthy']
     for axes, case in zip(figure.subplots(math.ceil(len(sick) / 2), 2, sharex=True, sharey=True).flat, sick):
-        training, validation = losses_of(config, case)
+        training, validation = losses[case]
         axes.plot(*healthy, color='0.75', label='healthy, training')
         axes.plot(*training, color='C3', linewidth=1, label='training')
         axes.plot(*validation, 'o', color='C0', markersize=4, label='validation')
         axes.set_title(CASES[case][0], fontsize=11)
         axes.set_ylim(0, 10)
-        axes.grid(alpha=0.3)
-        axes.spines[['top', 'right']].set_visible(False)
+        plot.tidy(axes)
     figure.axes[0].legend(frameon=False, fontsize=9)
     figure.supxlabel('step', fontsize=10)
     figure.supylabel('loss (nats per token)', fontsize=10)
-    with atomic_write(path) as file:
-        figure.savefig(file, format='png', dpi=100)
+    plot.save(figure, path, dpi=100)
 
 
 if __name__ == '__main__':

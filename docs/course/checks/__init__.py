@@ -1,1 +1,1 @@
-"""What the exercises are compared with: one file for each, whose parts docs/course/check.py describes."""
+"""What the exercises are compared with: one file for each, whose parts docs/course/examine.py describes."""

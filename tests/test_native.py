@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_model import make_model
 
@@ -64,14 +64,28 @@ def expected(model, kind, ids, dtype=torch.float64):
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(KINDS), st.integers(0, 3), st.integers(1, 4), st.integers(1, 40), st.integers(1, 300), st.booleans(),
        st.integers(1, 8))
+@example('int8', 2, 4, 38, 237, True, 1)  # two keys nearly tie at position 17
 def test_logits_are_the_models_in_float64_for_any_size(kind, n_layer, n_head, hd, V, bias, n):
     model = large(make_model(n_layer=n_layer, n_head=n_head, n_embd=n_head * hd, vocab_size=V, block_size=20, bias=bias))
     model = model.bfloat16() if kind == 'bfloat16' else model
     ids = torch.randint(V, (n, 20), generator=torch.Generator().manual_seed(hd))
     want = expected(model, kind, ids)
     pytorchs = (expected(model, kind, ids, torch.float32) - want).abs().max()  # rounding of float32
+    rounding = torch.maximum(pytorchs, effect_of_rounding_the_embeddings(model, kind, ids, want))
     torch.testing.assert_close(write(make_step(model, kind), ids, V).double(), want, rtol=0,
-                               atol=30 * pytorchs + 1e-5 * want.abs().max())
+                               atol=30 * rounding + 1e-5 * want.abs().max())
+
+
+def effect_of_rounding_the_embeddings(model, kind, ids, want):
+    """How far logits move when position embeddings move by half a unit in the last place of float32, the most of four draws.
+    Where two keys of large logits nearly tie, that is 100 times what it is elsewhere, and PyTorch may be lucky."""
+    effects, generator = [], torch.Generator().manual_seed(0)
+    for _ in range(4):
+        moved = copy.deepcopy(model).double()
+        weight = moved.transformer.wpe.weight.data
+        weight *= 1 + 2 ** -23 * (torch.rand(weight.shape, generator=generator, dtype=weight.dtype) - 0.5)
+        effects.append((expected(moved, kind, ids) - want).abs().max())
+    return max(effects)
 
 
 @pytest.mark.parametrize('kind', KINDS)

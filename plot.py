@@ -25,6 +25,7 @@ from runtime.tables import table
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 POINTS = 4000  # the most of a curve that are read: a picture shows no more
+MARKED_PASSES = 8  # where there are more, the first alone is marked
 LARGEST = 1e100  # beyond it, sums and scales overflow
 IN_EVERY_VALIDATION = {'step', 'tokens', 'val_loss', 'val_ppl', 'val_bpb'}
 DEFAULTS = {
@@ -139,6 +140,8 @@ def draw(folders: list[str], path: str):
         for line, key in zip(itertools.cycle(('-', '--', ':', '-.')), scores):
             axes['scores'].plot(column(validated, 'tokens', 1e6), column(validated, key), **style, linestyle=line,
                                 marker='.', label=f'{name}: {key}')
+    if len(runs) == 1:
+        mark_changes(axes['loss'], runs[0][1])
     axes['loss'].legend(frameon=False)
     if scores:
         axes['scores'].legend(frameon=False)
@@ -148,6 +151,24 @@ def draw(folders: list[str], path: str):
         axes[key].set(xlabel='million tokens', ylabel=label)
         tidy(axes[key])
     save(figure, path, kind)
+
+
+def mark_changes(axes, trained):
+    for tokens, what in changes(trained):
+        axes.axvline(tokens / 1e6, color='0.5', linewidth=1, linestyle=':')
+        axes.text(tokens / 1e6, 0.02, what, transform=axes.get_xaxis_transform(), rotation=90, ha='right', va='bottom',
+                  color='0.35')
+
+
+def changes(trained):
+    """[(tokens, what)]: where a pass over the data begins again, and where the learning rate begins to fall. Both bend a
+    curve."""
+    tokens, rates, epochs = (column(trained, key) for key in ('tokens', 'lr', 'epoch'))
+    passes = [(tokens[i], f'pass {after // 1 + 1:.0f} over the data')
+              for i, (before, after) in enumerate(itertools.pairwise(epochs), 1) if before // 1 < after // 1]
+    last_highest = max((i for i, rate in enumerate(rates) if rate == max(rates)), default=0)
+    falls = [(tokens[last_highest], 'the learning rate falls')] if 0 < last_highest < len(rates) - 1 else []
+    return (passes if len(passes) <= MARKED_PASSES else passes[:1]) + falls
 
 
 def tidy(axes):

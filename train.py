@@ -362,7 +362,8 @@ def train(config, process, model, raw_model, optimizers, data, text, progress):
             progress.advance(config, data.train, step_s, time.perf_counter() - run_started)
             row |= report.speed(config, process, flops_per_token, rates, step_s, progress.elapsed_s)
             if progress.step >= config['max_steps'] or is_due(progress.step, config['log_interval']):
-                metrics.log(step=progress.step, tokens=progress.tokens, **row)
+                epoch = progress.sequence_index / data.train.n_sequences
+                metrics.log(step=progress.step, tokens=progress.tokens, epoch=epoch, **row)
             bar.update()
             bar.set_postfix_str(f'loss {row["loss"]:.3f}, {row["tokens_per_s"]:,.0f} tokens/s, MFU {row["mfu"]:.0%}',
                                 refresh=False)

@@ -561,6 +561,20 @@ def test_a_smoothed_curve_is_the_mean_of_neighbours_and_never_leaves_their_range
     assert smoothed[-1] == pytest.approx(sum(losses[-21:]) / 21)
 
 
+def test_a_picture_marks_where_data_are_read_again_and_where_the_learning_rate_falls(run, data_dir):
+    n_sequences = shards.BatchLoader(data_dir, 'train', 32, 8, 0).n_sequences
+    per_pass = math.ceil(n_sequences / 8)  # steps of 8 sequences, of 32 tokens each
+    rows = run('a', max_steps=2 * per_pass + 2, eval_interval=0, schedule='wsd', wsd_decay=0.25)
+    trained = [row for row in rows if 'loss' in row]
+    assert trained[-1]['epoch'] == pytest.approx((2 * per_pass + 2) * 8 / n_sequences)
+    begins = [math.ceil(k * n_sequences / 8) * 256 for k in (1, 2)]
+    last_highest = max(i for i, row in enumerate(trained) if row['lr'] == pytest.approx(3e-3))
+    assert plot.changes(trained) == [(begins[0], 'pass 2 over the data'), (begins[1], 'pass 3 over the data'),
+                                     (trained[last_highest]['tokens'], 'the learning rate falls')]
+    assert plot.changes([{**row, 'lr': 1.0, 'epoch': i} for i, row in enumerate(trained)])[1:] == []  # too many lines for a picture
+    assert plot.changes([{key: row[key] for key in ('tokens', 'loss', 'lr')} for row in trained[:5]]) == []  # warm-up alone
+
+
 def test_a_run_that_is_not_there_is_refused_with_those_that_are(run, tmp_path):
     with pytest.raises(BadInput, match='config/demo.py'):
         pretrained.load(str(tmp_path / 'nope'))

@@ -1,4 +1,4 @@
-"""Draws the pictures of the walk-through, each with the code that its page explains.
+"""Draws the pictures of the walk-through, each with the code that its page explains, or takes them from the notebook.
 
     python docs/figures.py                      # all, to docs/figures
     python docs/figures.py --only=schedule      # one of them
@@ -6,12 +6,15 @@
 Needs matplotlib and about 15 seconds; no GPU, no network. Pictures of runs are drawn by plot.py, with the commands on the
 pages.
 """
+import base64
 import html
 import io
+import json
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,7 +34,7 @@ from shards import BatchLoader
 
 DEFAULTS = {
     'only': '',  # names of pictures with commas between; empty: all
-    'out_dir': os.path.join(os.path.dirname(os.path.abspath(__file__)), 'figures'),  # where they go
+    'out_dir': os.path.join(ROOT, 'docs', 'figures'),  # where they go
 }
 COLOURS = ('#cfe3f5', '#fbdcc0', '#d3edd0', '#f3cfd3')
 LINE = "    raise ValueError(f'unknown encoding: {encoding!r}') from None"
@@ -43,9 +46,10 @@ def main(config):
                          'svg.fonttype': 'none', 'svg.hashsalt': 'scratchgpt'})
     for name in names:
         picture = PICTURES[name]()
-        path = os.path.join(config['out_dir'], f'{name}.svg')
+        picture = as_svg(picture) if isinstance(picture, plt.Figure) else picture
+        path = os.path.join(config['out_dir'], f'{name}.{"png" if isinstance(picture, bytes) else "svg"}')
         with atomic_write(path) as file:
-            file.write((picture if isinstance(picture, str) else as_svg(picture)).encode())
+            file.write(picture if isinstance(picture, bytes) else picture.encode())
         print(path, flush=True)
 
 
@@ -303,9 +307,20 @@ def draw_blocks(T=1024):
     return figure
 
 
+# ---- 2. Architecture, 3. Training: what the tour shows of a trained model ---------------------------------
+
+
+def kept_in_tour(text):
+    """The picture, PNG, that notebooks/tour.ipynb keeps of the cell with this text."""
+    with open(os.path.join(ROOT, 'notebooks/tour.ipynb'), encoding='utf-8') as file:
+        cells = [cell for cell in json.load(file)['cells'] if cell['cell_type'] == 'code' and text in ''.join(cell['source'])]
+    return base64.b64decode(cells[0]['outputs'][0]['data']['image/png'])
+
+
 PICTURES = {'overview': draw_overview, 'tokens': draw_tokens, 'compression': draw_compression, 'block': draw_block,
             'parameters': draw_parameters, 'stream': draw_stream, 'schedule': draw_schedule, 'order': draw_order,
-            'blocks': draw_blocks}
+            'blocks': draw_blocks, 'heads': lambda: kept_in_tour("'loss without the head"),
+            'losses': lambda: kept_in_tour("[f' {nats} nats '")}
 
 
 if __name__ == '__main__':

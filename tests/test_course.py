@@ -20,8 +20,12 @@ import pytest
 import torch
 from conftest import ROOT, run_script
 
+import model as model_py
+import optim
+import shards
+import train
 from bpe import Tokenizer
-from docs.course import by_hand, check, examine, tiny_gpt
+from docs.course import by_hand, check, examine, sick_curves, tiny_gpt
 from model import GPT, GPTConfig
 
 COURSE = ROOT / 'docs/course'
@@ -318,6 +322,59 @@ def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(capsys, argum
     assert run_script('docs.course.check', *arguments) == 2
     error = capsys.readouterr().err
     assert said in error and error.count('\n') == 1
+
+
+# ---- the sick curves ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """broken(case) makes the mistake of a sick curve; the test's end takes it back."""
+    for owner, name in ((shards.BatchLoader, 'next'), (model_py.CausalSelfAttention, 'causal_attention'),
+                        (optim.Optimizers, 'step_if_finite'), (train, 'MAX_SKIPPED_STEPS')):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    return lambda case: sick_curves.CASES[case][2]()
+
+
+def test_a_loader_with_a_mistake_gives_what_the_sick_curve_is_called_after(broken, data_dir, monkeypatch):
+    def batches(n):
+        loader = shards.BatchLoader(data_dir, 'train', 16, 8, seed=1)
+        return [loader.next() for _ in range(n)]
+    (x, y), *rest = batches(10)
+    with monkeypatch.context() as context:
+        context.setattr(shards.BatchLoader, 'next', shards.BatchLoader.next)
+        broken('repeated')
+        again = batches(10)
+        assert torch.equal(again[8][0], x) and torch.equal(again[9][0], rest[0][0]) and not torch.equal(rest[7][0], x)
+    with monkeypatch.context() as context:
+        context.setattr(shards.BatchLoader, 'next', shards.BatchLoader.next)
+        broken('unshifted')
+        assert torch.equal(*batches(1)[0])
+    broken('unrelated')
+    same_x, other_y = batches(1)[0]
+    assert torch.equal(same_x, x) and torch.equal(other_y[1:], y[:-1]) and not torch.equal(other_y, y)
+
+
+def test_attention_that_sees_the_future_changes_earlier_logits_with_a_later_token(broken):
+    model = model_of_the_same_size().eval()
+    idx = torch.randint(256, (1, 8))
+    changed = idx.clone()
+    changed[0, -1] = (idx[0, -1] + 1) % 256
+    assert torch.equal(model(idx)[0, :-1], model(changed)[0, :-1])
+    broken('future')
+    assert not torch.isclose(model(idx)[0, :-1], model(changed)[0, :-1]).all(dim=-1).any()
+
+
+def test_the_picture_of_the_sick_curves_is_drawn_of_finished_runs_without_making_them_again(tmp_path, capsys):
+    for case in sick_curves.CASES:
+        (tmp_path / case).mkdir()
+        (tmp_path / case / 'metrics.jsonl').write_text(''.join(
+            json.dumps({'step': step, 'tokens': step, 'loss': 5 / step, 'val_loss': 6 / step}) + '\n' for step in range(1, 601)))
+    assert run_script('docs/course/sick_curves.py', f'--out_dir={tmp_path}') == 0
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 1 + len(sick_curves.CASES) + 1
+    assert table[1].split()[-1] == f'{6 / 600:.3f}' and table[-1] == str(tmp_path / 'sick_curves.png')
+    assert (tmp_path / 'sick_curves.png').read_bytes().startswith(b'\x89PNG')
 
 
 if __name__ == '__main__':

@@ -36,6 +36,7 @@ SMALLER = {
                    '--seed=1'],
     'sample.py': ['--max_new_tokens=3'],
     'docs/course/tiny_gpt.py': ['2'],
+    'docs/course/sick_curves.py': ['--case=float16', '--max_steps=1'],
     'docs.course.check': ['--file=docs/course/answers'],
     'tests/load_serve.py': ['--seconds=1', '--rate_seconds=0.5', '--new_tokens=5'],
     'tasks.prepare_problems': ['--n_problems=2000', '--n_val=50'],

@@ -86,6 +86,19 @@ def keep_old_gradients():
     optim.Optimizers.step_if_finite = step_and_keep
 
 
+def overflow_float16():
+    """Gradients of a loss that is multiplied by 2**20, in float16: above 65,504 they are infinite, and the step is skipped.
+    PyTorch's GradScaler would lower the factor, and train.py would end after five such steps in a row."""
+    step_if_finite = optim.Optimizers.step_if_finite
+
+    def step_in_float16(optimizers, loss, grad_norm):
+        gradients = [p.grad for optimizer in optimizers.list for group in optimizer.param_groups for p in group['params']]
+        largest = max(gradient.abs().max().item() for gradient in gradients) * max(1, grad_norm)  # before it was clipped to 1
+        return step_if_finite(optimizers, loss, grad_norm if largest * 2**20 <= 65_504 else math.inf)
+    optim.Optimizers.step_if_finite = step_in_float16
+    train.MAX_SKIPPED_STEPS = math.inf
+
+
 # name: (title of its picture, settings, what breaks the program)
 CASES = {
     'healthy': ('healthy', {}, None),
@@ -96,6 +109,7 @@ CASES = {
     'unshifted': ('targets that are not shifted', {}, do_not_shift_targets),
     'unrelated': ('targets of another sequence', {}, take_targets_of_another_sequence),
     'future': ('attention sees the future', {}, show_the_future),
+    'float16': ('float16 gradients that overflow', {}, overflow_float16),
     'old_gradients': ('gradients that are never set to zero', {}, keep_old_gradients),
 }
 DEFAULTS = {
@@ -156,18 +170,18 @@ def last_losses(losses):
 
 def draw(losses, path):
     from matplotlib.figure import Figure
-    sick = [case for case in CASES if case != 'healthy']
-    figure = Figure(figsize=(8.4, 9.6), layout='constrained')
+    figure = Figure(figsize=(8.4, 11), layout='constrained')
     healthy, _ = losses['healthy']
-    for axes, case in zip(figure.subplots(math.ceil(len(sick) / 2), 2, sharex=True, sharey=True).flat, sick):
+    for axes, case in zip(figure.subplots(math.ceil(len(CASES) / 2), 2, sharex=True, sharey=True).flat, CASES):
         training, validation = losses[case]
-        axes.plot(*healthy, color='0.75', label='healthy, training')
+        if case != 'healthy':
+            axes.plot(*healthy, color='0.75', label='training when healthy')
         axes.plot(*training, color='C3', linewidth=1, label='training')
         axes.plot(*validation, 'o', color='C0', markersize=4, label='validation')
         axes.set_title(CASES[case][0], fontsize=11)
         axes.set_ylim(0, 10)
         plot.tidy(axes)
-    figure.axes[0].legend(frameon=False, fontsize=9)
+    figure.axes[1].legend(frameon=False, fontsize=9, loc='lower left')
     figure.supxlabel('step', fontsize=10)
     figure.supylabel('loss (nats per token)', fontsize=10)
     plot.save(figure, path, dpi=100)

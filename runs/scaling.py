@@ -50,6 +50,10 @@ def main(config):
     settings = configure(train.DEFAULTS, [CONFIG])
     settings['vocab_size'] = shards.load_meta(config['data_dir'])['vocab_size']
     planned = [planned_run(config, settings, depth, n_tokens) for n_tokens in numbers for depth in depths]
+    n_smaller = len(smaller_than_the_largest(planned))
+    if n_smaller < 5:
+        raise BadInput(f'{plural(n_smaller, "run")} of {len(planned)} would take at most a third of the operations of the '
+                       'largest, and its forecast needs 5; give more depths or numbers of tokens, or some further apart')
     make_folder(config['out_dir'])
     print(f'{len(planned)} runs of {sum(run["flops"] for run in planned):.3g} floating-point operations in all')
     for number, run in enumerate(planned, 1):
@@ -87,6 +91,12 @@ def planned_run(config, settings, depth, n_tokens):
             'flops': model.flops_per_token() * n_tokens, 'settings': own}
 
 
+def smaller_than_the_largest(results):
+    """Those of at most a third of its operations: what the largest is forecast from."""
+    most = max(result['flops'] for result in results)
+    return [result for result in results if result['flops'] <= most / 3]
+
+
 def report(config, results):
     """Fits the law, writes tables and picture; returns the tables."""
     from runs.scaling_law import Run, fit, resampled  # needs scipy
@@ -94,8 +104,8 @@ def report(config, results):
     law = fit(runs)
     laws = resampled(runs, law)
     largest = max(results, key=lambda result: result['flops'])
-    smaller = [run for run, result in zip(runs, results) if result['flops'] <= largest['flops'] / 3]
-    before = fit(smaller)
+    smaller = smaller_than_the_largest(results)
+    before = fit([Run(result['n_params'], result['n_tokens'], result['loss']) for result in smaller])
     size = largest['n_params'], largest['n_tokens']
     text = '\n\n'.join([
         runs_table(results, law),

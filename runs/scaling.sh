@@ -6,6 +6,8 @@ set -euo pipefail
 [[ ${1-} =~ ^(-h|--help)$ ]] && { sed -n '2,/^set/ s/^# \{0,1\}//p' "$0"; exit; }
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
-torch=$($python -c 'import os, torch; print(os.path.dirname(torch.__file__))')
-$python corpus.py --source="$torch/**/*.py" --vocab_size=1024 --out_dir=data/torch
+if [ ! -f data/torch/meta.json ]; then
+    torch=$($python -c 'import os, torch; print(os.path.dirname(torch.__file__))')
+    $python corpus.py --source="$torch/**/*.py" --vocab_size=1024 --out_dir=data/torch
+fi
 $python -m runs.scaling --data_dir=data/torch "$@"

@@ -79,8 +79,9 @@ def test_the_series_is_run_fitted_and_drawn_and_finished_runs_are_not_made_again
 
 
 @pytest.mark.parametrize('flag, says', [('--depths=2,3', '2 depths and 4 numbers of tokens'), ('--depths=2,x', 'should be whole numbers'),
-                                        ('--tokens=0,1,2', '0 should be at least 1'), ('--forecast_flops=0', 'should be above 0')])
+                                        ('--tokens=0,1,2', '0 should be at least 1'),
+                                        ('--depths=4,5,6 --tokens=900_000,1_000_000,1_100_000', 'take at most a third'), ('--forecast_flops=0', 'should be above 0')])
 def test_a_series_that_shows_nothing_is_refused(tmp_path, data_dir, flag, says):
-    run = scaling(f'--data_dir={data_dir}', f'--out_dir={tmp_path / "new"}', flag)
+    run = scaling(f'--data_dir={data_dir}', f'--out_dir={tmp_path / "new"}', *flag.split())
     assert run.returncode == 2 and says in run.stderr and run.stderr.count('\n') == 1
     assert not (tmp_path / 'new').exists()

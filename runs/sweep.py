@@ -118,14 +118,16 @@ def result_of(folder):
     validated = [row for row in rows if 'val_loss' in row]
     speeds = [row['tokens_per_s'] for row in rows if 'tokens_per_s' in row]
     return {'tokens': rows[-1]['tokens'], 'loss': validated[-1]['val_loss'], 'best': best_row(validated)['val_loss'],
-            'bits_per_byte': validated[-1]['val_bpb'], 'tokens_per_s': statistics.median(speeds)}
+            'bits_per_byte': validated[-1]['val_bpb'], 'tokens_per_s': statistics.median(speeds),
+            'elapsed_s': max(row.get('elapsed_s', 0) for row in rows)}
 
 
 def runs_table(varied, results):
-    lines = [(*varied, 'tokens', 'last validation', 'best', 'bits per byte', 'tokens/s')]
+    lines = [(*varied, 'tokens', 'last validation', 'best', 'bits per byte', 'tokens/s', 'minutes')]
     for result in results:
         numbers = (f'{result[key]:.4f}' for key in ('loss', 'best', 'bits_per_byte'))
-        lines.append((*(result[key] for key in varied), f'{result["tokens"]:,}', *numbers, f'{result["tokens_per_s"]:,.0f}'))
+        lines.append((*(result[key] for key in varied), f'{result["tokens"]:,}', *numbers, f'{result["tokens_per_s"]:,.0f}',
+                      f'{result["elapsed_s"] / 60:.1f}'))
     return table(lines)
 
 

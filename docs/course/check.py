@@ -27,13 +27,13 @@ PAGES = {
     1: ('count_pairs', 'merge', 'encode'),
     2: ('layer_norm', 'gelu', 'attention', 'count_parameters', 'initial_std'),
     3: ('sequence_order', 'accumulate', 'learning_rate', 'adamw_step', 'clip_gradients', 'orthogonalize'),
-    4: ('vector_add', 'row_softmax', 'online_softmax', 'layer_norm_backward', 'bytes_moved'),
+    4: ('vector_add', 'causal_softmax', 'online_softmax', 'layer_norm_backward', 'bytes_moved'),
     5: ('ring_all_reduce', 'mfu', 'training_memory'),
     6: ('top_k', 'top_p', 'cached_attention', 'utf8_stream'),
     7: ('parse_call', 'calculate', 'solution_targets'),
     9: ('encode_conversation', 'dpo_loss', 'group_advantages'),
 }
-IN_INTERPRETER = ('vector_add', 'row_softmax')  # Triton kernels, which need no GPU there
+IN_INTERPRETER = ('vector_add', 'causal_softmax')  # Triton kernels, which need no GPU there
 EXERCISES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'exercises')
 
 

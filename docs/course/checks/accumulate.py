@@ -73,7 +73,13 @@ def last_one_only(model, batches):
     return expected(Table(), batches)
 
 
+def mean_of_losses(model, batches):
+    """The gradients of the means are added up; what is returned is the mean of the means."""
+    return weighted(model, batches, lambda y: 1) / len(batches)
+
+
 FAULTS = {
+    'the loss is divided by the number of micro-batches, but the gradient is not': mean_of_losses,
     'each micro-batch has the same weight; one with more targets should count more': all_positions,
     'the means are added up; the sum should be divided': functools.partial(weighted, weight=lambda y: 1),
     'sums over targets are added up, but not divided by the number of all targets':

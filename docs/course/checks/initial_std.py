@@ -34,5 +34,5 @@ FAULTS = {
     'only the projection of the MLP is scaled; that of the attention adds to the stream, too':
         lambda name, n: scaled(name, 0.02 * (2 * n) ** -0.5, 'mlp.c_proj'),
     'all matrices are scaled; only those that add to the stream should be': lambda name, n: 0.02 * (2 * n) ** -0.5,
-    'nothing is scaled': lambda name, n: 0.02,
+    "nothing is scaled; the names to scale end in 'c_proj.weight'": lambda name, n: 0.02,
 }

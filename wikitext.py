@@ -2,6 +2,7 @@
 
     python wikitext.py                                         WikiText-2 raw from the hub -> data/wikitext-2
     python wikitext.py --size=103                              WikiText-103 raw -> data/wikitext-103
+    python wikitext.py --raw=False --vocab_size=4096           with <unk> for rare words, as published perplexities have it
     python wikitext.py --source=FOLDER --vocab_size=8192       local files, and a BPE trained on the train text
 
 Every article is a document. The official splits are kept: train gives the train shards, validation the val shards, and
@@ -21,6 +22,7 @@ from sources import lines_of, read_split, wikitext_files
 
 DEFAULTS = {
     'size': choice('2', '103'),           # WikiText-2 (2 million words) or WikiText-103 (103 million)
+    'raw': True,                          # of the hub's two forms: the text as written; False: rare words are <unk>
     'source': optional(str),              # a local folder with the three splits instead of the hub
     'out_dir': optional(str),             # folder for the shards; data/wikitext-SIZE if None
     # the vocabulary
@@ -37,12 +39,14 @@ HEADING = re.compile(r' = [^=\s].* = \n')
 def main(config):
     check_data_settings(config)
     name, out_dir = name_and_folder(config['out_dir'], f"wikitext-{config['size']}")
-    settings = {key: config[key] for key in ('size', 'source', 'tokenizer', 'vocab_size', 'shard_tokens')}
+    if config['source'] is not None and not config['raw']:
+        raise BadInput('raw=False is for the hub, which has two forms; the text of --source is taken as it is')
+    settings = {key: config[key] for key in ('size', 'raw', 'source', 'tokenizer', 'vocab_size', 'shard_tokens')}
     on_hub, test_path = config['source'] is None, os.path.join(out_dir, 'test.txt')
     made = on_hub and is_made(out_dir, settings)
     if made and os.path.exists(test_path):
         return  # without the network
-    files = wikitext_files(config['size'], source=config['source'])
+    files = wikitext_files(config['size'], config['raw'], config['source'])
     settings['input_files'] = fingerprint(sum(files.values(), []))
     made = made or not on_hub and is_made(out_dir, settings)
 

@@ -7,13 +7,14 @@
 set -euo pipefail
 [[ ${1-} =~ ^(-h|--help)$ ]] && { sed -n '2,/^set/ s/^# \{0,1\}//p' "$0"; exit; }
 wikitext=${1:+--source=$(realpath "$1")}
+wikitext=${wikitext:---raw=False}
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 seeds=${SEEDS:-1,2,3,4,5,6,7,8,9,10}
 out=out/muon_vs_adamw
 mkdir -p $out
 $python corpus.py --source=stdlib --vocab_size=4096 --out_dir=data/stdlib
-$python wikitext.py ${wikitext:+"$wikitext"} --vocab_size=4096 --out_dir=data/wikitext2_4096
+$python wikitext.py "$wikitext" --vocab_size=4096 --out_dir=data/wikitext2_4096
 : > $out/results.txt
 for layers in 4 8; do
     for data in stdlib wikitext2_4096; do

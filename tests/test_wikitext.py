@@ -52,13 +52,14 @@ def test_official_splits_are_kept_and_articles_are_documents(tmp_path, name):
     assert found == [[str(i)] for i in range(40, 45)]
 
 
-def test_tables_of_the_hub_give_the_text_of_raw_files(tmp_path, monkeypatch):
-    repository = tmp_path / 'Salesforce' / 'wikitext' / 'wikitext-2-raw-v1'
+@pytest.mark.parametrize('raw, name', [(True, 'wikitext-2-raw-v1'), (False, 'wikitext-2-v1')])
+def test_tables_of_the_hub_give_the_text_of_raw_files(tmp_path, monkeypatch, raw, name):
+    repository = tmp_path / 'Salesforce' / 'wikitext' / name
     repository.mkdir(parents=True)
-    config = ['---\nconfigs:\n- config_name: wikitext-2-raw-v1\n  data_files:']
+    config = [f'---\nconfigs:\n- config_name: {name}\n  data_files:']
     for split, text in SPLITS.items():
         split = 'validation' if split == 'valid' else split
-        config.append(f'  - split: {split}\n    path: wikitext-2-raw-v1/{split}-*')
+        config.append(f'  - split: {split}\n    path: {name}/{split}-*')
         lines = [line if line.strip() else '' for line in text.splitlines(keepends=True)]  # as the hub has blank lines
         for i in range(2):
             table = pyarrow.table({'text': lines[i * len(lines) // 2:(i + 1) * len(lines) // 2]})
@@ -66,16 +67,16 @@ def test_tables_of_the_hub_give_the_text_of_raw_files(tmp_path, monkeypatch):
     (repository.parent / 'README.md').write_text('\n'.join([*config, '---', '']))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HF_HOME', str(tmp_path / 'cache'))
-    run(out_dir=str(tmp_path / 'hub'))
+    run(out_dir=str(tmp_path / 'hub'), raw=raw)
     run(source=write_folder(tmp_path / 'in'), out_dir=str(tmp_path / 'local'))
     assert documents_of(tmp_path / 'hub', 'train') == documents_of(tmp_path / 'local', 'train')
     assert documents_of(tmp_path / 'hub', 'val') == documents_of(tmp_path / 'local', 'val')
     assert (tmp_path / 'hub' / 'test.txt').read_text() == SPLITS['test']
     (tmp_path / 'hub' / 'test.txt').unlink()
-    run(out_dir=str(tmp_path / 'hub'))
+    run(out_dir=str(tmp_path / 'hub'), raw=raw)
     assert (tmp_path / 'hub' / 'test.txt').read_text() == SPLITS['test']
     monkeypatch.setattr(sources, 'hub_files', lambda *_: pytest.fail('finished data needs no network'))
-    run(out_dir=str(tmp_path / 'hub'))
+    run(out_dir=str(tmp_path / 'hub'), raw=raw)
 
 
 def test_windows_line_ends_and_names_in_capitals_change_nothing(tmp_path):
@@ -128,6 +129,12 @@ def test_bad_folders_are_one_line_and_write_nothing(tmp_path):
             run(source=str(tmp_path / name), out_dir=str(tmp_path / 'out'))
         assert '\n' not in str(error.value)
         assert not os.path.exists(tmp_path / 'out')
+
+
+def test_a_form_of_the_text_is_asked_of_the_hub_alone(tmp_path):
+    with pytest.raises(BadInput, match='raw=False is for the hub'):
+        run(source=write_folder(tmp_path / 'in'), out_dir=str(tmp_path / 'out'), raw=False)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_meta_names_the_source_and_the_tokenizer(tmp_path):

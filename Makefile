@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 demo: $(VENV)/runtime
 	$(PY) corpus.py --source=stdlib --vocab_size=4096 --out_dir=data/stdlib
 	$(PY) train.py config/demo.py
-	$(PY) sample.py --out_dir=out/demo --prompt='def parse' --num_samples=2 --max_new_tokens=120 --temperature=0.6 --seed=1
+	$(PY) sample.py --out_dir=out/demo --prompt='def parse' --num_samples=2 --max_new_tokens=120 --temperature=0.8 --seed=1
 	@echo 'README.md has what to try next; first: source $(VENV)/bin/activate'
 
 # Generates word problems, trains a small GPT to solve them with a calculator, and scores it on others. Run again, it resumes.

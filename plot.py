@@ -156,7 +156,7 @@ def draw(folders: list[str], path: str):
 def mark_changes(axes, trained):
     for tokens, what in changes(trained):
         axes.axvline(tokens / 1e6, color='0.5', linewidth=1, linestyle=':')
-        axes.text(tokens / 1e6, 0.02, what, transform=axes.get_xaxis_transform(), rotation=90, ha='right', va='bottom',
+        axes.text(tokens / 1e6, 0.8, what, transform=axes.get_xaxis_transform(), rotation=90, ha='right', va='top',
                   color='0.35')
 
 

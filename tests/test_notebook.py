@@ -9,6 +9,7 @@ import math
 import pathlib
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -117,6 +118,19 @@ def test_the_tour_runs_from_nothing_and_shows_a_picture_for_each_thing_it_explai
     assert f'out/tour {folder}' in printed(notebook)
     assert {path.name for path in folder.iterdir()} == {'data', 'out', 'seen.npz'}
     assert (folder / 'out' / 'tour' / 'ckpt_0000040.pt').exists()
+
+
+def test_a_finished_demo_is_taken_and_not_trained_again(run, tmp_path_factory):
+    _, folder = run
+    demo, scratch = tmp_path_factory.mktemp('demo'), tmp_path_factory.mktemp('scratch')
+    shutil.copytree(folder / 'data', demo / 'data')
+    shutil.copytree(folder / 'out' / 'tour', demo / 'out' / 'demo')
+    notebook = load_tour()
+    loads_the_model = next(i for i, cell in enumerate(notebook.cells) if 'pretrained.load(OUT)' in cell['source'])
+    notebook.cells = notebook.cells[:loads_the_model + 1]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        execute(notebook, TOUR.parent, monkeypatch, scratch, SCRATCHGPT_TOUR_DIR=str(demo), SCRATCHGPT_TOUR_STEPS='40')
+    assert 'out/demo/ckpt_0000040.pt: ' in printed(notebook) and not (demo / 'out' / 'tour').exists()
 
 
 def test_its_attention_maps_are_the_weights_that_the_model_has(run, seen):

@@ -95,7 +95,8 @@ def test_without_a_text_the_small_gpt_says_what_it_needs(capsys):
 # ---- page 0 ---------------------------------------------------------------------------------------------
 
 
-ON_LATER_PAGES = {'bpe': '1_tokenizer.md', 'scores': '2_architecture.md', 'shares': '3_training.md'}
+ON_LATER_PAGES = {'bpe': '1_tokenizer.md', 'encoding': '1_tokenizer.md', 'scores': '2_architecture.md', 'shares': '3_training.md',
+                  'variance': '4_kernels.md', 'online': '4_kernels.md'}
 
 
 def blocks(language):
@@ -142,6 +143,19 @@ def test_every_decimal_number_in_the_text_of_page_0_is_printed_or_stands_in_the_
         'bench_results/course/tiny_gpt.txt', 'docs/course/tiny_gpt.py', 'docs/course/answers/gelu.py'))
     numbers = set(re.findall(r'(?<![\d.,])\d+\.\d+', text))
     assert len(numbers) > 15 and numbers <= set(re.findall(r'(?<![\d.])\d+\.\d+', known))
+
+
+def test_a_row_that_is_read_in_blocks_has_the_sum_of_the_whole_row():
+    *_, total = by_hand.online()[-1].split()
+    assert float(total) == pytest.approx(torch.tensor([1.0, 2.0, 4.0]).sub(4).exp().sum().item(), abs=1e-4)
+
+
+def test_the_parameters_that_page_2_counts_are_those_of_gpt2():
+    formula = re.search(r'positions and a last norm: (.*?) = ([\d,]+)\.', ' '.join((ROOT / 'docs/2_architecture.md').read_text().split()))
+    terms = formula[1].replace(',', '').replace('·', '*').replace('768²', '768**2')
+    assert re.fullmatch(r'[\d +*()]+', terms)
+    with torch.device('meta'):
+        assert eval(terms) == int(formula[2].replace(',', '')) == GPT(GPTConfig()).n_params()
 
 
 def test_the_tables_agree_with_pytorch():

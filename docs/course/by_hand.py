@@ -1,9 +1,10 @@
 """The worked examples of the pages, computed step by step with numbers small enough to check by hand.
 
     python docs/course/by_hand.py                # all parts
-    python docs/course/by_hand.py attention      # one of them: targets, loss, norm, attention, gelu, adamw, bpe, scores, shares
+    python docs/course/by_hand.py attention      # one of them: targets, loss, norm, attention, gelu, adamw, bpe, encoding,
+                                                 # scores, shares, variance, online
 
-Pages 0 to 3 show what this prints; tests/test_course.py compares the two.
+Pages 0 to 4 show what this prints; tests/test_course.py compares the two.
 """
 import math
 import os
@@ -13,7 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 import torch
 
-from bpe_textbook import byte_ids, learn_merges_slowly, merge
+from bpe_textbook import byte_ids, encode_slowly, learn_merges_slowly, merge
 from configurator import configure, listed
 from runtime.errors import one_line_errors
 
@@ -94,6 +95,16 @@ def bpe(text='aaabdaaabac', n_merges=3):
     return lines
 
 
+def encoding(text='aaabdaaabac', n_merges=3):
+    """Other texts in the tokens of these merges: page 1."""
+    merges = learn_merges_slowly({text: 1}, n_merges)
+    lines = []
+    for other in ('aab', 'abaab', 'aaaab'):
+        before, after = (' '.join(map(str, ids)) for ids in (byte_ids(other), encode_slowly(other, merges)))
+        lines.append(f'{other:<12}{before:<16}becomes  {after}')
+    return lines
+
+
 def scores(n_keys=64, n_queries=1000):
     """How the size of a head changes scores and weights, with random queries and keys: page 2."""
     torch.manual_seed(0)
@@ -114,6 +125,27 @@ def shares():
             row('mean of means', sum(means) / len(means)), row('true mean', sum(parts))]
 
 
+def variance():
+    """The variance in float32, by centered numbers and by the difference of two means: page 4."""
+    lines = [row('mean', 'numbers', '', '', 'centered', '', 'E[x²] − E[x]²')]
+    for mean in (10, 1_000, 10_000):
+        x = torch.tensor([mean - 1.0, mean, mean + 1.0])
+        difference = (x * x).mean() - x.mean() ** 2
+        lines.append(row(f'{mean:,}', *map(int, x), (x - x.mean()).square().mean(), '', difference))
+    return lines
+
+
+def online(blocks=((1.0, 2.0), (4.0,))):
+    """The sum of exponentials over a row that is read in blocks: page 4."""
+    largest, total = -math.inf, 0.0
+    lines = [row('block', '', 'maximum', 'sum')]
+    for block in blocks:
+        before, largest = largest, max(largest, *block)
+        total = total * math.exp(before - largest) + sum(math.exp(z - largest) for z in block)
+        lines.append(row(' '.join(map(show, block)), '', largest, total))
+    return lines
+
+
 def row(name, *cells):
     """A line of a table: a name and cells of equal width."""
     return (f'{name:<12}' + ''.join(f'{show(cell):>9}' for cell in cells)).rstrip()
@@ -130,7 +162,7 @@ def show(cell):
 
 
 PARTS = {'targets': targets, 'loss': loss, 'norm': norm, 'attention': attention, 'gelu': gelu, 'adamw': adamw,
-         'bpe': bpe, 'scores': scores, 'shares': shares}
+         'bpe': bpe, 'encoding': encoding, 'scores': scores, 'shares': shares, 'variance': variance, 'online': online}
 
 if __name__ == '__main__':
     with one_line_errors():

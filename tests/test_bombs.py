@@ -380,7 +380,7 @@ PLACES = {
     'x.jsonl': lambda path: list(sources.read_rows(path)), 'x.parquet': lambda path: list(sources.read_table(path, 'text')),
     'x.jsonl.gz': lambda path: list(sources.read_table(path, 'text')), 'x': sources.find_source, 'y': sha256_of,
     'train.txt': lambda path: list(sources.read_split(sources.wikitext_files(source=os.path.dirname(path), needed=['train'])['train'])),
-    'valid.txt': lambda path: wikitext.main({'size': '2', 'source': os.path.dirname(path), 'out_dir': os.path.dirname(path), 'tokenizer': 'gpt2',
+    'valid.txt': lambda path: wikitext.main({'size': '2', 'raw': True, 'source': os.path.dirname(path), 'out_dir': os.path.dirname(path), 'tokenizer': 'gpt2',
                                              'vocab_size': 257, 'shard_tokens': 100, 'workers': 1}),
 }
 
